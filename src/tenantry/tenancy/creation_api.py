@@ -165,7 +165,7 @@ class CreationAPI(ABC):
             new_id: The new tenant's id.
             path: The path of the SQLite database, which this process may not have open.
             at: The last applied migration of each schema pack: ``{"notes": 3}``. A pack that is left out has no applied migrations.
-                Leave the argument out for a database that `create_backend` made, because it lists its migrations itself.
+                Leave the argument out for a database that `create_backend` made: such a database lists its migrations.
             display_name: The name that people see; by default the id.
             accepted_tables: The names of additional tables that the database may have.
             by: The principal for the audit, see `OperatorAPI`.
