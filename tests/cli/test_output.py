@@ -46,6 +46,22 @@ def test_documents_have_it_escaped(text: str, capsys: pytest.CaptureFixture[str]
     assert "é" in printed
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "shown"),
+    [
+        ("rate_per_second", 7.345829405, "7.346"),
+        ("seconds", 12_345.678, "12,345.678"),
+        ("seconds", 0.000123456, "0.0001235"),
+        ("calls_per_second_max", 0.123456, "0.123456"),
+        ("total", 1_234_567, "1,234,567"),
+    ],
+)
+def test_numbers(field: str, value: float, shown: str, capsys: pytest.CaptureFixture[str]):
+    """A measured number has four digits, and a limit or a count is shown completely."""
+    print_document({field: value}, record, is_json=False)
+    assert capsys.readouterr().out.split()[-1] == shown
+
+
 @pytest.mark.parametrize("is_json", [False, True])
 def test_so_do_errors(text: str, is_json: bool, capsys: pytest.CaptureFixture[str]):  # noqa: FBT001  # a parameter of the test
     """The same on standard error."""

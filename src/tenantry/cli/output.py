@@ -155,7 +155,10 @@ def as_text(name: str, value: Any) -> str:
     if isinstance(value, dict):
         return "  ".join(f"{plain(key)}={as_text(key, one)}" for key, one in value.items() if one is not None)
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return _size(value) if "_bytes" in name else f"{value:,.10g}"
+        if "_bytes" in name:
+            return _size(value)
+        is_measured = isinstance(value, float) and not name.endswith("_max") and abs(value) < 10_000
+        return f"{value:,.4g}" if is_measured else f"{value:,.10g}"
     return _word(name, value)
 
 
