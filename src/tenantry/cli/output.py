@@ -34,6 +34,7 @@ _PIPE_COLUMNS: Final = 200
 
 _LABEL: Final = TextColumn("{task.description}")
 _KIBI: Final = 1024.0
+_FOUR_DIGITS_MAX: Final = 10_000
 _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
@@ -157,7 +158,7 @@ def as_text(name: str, value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if "_bytes" in name:
             return _size(value)
-        is_measured = isinstance(value, float) and not name.endswith("_max") and abs(value) < 10_000
+        is_measured = isinstance(value, float) and not name.endswith("_max") and abs(value) < _FOUR_DIGITS_MAX
         return f"{value:,.4g}" if is_measured else f"{value:,.10g}"
     return _word(name, value)
 
