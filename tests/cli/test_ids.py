@@ -76,7 +76,7 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     token, names = asyncio.run(prepare(data_dir))
     bundle = data_dir.parent / "bundle"
     bundle.touch()
-    names |= {"PATH": str(bundle), "KIND": "check"}
+    names |= {"FILE": str(bundle), "KIND": "check"}
     with ExitStack() as stack:
         where = ["--data-dir", str(data_dir)]
         if request.param == "--url":
@@ -102,7 +102,7 @@ CASES = [
     for words, arguments, sure in commands()
     for position, metavar in enumerate(arguments)
     for text in NO_IDS
-    if metavar not in {"KIND", "STORAGE"} and (metavar != "PATH" or text in FILES)
+    if metavar not in {"KIND", "STORAGE"} and (metavar != "FILE" or text in FILES)
 ]
 
 
