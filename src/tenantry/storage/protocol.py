@@ -125,7 +125,7 @@ class Store(Protocol):
 
     @property
     def backend(self) -> str:
-        """The back end's name, ``sqlite`` or ``postgres``: the label of metrics, and the name of directories of migrations."""
+        """The back end's name, ``sqlite`` or ``postgres``, in labels of metrics and as a directory of migrations."""
 
     @property
     def is_connected(self) -> bool:

@@ -109,7 +109,7 @@ def mark_applied(
     """Mark the packs' migrations up to `at` as applied, unless the database already lists its applied migrations.
 
     Args:
-        path: A database that was compared, and that no other process uses.
+        path: A database without differences in `compare_adopted`, which no other process uses.
         schemas: The packs.
         at: The number of the last migration to mark for each pack; see `compare_adopted`.
         applied_at: The time of application to store with each migration.

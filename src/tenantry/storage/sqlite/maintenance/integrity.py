@@ -93,7 +93,7 @@ def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: 
 
 @repeated_on_damage
 def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Schema] = ()) -> None:
-    """Check a database that no process has open, together with the write-ahead log of a crash, and change nothing.
+    """Check a database that no process has open, and its write-ahead log if a crash left one, without changing any file.
 
     Args:
         path: The database file.
