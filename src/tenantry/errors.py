@@ -477,7 +477,7 @@ class GracePeriodError(TenantStateError):
     """The deleted tenant is in its grace period, in which it can be undeleted; only a forced purge is possible.
 
     Attributes:
-        retry_after_seconds: The rest of the grace period.
+        retry_after_seconds: The remaining time of the grace period.
     """
 
     is_retryable = True

@@ -1,1 +1,1 @@
-"""Tenancy: actors, the pool, the catalog and the registry over them."""
+"""Tenancy: the registry, with the catalog, the pool and the actors below it."""

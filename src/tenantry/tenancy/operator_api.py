@@ -213,8 +213,8 @@ class OperatorAPI(CreationAPI):
     ) -> TenantRecord:
         """Check a quarantined tenant's database, rebuild its indexes if only indexes are damaged, and make the tenant active.
 
-        A repair can be repeated, so an active tenant is returned without a check of its database. The row in the audit then has
-        ``is_checked`` false.
+        A repair can be repeated, so an active tenant is returned without a check of its database. The audit's row of such a repair
+        has ``is_checked`` false.
 
         Raises like `suspend`, and:
             DatabaseCorruptError: Not only indexes are damaged, and the tenant stays quarantined: restore a snapshot.

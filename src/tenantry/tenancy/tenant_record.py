@@ -36,7 +36,7 @@ class TenantRecord(BaseModel):
         id: The id that callers use.
         uid: The tenant's permanent key, which is stored in its database too.
         backend: The name of the back end that stores the tenant's database.
-        location: The name of the tenant's directory below ``tenants/<2 hex>/`` (SQLite). A rename does not change it.
+        location: The name of the tenant's directory below ``tenants/<2 hex>/`` (SQLite); unchanged by a rename.
         display_name: The name that people see.
         state: The tenant's lifecycle state.
         reason: The reason for the state, if an operator gave one.

@@ -334,7 +334,7 @@ class ActorPool:
                 opening.cancel()
 
     def _enqueue(self, tenant_id: TenantId) -> Waiter:
-        """Add a caller to the queue of its tenant, and act on the new queue."""
+        """Add a caller to the queue of its tenant, and open, evict or drain tenants as necessary."""
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if loop is not self._loop:
