@@ -49,9 +49,9 @@ class _Note(NamedTuple):
 def note_database(lock_fd: int, database: Path, epoch: int) -> None:
     """Write the note of a database into its lock file, whose lock is held, before the database gets a new log.
 
-    A sync costs as much as a commit. So the note is synced only if a power failure could restore an old note that contradicts the
-    new log, because the old note has another file or a later epoch. Without a sync, a power failure may remove the note, and the
-    log is then accepted.
+    A sync costs as much as a commit. So the note is synced only if the old note has another file or a later epoch. A power failure
+    could restore such a note, which contradicts the new log. Without a sync, a power failure may remove the note, and the log is
+    then accepted.
     """
     line_before = os.pread(lock_fd, CONTENT_BYTES, CONTENT_BYTES)
     before = _parsed(line_before)

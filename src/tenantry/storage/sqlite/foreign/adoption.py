@@ -187,7 +187,7 @@ def _all_keys(schemas: Sequence[Schema]) -> frozenset[tuple[str, str]]:
 def _without_parts(
     objects: Sequence[SchemaObject], changed: Sequence[SchemaObject] = ()
 ) -> Iterator[SchemaObject]:
-    """Yield the objects, without indexes whose tables are also in `objects`, and without constraint indexes of changed tables."""
+    """Yield the objects without the indexes that belong to a table in `objects`, or to a constraint of a changed table."""
     tables = {folded(one.name) for one in objects if one.type == "table"}
     tables_changed = {folded(one.name) for one in changed if one.type == "table"}
     for one in objects:
