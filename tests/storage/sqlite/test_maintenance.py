@@ -206,7 +206,9 @@ class TestRepair:
             connection.execute(
                 "UPDATE sqlite_schema SET sql = replace(sql, 'word TEXT', 'word TEXT NOT NULL') WHERE name = 't'"
             )
-        with pytest.raises(DatabaseCorruptError, match=r"NULL value in t\.word"):
+        with pytest.raises(
+            DatabaseCorruptError, match=r"NULL value in t\.word: restore a snapshot, or correct"
+        ):
             maintenance.repair(path)
         assert query(path, "SELECT count(*) FROM t") == [(11,)]
 

@@ -70,6 +70,17 @@ def checkpoint(path: Path) -> None:
         raise map_error(error, f"cannot checkpoint {path}") from error
 
 
+def _check_rebuilt(connection: sqlite3.Connection, path: Path) -> None:
+    """Check a database whose indexes were rebuilt. The error says what to do about the remaining problems."""
+    try:
+        check_connection(connection, name=str(path), is_thorough=True)
+    except DatabaseCorruptError as error:
+        raise DatabaseCorruptError(
+            f"{error}: restore a snapshot, or correct the rows in an export and replace the tenant's file with it",
+            code=error.code,
+        ) from error
+
+
 def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[Schema] = ()) -> None:
     """Check a database thoroughly, and rebuild its indexes if only these are damaged."""
     try:
@@ -86,7 +97,7 @@ def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[
                 check_connection(connection, name=str(path), is_thorough=True)
             except DatabaseCorruptError:
                 connection.execute("REINDEX")
-                check_connection(connection, name=str(path), is_thorough=True)
+                _check_rebuilt(connection, path)
             truncate_log(connection)
     except DRIVER_ERRORS as error:
         mapped = map_error(error, f"cannot repair {path}")
