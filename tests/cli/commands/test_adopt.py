@@ -100,6 +100,7 @@ def test_a_dry_run_shows_the_differences(data_dir: Path, database: Path):
     [
         ([*INVOICES, "--at", "1"], {}, 1, "table 'tags': no pack creates it"),
         ([*INVOICES, "--at", "2"], {}, 1, "has no migration 2, its last is 0001"),
+        ([*INVOICES, "--at", "1", "--at", "invoices=0"], {}, 2, "--at names the pack 'invoices' more than once"),
         ([*INVOICES, "--at", "one"], {}, 2, "'one' is not the number of a migration"),
         (["--at", "1"], {"TENANTRY_DATA_DIR": "", "TENANTRY_URL": "http://127.0.0.1:9"}, 2, "with --data-dir instead of --url"),
     ],

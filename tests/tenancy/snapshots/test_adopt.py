@@ -332,6 +332,8 @@ class TestRefusal:
         [
             ({"notes": 5}, "schema 'notes' has no migration 5, its last is 0004"),
             ({"notes": -1}, "schema 'notes' has no migration -1"),
+            ({"notes": "3"}, "schema 'notes' has no migration '3'"),
+            ({"notes": True}, "schema 'notes' has no migration True"),
             ({"nota": 1}, r"schema 'nota' is not one of the registry's packs \(company, notes\)"),
         ],
     )

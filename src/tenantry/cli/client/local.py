@@ -72,7 +72,15 @@ class _LocalApi(Api):
         is_dry_run: bool,
     ) -> Document:
         """Return the new tenant's record, or a dry run's differences. In `at`, None stands for the only pack."""
-        versions = {name or self._only_schema(): version for name, version in at}
+        versions: dict[str, int] = {}
+        for name, version in at:
+            schema = name or self._only_schema()
+            if schema in versions:
+                raise CommandError(
+                    Exit.USAGE,
+                    f"--at names the pack {schema!r} more than once: give one migration for each pack",
+                )
+            versions[schema] = version
         with steps(f"{'compare' if is_dry_run else 'adopt'} {path.name}"):
             try:
                 if is_dry_run:

@@ -94,9 +94,9 @@ def check_versions(schemas: Sequence[Schema], at: Mapping[str, int]) -> None:
                 "with --schema",
                 schema=name,
             )
-        if not 0 <= version <= known[name]:
+        if type(version) is not int or not 0 <= version <= known[name]:
             raise MigrationError(
-                f"schema {name!r} has no migration {version}, its last is {known[name]:04d}: name the last migration that the file "
+                f"schema {name!r} has no migration {version!r}, its last is {known[name]:04d}: name the last migration that the file "
                 "has, or 0 for none",
                 schema=name,
                 version=version,
