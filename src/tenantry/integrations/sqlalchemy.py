@@ -16,7 +16,6 @@ from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.expression import CompoundSelect, Executable, Select, SelectBase, UpdateBase
 
 from tenantry.errors import MalformedRowError, QueryError
-from tenantry.sql.parameters import Parameters
 from tenantry.sql.queries import EXECUTE_MANY_ROWS_MAX, Queries
 from tenantry.sql.row import Columns, Row
 from tenantry.sql.row_model import check_row_type, decode
@@ -273,16 +272,6 @@ def _engine() -> Engine:
     event.listen(engine, "do_executemany", capture)
     event.listen(engine, "do_execute_no_params", capture_without_parameters)
     return engine
-
-
-@overload
-def _compiled(statement: Executable, parameters: Values | None, name: str) -> tuple[str, tuple[Any, ...]]: ...
-
-
-@overload
-def _compiled(
-    statement: Executable, parameters: Sequence[Values], name: str
-) -> tuple[str, list[Parameters]]: ...
 
 
 def _compiled(

@@ -100,7 +100,9 @@ tenantry_query_duration_seconds_bucket{backend="sqlite",le="0.01",operation="mes
 tenantry_query_duration_seconds_bucket{backend="sqlite",le="+Inf",operation="messages.save",outcome="ok"} ${calls + slow}
 tenantry_query_duration_seconds_count{backend="sqlite",operation="messages.save",outcome="ok"} ${calls + slow}
 tenantry_query_duration_seconds_count{backend="sqlite",operation="messages.save",outcome="timeout"} 2
-tenantry_query_duration_seconds_count{backend="sqlite",operation="catalog.find",outcome="ok"} 5000
+tenantry_query_duration_seconds_count{backend="sqlite",operation="catalog.find",outcome="ok"} ${5000 + calls}
+tenantry_query_duration_seconds_count{backend="sqlite",operation="clock.keep",outcome="ok"} ${5000 + calls}
+tenantry_query_duration_seconds_count{backend="sqlite",operation="schemas.list",outcome="ok"} ${5000 + calls}
 tenantry_batch_requests_sum{backend="sqlite",channel="write"} ${4 * calls}
 tenantry_batch_requests_count{backend="sqlite",channel="write"} ${calls}
 tenantry_pool_open_tenants 3.0

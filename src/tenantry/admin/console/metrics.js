@@ -2,7 +2,7 @@
 
 const PREFIX = "tenantry_";
 // The service's own operations on its catalog, such as this page's requests, are not tenants' load.
-const OWN_OPERATIONS = new Set(["audit", "catalog", "fleet", "keys", "recorded_responses"]);
+const OWN_OPERATIONS = new Set(["audit", "catalog", "clock", "fleet", "keys", "recorded_responses", "schemas"]);
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)/;
 const LABEL = /([a-zA-Z_]\w*)="((?:[^"\\]|\\.)*)"/g;
 

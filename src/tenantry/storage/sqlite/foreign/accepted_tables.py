@@ -26,17 +26,8 @@ _HARMLESS_FUNCTIONS: Final = frozenset(
     [
         *("abs", "coalesce", "ifnull", "iif", "json_valid", "length", "lower", "ltrim", "max", "min"),
         *("nullif", "round", "rtrim", "substr", "substring", "trim", "typeof", "upper"),
-        *(
-            "current_date",
-            "current_time",
-            "current_timestamp",
-            "date",
-            "datetime",
-            "julianday",
-            "strftime",
-            "time",
-        ),
-        *("unixepoch",),
+        *("current_date", "current_time", "current_timestamp", "date", "datetime", "julianday"),
+        *("strftime", "time", "unixepoch"),
     ]
 )
 _HIDDEN_GENERATED: Final = (2, 3)  # https://www.sqlite.org/pragma.html#pragma_table_xinfo
