@@ -86,7 +86,7 @@ def test_every_runbook_says_how_urgent_it_is(alert: dict[str, Any]):
         rf"^### {alert['alert']}\n\n(.*?)(?=^#|\Z)", OPERATIONS, flags=re.DOTALL | re.MULTILINE
     )
     assert section.startswith(f"*{alert['labels']['severity'].title()}.*")
-    assert "- **" in section or "As above" in section
+    assert "- **" in section or "Proceed as for" in section
 
 
 def test_every_runbook_is_an_alert_s():
