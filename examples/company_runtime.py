@@ -1,8 +1,8 @@
-"""A small runtime of many companies: their agents work on tasks, talk, and cost money; each company's data is its own.
+"""A small program for many companies, whose agents work on tasks, send messages and cost money. Each company is a tenant.
 
     python examples/company_runtime.py DIRECTORY [--port 8000]
 
-It prints a key for the admin API, which is below ``/admin``, the first time. Then:
+At its first start the program prints a key for the admin API, which is below ``/admin``. Then try:
 
     admin='Authorization: Bearer tnt_…'
     curl -H "$admin" --json '{"id": "acme"}' http://127.0.0.1:8000/admin/v1/tenants
@@ -11,7 +11,7 @@ It prints a key for the admin API, which is below ``/admin``, the first time. Th
     curl -H 'X-Company: acme' 'http://127.0.0.1:8000/messages?channel=general'
     curl http://127.0.0.1:8000/admin/metrics
 
-Whoever reaches it may say which company they are of: a real one finds that out from its sign-in. It listens on the loopback.
+Any client may name any company; a real program takes the company from the verified sign-in. The program listens on the loopback.
 """
 
 import argparse
@@ -46,7 +46,7 @@ Limit = Annotated[int, Query(ge=1, le=100)]
 
 
 class Agents:
-    """One agent for each company that has work; it goes when there is no more."""
+    """Runs one agent for each company that has work. An agent stops when its company has no more work."""
 
     def __init__(self) -> None:
         self._agents: dict[TenantId, asyncio.Task[None]] = {}
@@ -56,14 +56,14 @@ class Agents:
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Send them away. What they had begun is rolled back, and done when they are next woken."""
+        """Cancel all agents. Unfinished tasks are rolled back, and done after the next call of `wake`."""
         agents = list(self._agents.values())
         for agent in agents:
             agent.cancel()
         await asyncio.gather(*agents, return_exceptions=True)
 
     def wake(self, company: TenantHandle) -> None:
-        """Have the company's agent look for tasks."""
+        """Make the company's agent look for tasks."""
         self._has_work.add(company.id)
         if company.id not in self._agents:
             self._agents[company.id] = asyncio.create_task(self._work(company))
@@ -75,14 +75,14 @@ class Agents:
                 for task in await company.tasks.list_tasks(status=TaskStatus.CREATED):
                     await finish(company, task)
         except TenantryError as error:
-            # Suspended, or at a limit: the tasks wait for the next time that it is woken.
+            # The tenant is suspended or at a limit. The tasks wait for the next call of `wake`.
             print(f"the agent of {company.id} stops: {error}", flush=True)
         finally:
             del self._agents[company.id]
 
 
 async def finish(company: TenantHandle, task: Task) -> None:
-    """Do a task, as an agent with a model would; what comes of it is stored as a whole or not at all."""
+    """Do a task, as an agent with a language model would, and store all results in one transaction."""
     agent, now = "ada", datetime.now(UTC)
     task = task.with_transition(TaskStatus.ASSIGNED, assigned_to=agent)
     for status in (TaskStatus.IN_PROGRESS, TaskStatus.IN_REVIEW, TaskStatus.COMPLETED):
@@ -114,14 +114,14 @@ async def finish(company: TenantHandle, task: Task) -> None:
 
 
 class NewTask(BaseModel):
-    """What a company wants done."""
+    """A new task of a company."""
 
     title: NotBlankStr
     description: NotBlankStr = "As the title says."
 
 
 def create_app(data_dir: Path) -> FastAPI:
-    """Return the runtime, with the admin API and the metrics below ``/admin``."""
+    """Return the application, with the admin API and the metrics below ``/admin``."""
     registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
     collectors = CollectorRegistry()
     export_metrics(registry, collectors)
@@ -170,7 +170,7 @@ def create_app(data_dir: Path) -> FastAPI:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="a small runtime of many companies")
+    parser = argparse.ArgumentParser(description="a small program for many companies")
     parser.add_argument("data_dir", type=Path, metavar="DIRECTORY")
     parser.add_argument("--port", type=int, default=8000)
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""A registry whose tenants have tables of one's own: ``python examples/own_schema.py DIRECTORY``."""
+"""A registry whose tenants have a custom table of invoices: ``python examples/own_schema.py DIRECTORY``."""
 
 import asyncio
 import sys
@@ -15,7 +15,7 @@ from tenantry.errors import DuplicateRecordError
 
 
 async def main(data_dir: Path) -> None:
-    """Create two companies, and give one of them an invoice."""
+    """Create two companies, and store an invoice in one of them."""
     async with TenantRegistry(RegistryConfig(data_dir=data_dir), schemas=[COMPANY, INVOICES]) as registry:
         for tenant_id in ("acme", "globex"):
             await registry.create(tenant_id, if_not_exists=True)

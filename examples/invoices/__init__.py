@@ -1,4 +1,4 @@
-"""A schema pack of one's own: a table of invoices for every tenant, beside the built-in tables."""
+"""A custom schema pack: a table of invoices for every tenant, beside the built-in tables."""
 
 from datetime import date
 from decimal import Decimal
@@ -9,7 +9,7 @@ from tenantry import Repository, Schema
 
 
 class Invoice(BaseModel):
-    """An invoice; money is exact: a decimal here, text in the column."""
+    """An invoice. Its total is exact: a decimal in Python, text in the database."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -26,7 +26,7 @@ class InvoiceRepository(Repository):
         """Store a new invoice.
 
         Raises:
-            DuplicateRecordError: Its number is taken.
+            DuplicateRecordError: The invoice's number is taken.
         """
         sql = "INSERT INTO invoices (number, customer, issued_on, total) VALUES (?, ?, ?, ?)"
         row = (invoice.number, invoice.customer, invoice.issued_on.isoformat(), str(invoice.total))
