@@ -12,7 +12,7 @@ import { badge, Buttons, chosenName, empty, Facts, heading, Table } from "./part
 const AUDIT_ROWS = 10;
 const POINTS_MAX = 150;
 const FACTS = [
-  "Size", "Open here", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Schema", "Limits",
+  "Size", "Open in the service", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Schema", "Limits",
   "Protected from deletion", "In this state since", "Created", "Next snapshot", "Former id", "Stable key",
 ];
 
@@ -164,7 +164,7 @@ export function tenant(app, id) {
     const sides = [statistics.read, statistics.write].filter(Boolean);
     const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
     facts.set("Size", bytes(statistics.database_bytes));
-    facts.set("Open here", isOpen ? "yes" : "no");
+    facts.set("Open in the service", isOpen ? "yes" : "no");
     facts.set("Calls since it was opened", isOpen ? count(total("calls")) : null);
     facts.set("Waiting", isOpen ? count(total("waiting_requests")) : null);
     facts.set("Refused", isOpen ? count(total("refused")) : null);
@@ -238,5 +238,5 @@ function limitsOf(limits) {
     limits.calls_in_flight_max !== null && `${count(limits.calls_in_flight_max)} calls in flight`,
     limits.durability !== null && `durability ${limits.durability}`,
   ].filter(Boolean);
-  return texts.length > 0 ? texts.join(", ") : "no limits of this tenant";
+  return texts.length > 0 ? texts.join(", ") : "no tenant-specific limits";
 }
