@@ -53,9 +53,8 @@ def _imported(module_name: str, variable: str, name: str) -> tuple[ModuleType, o
     try:
         with redirect_stdout(sys.stderr):  # the output of a module's code is not part of a command's result
             module = importlib.import_module(module_name)
-            return module, getattr(
-                module, variable, None
-            )  # a module may make its variables when they are first used
+            # The variable is read here, because a module may create its variables at their first use.
+            return module, getattr(module, variable, None)
     except (Exception, SystemExit) as error:  # the code of a pack may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise SettingsError(

@@ -166,9 +166,8 @@ def _load_function(
     module = ModuleType(module_name)
     module.__file__ = path
     module.__package__ = module_name.rpartition(".")[0]
-    sys.modules[module_name] = (
-        module  # before the module runs, as in an import, because dataclasses look up their module
-    )
+    # As in an import, this comes before the module runs, because dataclasses look up their module.
+    sys.modules[module_name] = module
     try:
         exec(compile(content, path, "exec"), module.__dict__)  # noqa: S102  # the pack's own code
     except (Exception, SystemExit) as error:  # SystemExit would end the program without a message
@@ -176,11 +175,8 @@ def _load_function(
     function = getattr(module, _FUNCTION, None)
     if not callable(function):
         raise refusal("has no function: define def migrate(session: MigrationSession) -> None")
-    if (
-        inspect.iscoroutinefunction(function)
-        or inspect.isgeneratorfunction(function)
-        or inspect.isasyncgenfunction(function)
-    ):
+    kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
+    if any(is_kind(function) for is_kind in kinds):
         raise refusal(
             "has a function with async or yield, which does not run when it is called: use a plain def"
         )

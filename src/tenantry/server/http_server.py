@@ -167,9 +167,8 @@ def bound(
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)
-            made.listen(
-                _BACKLOG
-            )  # before `listen` another process may bind the address too (SO_REUSEADDR, socket(7))
+            # Before `listen` another process may bind the address too (SO_REUSEADDR, socket(7)).
+            made.listen(_BACKLOG)
         except OSError as error:
             raise ServeSettingsError(
                 f"cannot listen at {endpoint.url_host}:{endpoint.port} ({os.strerror(error.errno or 0)}): choose another "

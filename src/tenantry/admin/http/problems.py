@@ -144,9 +144,8 @@ def status_of(error: TenantryError) -> int:
     """Return the HTTP status of a `TenantryError`."""
     if getattr(error, "is_transient", False):  # the database was busy or interrupted the statement
         return 503
-    if (
-        type(error) is errors.QueryError and getattr(error, "code", None) is not None
-    ):  # the database itself refused the statement
+    # With a code, the database itself refused the statement.
+    if type(error) is errors.QueryError and getattr(error, "code", None) is not None:
         return 500
     return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
 

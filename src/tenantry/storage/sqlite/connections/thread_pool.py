@@ -96,9 +96,8 @@ class ThreadPool:
         self._users = 0
         self._outbox: _Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._context = (
-            contextvars.Context()
-        )  # an empty context, so that the timer does not run in a caller's context
+        # An empty context, so that the timer does not run in a caller's context.
+        self._context = contextvars.Context()
 
     def retain(self) -> None:
         """Keep the threads even without connections, until a matching call of `unregister`."""
@@ -127,9 +126,8 @@ class ThreadPool:
             ready.put(None)
         for worker in workers:
             # The thread has no job, so joining it takes microseconds, unless a connection was lost while it was being opened.
-            if (
-                worker.thread is not threading.current_thread()
-            ):  # The garbage collector may have closed a lost connection on this worker's thread.
+            # The garbage collector may have closed a lost connection on this worker's own thread.
+            if worker.thread is not threading.current_thread():
                 worker.thread.join(LONG_JOB_SECONDS)
 
     def schedule(self, queue: SerialQueue) -> None:
