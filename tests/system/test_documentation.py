@@ -139,6 +139,13 @@ def test_files_that_the_documentation_names_exist():
             assert any(path.endswith(f"/{name}") for path in files), f"{page.name} names {name}"
 
 
+def test_the_makefile_names_tests_that_exist():
+    """Every path of ``make test-part`` exists; pytest would run nothing if one of them were missing."""
+    named = _run("make", "--silent", "--eval=show: ; @echo $(PART)", "show", cwd=ROOT).stdout.split()
+    assert len(named) > 20
+    assert [path for path in named if not (ROOT / path).exists()] == []
+
+
 def test_each_guarantee_names_a_test_that_exists():
     """Each sentence of the page of guarantees links at least one test, and the named file defines that test."""
     page = ROOT / "docs" / "guarantees.md"
