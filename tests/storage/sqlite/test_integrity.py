@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from stores import COUNT_TO_A_BILLION, content, make_owned_store, open_owned_store, reached, rows, run
-from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError
+from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, SnapshotError
 from tenantry.storage.sqlite.maintenance import integrity, maintenance
 from tenantry.storage.sqlite.store import SQLiteStore
 
@@ -137,6 +137,24 @@ def test_what_is_no_database(tmp_path: Path):
         integrity.check_closed(path)
     assert integrity.read_closed_versions(path) is None
     assert integrity.read_closed_versions(tmp_path / "missing.db") is None
+
+
+@pytest.mark.parametrize(
+    "sql",
+    ["CREATE INDEX i ON notes (title COLLATE backwards)", "CREATE INDEX i ON notes (twice(title))"],
+)
+def test_a_function_that_only_another_process_has(tmp_path: Path, sql: str):
+    """A database whose schema needs a function that this process lacks is not called damaged."""
+    path = tmp_path / "notes.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.create_collation("backwards", lambda one, other: (one < other) - (one > other))
+        connection.create_function("twice", 1, lambda text: text * 2, deterministic=True)
+        connection.execute("CREATE TABLE notes (title TEXT)")
+        connection.execute(sql)
+        connection.execute("INSERT INTO notes VALUES ('a'), ('b')")
+    for check in (integrity.check, integrity.check_closed):
+        with pytest.raises(SnapshotError, match="with all schema packs"):
+            check(path, is_thorough=True)
 
 
 async def test_closed_versions(store: SQLiteStore, database: Path):

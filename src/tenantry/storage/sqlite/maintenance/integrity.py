@@ -34,6 +34,8 @@ from tenantry.storage.sqlite.migrations.migrator import read_file_version
 from tenantry.storage.sqlite.statements.sql_text import quoted
 
 _PROBLEMS_SHOWN_MAX: Final = 5
+# SQLite's messages if the connection lacks what a schema pack's connect hook adds; only the first one has a code of its own.
+_LACKS_FUNCTION: Final = ("no such collation sequence", "unknown function", "no such function")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +71,8 @@ def check(
 
     Raises:
         DatabaseCorruptError: The file is damaged, or not a database.
-        SnapshotError: The database is not damaged, but a virtual table in it cannot be read.
+        SnapshotError: The database is not known to be damaged, but a virtual table in it cannot be read, or this process lacks a
+            function or a collation that an index needs.
         QueryError: The check took too long for a database of this size, or was cancelled.
     """
     parameters = WRITABLE if has_check_constraints else IMMUTABLE
@@ -135,13 +138,20 @@ def read_tenant_uid(path: Path) -> str | None:
 
 
 def _unreadable(error: Exception, path: Path) -> TenantryError:
-    """Return the error for a database that cannot be read. The error reports damage unless the check was interrupted or the machine failed."""
+    """Return the error for a database that cannot be read.
+
+    The error reports damage unless the check was interrupted, the machine failed, or this process lacks a function of the schema.
+    """
     if is_interrupted(error):
         return map_error(
             error, f"the check of {path} was cancelled, or took too long for a database of this size"
         )
     if is_machine_failure(error) or isinstance(error, OSError):
         return map_connection_error(error, f"cannot read {path}")
+    if str(error).startswith(_LACKS_FUNCTION):
+        return SnapshotError(
+            f"{path} cannot be checked here: {error_text(error)}: start this process with all schema packs of the tenants"
+        )
     return DatabaseCorruptError(f"{path} cannot be read as a database: {error_text(error)}")
 
 
