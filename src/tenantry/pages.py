@@ -68,7 +68,9 @@ def decode_cursor(query: str, cursor: str, *types: type[str] | type[int]) -> tup
     except (AttributeError, TypeError, ValueError, binascii.Error, RecursionError) as error:
         raise QueryError("this is not a cursor: pass the next_cursor of a page unchanged") from error
     if kind != query or len(key) != len(types) or not all(map(_is_key, key, types)):
-        raise QueryError(f"this cursor does not continue {query}: it belongs to another query")
+        raise QueryError(
+            f"this cursor does not continue {query}: it belongs to another query; use the next_cursor of this query, or no cursor for the first page"
+        )
     return tuple(key)
 
 

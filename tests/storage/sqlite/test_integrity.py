@@ -79,7 +79,7 @@ async def test_a_database_that_is_closed_meanwhile(store: SQLiteStore, endless: 
     check = asyncio.create_task(store.check_integrity())
     await reached(lambda: endless)
     await store.disconnect()
-    with pytest.raises(PersistenceConnectionError, match="disconnected in the meantime"):
+    with pytest.raises(PersistenceConnectionError, match="disconnected during the call"):
         await check
 
 

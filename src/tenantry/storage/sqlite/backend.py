@@ -254,8 +254,8 @@ class SQLiteBackend:
                 report = await store.migrate()
         except TimeoutError as error:
             raise SnapshotError(
-                f"migrating {path} took longer than {seconds_max:.0f} seconds, which is enough for a database of this size: check "
-                "the database's triggers"
+                f"migrating {path} was stopped after {seconds_max:.0f} seconds, which are enough for a database of this size: look for a "
+                "trigger or a migration that is slow or never ends, then try again"
             ) from error
         finally:
             await store.disconnect()

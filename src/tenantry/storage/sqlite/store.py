@@ -353,7 +353,7 @@ class SQLiteStore:
             job.cancel()
         if job.cancelled():
             raise PersistenceConnectionError(
-                f"cannot use {self._options}: it was disconnected in the meantime"
+                f"cannot use {self._options}: the database was disconnected during the call; connect, then call again"
             )
         job.result()
 
