@@ -34,7 +34,7 @@ class LeaseSource(Protocol):
     """Gives a handle leases of the tenant's actor, see `tenantry.tenancy.tenant_leases.TenantLeases`."""
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
-        """Return a lease if the tenant is open now, None otherwise."""
+        """Return a lease if the tenant is open now; otherwise None."""
 
     async def lease(self, tenant_id: TenantId) -> Lease:
         """Return a lease; open the tenant if it is closed."""
@@ -93,13 +93,13 @@ class TenantSession:
         """Run the statements as one atomic unit; the unit is durable when this returns."""
         if not statements:
             return []
-        # The methods below repeat this loop, because a shared function would add a twentieth to the time of a call.
+        # The methods below repeat this loop, because a shared function would make each call 5% slower.
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
                 return await lease.actor.write(statements)
             except ChannelClosedError:
-                # The tenant began to close after the lease was taken. The next lease waits for that and reopens the tenant.
+                # The tenant began to close after the lease was taken. The next lease waits until the tenant has closed, and reopens it.
                 continue
             finally:
                 self._source.release(lease)
@@ -117,7 +117,7 @@ class TenantSession:
                 self._source.release(lease)
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement; its result includes every write that returned before the call."""
+        """Run one read-only statement; the result includes every write that returned before the call."""
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
@@ -143,7 +143,7 @@ class TenantSession:
                 raise
         finally:
             # The shield blocks anyio's cancellation, not asyncio's. If asyncio cancelled the rollback above, the writer's own
-            # task rolls the transaction back, and the tenant cannot close before that.
+            # task rolls the transaction back, and the tenant cannot close before the rollback.
             session.abandon()
             lease.entry.transactions.discard(session)
             self._source.release(lease)
@@ -213,9 +213,9 @@ class TenantHandle(_TenantRepositories):
         repeated with the same key, even concurrently or after a crash, it returns the stored result and writes nothing. So a caller
         that does not know whether a write took effect (`CallTimeoutError`, a cancellation, a restart) can retry the write.
 
-        - A write that fails has no effect and stores no key; a retry runs again.
+        - A write that fails has no effect and stores no key, so a retry runs the write again.
         - A retry must have the same SQL and the same parameters, including ids and times. So send the same record again, not a new
-          record with the same content. A new release may change a repository's SQL.
+          record with the same content. A new release of tenantry may change a repository's SQL.
         - Each write needs a new call of this method and a new key. Reads need no key, and a transaction accepts no key.
         - A key is kept for ``idempotency_retention_seconds``.
 
@@ -223,8 +223,8 @@ class TenantHandle(_TenantRepositories):
             key: 1 to 255 printable ASCII characters.
 
         Raises:
-            QueryError: The text is not a valid key. The write raises this error if the key was used for an earlier write of the same
-                object, if the results exceed 1 MiB, or if a parameter is not None, int, float, str or bytes.
+            QueryError: The text is not a valid key. The write raises this error if the returned object has already made a write,
+                if the results exceed 1 MiB, or if a parameter is not None, int, float, str or bytes.
             IdempotencyConflictError: The write raises this error if the key was used for a different write.
         """
         return IdempotentWrite(KeyedSession(check_key(key), self._session), self._schemas)

@@ -17,9 +17,9 @@ class Runner(Protocol[Item_contra, Outcome_co]):
     """Runs a batch of requests on a store: `Store.write` or `Store.read`."""
 
     def __call__(self, requests: Sequence[Item_contra], /) -> Awaitable[Sequence[Outcome_co | TenantryError]]:
-        """Return one outcome for each request: its result, or its error.
+        """Return one outcome for each request: a result or an error.
 
-        A runner that returns a future starts the batch at once. Cancelling the future interrupts the batch.
+        A runner that returns a future starts the batch immediately. Cancelling the future interrupts the batch.
         """
 
 

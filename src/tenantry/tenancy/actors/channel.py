@@ -7,18 +7,18 @@ batch. So batches grow with the latency of the disk, without a timer to tune.
 
 A call is in one of three places:
 
-    mailbox   if the call is cancelled or misses its deadline, it is removed and has no effect
-    batch     if the call is cancelled or misses its deadline, the batch continues for the other calls
+    mailbox   a call that is cancelled or misses its deadline is removed and has no effect
+    batch     if a call is cancelled or misses its deadline, the batch continues for the other calls
     answered  the call's future is done
 
 No task runs between the caller and the store. A single caller starts its batch in its own step of the event loop. After a batch of
-several calls, or while other calls wait, the next batch starts one step after the results are set. So callers that call again at
-once share the next batch. An earlier start would keep the disk busier but be slower (measured: 23,000 instead of 39,000 saves/s),
-because the connection's thread and the event loop would compete for the interpreter lock at every statement.
+several calls, or while other calls wait, the next batch starts one step after the results are set. Callers that immediately call
+again therefore share the next batch. If the next batch started earlier, the disk would be busier, but the calls would be slower
+(measured: 23,000 instead of 39,000 saves/s), because threads would compete for the interpreter lock at every statement.
 
-A batch is interrupted if all its callers have stopped waiting. A read is interrupted at once. A write is interrupted only after the
-last deadline of its calls, because a committed write is better than a write with an unknown effect. A batch continues when its
-permit expires. A runaway statement therefore delays only its own tenant, and at most for one call timeout.
+A batch is interrupted if all its callers have stopped waiting: a batch of reads immediately, a batch of writes only after the last
+deadline of its calls, because a committed write is better than a write with an unknown effect. A batch continues when its permit
+expires. A runaway statement therefore delays only its own tenant, and for at most one call timeout.
 
 The mailbox is a deque, because anyio's memory object streams cannot remove an item from the middle. A single timer for the earliest
 deadline serves all calls, because a timer costs more than the other work of a call.
@@ -73,7 +73,7 @@ class ChannelLimits:
         requests_max: The largest number of waiting calls.
         batch_requests_max: The largest number of calls in a batch.
         call_timeout_seconds: The time from the acceptance of a call to its deadline.
-        workers: The largest number of batches that run at once.
+        workers: The largest number of batches that run at the same time.
         is_interrupted_early: Whether to interrupt a batch before its deadlines if no caller waits for its results.
     """
 
@@ -146,7 +146,7 @@ class Channel(Generic[Item, Outcome]):
         return not self._mailbox and not self._batches
 
     def load(self) -> Load:
-        """Return the number of calls that wait or run, and the seconds that they will take."""
+        """Return the number of waiting and running calls, and the seconds that these calls will take."""
         # A batch is removed one step of the event loop after its end.
         running = sum(len(batch.calls) for batch in self._batches if not batch.running.done())
         calls = len(self._mailbox) + running
@@ -194,8 +194,8 @@ class Channel(Generic[Item, Outcome]):
 
         Args:
             operation: The call's name in metrics.
-            run: The function to run, which must set the result of its future, and occupies a worker until it returns.
-            on_lost: The function that is called with the result if the caller was cancelled after the result was ready.
+            run: The function to run, which must set the result of the future that it gets. The function occupies a worker.
+            on_lost: The function that receives the result if the caller was cancelled after the result was ready.
         """
         call = self._submit(operation, None, run)
         try:
@@ -229,7 +229,7 @@ class Channel(Generic[Item, Outcome]):
         for batch in self._batches:
             for call in batch.calls:
                 self._fail_closed(call, "the call may or may not have taken effect")
-            # The batch must be interrupted here, because later nothing would end a runaway statement.
+            # Interrupt the batch now: after the channel has closed, nothing would end a runaway statement.
             batch.running.cancel()
         if self._timer is not None:
             self._timer.cancel()
@@ -250,7 +250,7 @@ class Channel(Generic[Item, Outcome]):
         if len(self._mailbox) >= self._limits.requests_max:
             raise self._overloaded(operation)
         if self.admission is not None:
-            # The last check, because a call that is refused for another reason must take no token.
+            # Admission is the last check, because a call that is refused for another reason must take no token.
             self._admit(operation, self.admission.admit)
         call = Call(operation, request, self._now(), loop.create_future(), alone)
         self._mailbox.append(call)
@@ -297,7 +297,7 @@ class Channel(Generic[Item, Outcome]):
                 self._limiter.acquire(self._tenant_id, self._begin_batch)
 
     def _begin_batch(self, permit: Permit) -> None:
-        # The calls are taken now, so that calls that arrived during the wait for the permit share the batch.
+        # Take the calls only now: calls that arrived during the wait for the permit share the batch.
         calls = self._take(SHARED_BATCH_REQUESTS_MAX if permit.is_shared else self._limits.batch_requests_max)
         if not calls:
             permit.release()
@@ -328,7 +328,7 @@ class Channel(Generic[Item, Outcome]):
             batch.permit.release()
             self._answer(batch, finished_seconds)
         if self._mailbox or len(batch.calls) > 1:
-            # The next batch starts after the callers of this batch have continued, so that their new calls share it.
+            # The next batch starts after the callers of this batch have continued, so their new calls share the next batch.
             asyncio.get_running_loop().call_soon(self._leave, context=self._context)
         else:
             self._leave()
@@ -397,7 +397,7 @@ class Channel(Generic[Item, Outcome]):
         left_seconds = timeout
         for call in (*running, *self._mailbox.copy()):
             remaining = call.submitted_seconds + timeout - now
-            # The deadline of a cancelled call counts too, because its batch may contain a runaway statement.
+            # Cancelled calls keep their deadlines, because their batch may contain a runaway statement.
             if remaining > 0:
                 left_seconds = min(left_seconds, remaining)
             elif not call.future.done():

@@ -1,4 +1,4 @@
-"""The caller's part of idempotent writes: checks a key, hashes a write, and sends the key with one write."""
+"""The caller's side of idempotent writes: code that checks a key, hashes a write, and sends both to the tenant."""
 
 import hashlib
 import re
@@ -44,7 +44,7 @@ class KeyedSession:
         return self._session.log
 
     async def write(self, *statements: Statement) -> list[Result]:
-        """Run the statements as one atomic unit, only once for the key; a no-op without statements.
+        """Run the statements as one atomic unit, only once for the key; without statements, do nothing.
 
         Raises:
             QueryError: The session has written before.
@@ -65,7 +65,7 @@ class KeyedSession:
             raise
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement."""
+        """Run one read-only statement."""
         return await self._session.read(statement)
 
 
@@ -88,7 +88,7 @@ def hash_payload(statements: Request) -> bytes:
         if not isinstance(statement.parameters, Sequence):
             raise _refused(statement.name, "the parameters", statement.parameters)
         parts = [str(statement.sql), statement.fetch.value, *statement.parameters]
-        # Each list begins with its number of parts and each part with its length, so that different units give different bytes.
+        # A list begins with the number of its parts, and a part with its length, so different units give different bytes.
         digest.update(b"%d;" % len(parts))
         for part in parts:
             encoded = _encoded(part, statement.name)

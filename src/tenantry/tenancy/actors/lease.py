@@ -30,7 +30,7 @@ class Waiter:
 
     Attributes:
         has_place: Whether the caller's tenant has a place in the pool and is opening.
-        is_preempting: Whether the caller has waited long enough for the pool to drain an open tenant.
+        is_preempting: Whether the caller has waited so long that the pool may drain an open tenant.
     """
 
     __slots__ = ("future", "has_place", "is_preempting")
@@ -63,8 +63,8 @@ class PoolEntry:
 
     Attributes:
         lease_count: The number of leases that callers hold.
-        transactions: The tenant's open transactions. A caller inside a transaction gets another lease even while the tenant is
-            draining, because the transaction's own lease delays the end of the draining.
+        transactions: The tenant's open transactions. A caller inside a transaction can get another lease of a draining tenant,
+            because the tenant drains until the transaction releases its own lease.
         waiters: The callers that wait until the tenant has opened, or until it has closed.
     """
 

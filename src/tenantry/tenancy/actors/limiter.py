@@ -1,7 +1,7 @@
-"""Limits how many tenants use the disk at once, in the order of their requests (FIFO).
+"""Limits how many tenants use the disk at the same time; tenants get permits in the order of their requests (FIFO).
 
-`FairLimiter` differs from ``anyio.CapacityLimiter`` in three points. A permit expires, a callback receives the permit instead of a
-task that must wake up, and the limiter tells whether a tenant is alone.
+`FairLimiter` differs from ``anyio.CapacityLimiter`` in three points. Permits expire. A callback receives the permit, so no waiting
+task must wake up. The limiter tells whether a tenant is alone.
 
 Theory of operation. A tenant's batch holds a permit while it runs, for at most `PERMIT_SECONDS`. A longer batch continues without
 its permit, and the next tenant in the queue gets a permit. So a slow query or a runaway statement delays other tenants by at most
@@ -54,7 +54,7 @@ class Permit:
 
 
 OnAcquired: TypeAlias = Callable[[Permit], None]
-"""A function that receives a permit, and releases it at once if the caller no longer waits."""
+"""A function that receives a permit, and immediately releases the permit if the caller no longer waits."""
 
 
 class FairLimiter:
@@ -76,7 +76,7 @@ class FairLimiter:
         return not self._free
 
     def acquire(self, borrower: object, on_acquired: OnAcquired) -> None:
-        """Call `on_acquired` with a permit: at once if a permit is free, otherwise in the order of the queue."""
+        """Call `on_acquired` with a permit: immediately if a permit is free, otherwise in the order of the queue."""
         self._waiting.append((borrower, on_acquired))
         self._serve()
 
@@ -102,7 +102,7 @@ class FairLimiter:
             self._serve()
 
     def _serve(self) -> None:
-        """Give the free permits to the queue; a nested call returns at once, so that a long queue causes no deep recursion."""
+        """Give the free permits to the queue; nested calls do nothing, so a long queue causes no deep recursion."""
         if self._is_serving:
             return
         self._is_serving = True
@@ -127,7 +127,7 @@ class FairLimiter:
             self._is_serving = False
 
     def _expire(self) -> None:
-        # `_timer` stays set until the end, so that a new permit does not set a second timer in the meantime.
+        # `_timer` stays set until this function ends; otherwise a new permit would set a second timer.
         loop = asyncio.get_running_loop()
         while (oldest := next(iter(self._permits), None)) is not None:
             if oldest.expires_at > loop.time():

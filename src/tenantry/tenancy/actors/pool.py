@@ -178,7 +178,7 @@ class ActorPool:
         return tenant_id in self._entries
 
     def tenants(self) -> Iterator[tuple[TenantId, TenantActor | None]]:
-        """Yield each tenant that holds a place, with its actor, or None if the tenant is not open."""
+        """Yield each tenant that holds a place, with its actor; the actor is None if the tenant is not open."""
         for tenant_id, entry in list(self._entries.items()):
             yield tenant_id, entry.actor if entry.state in HAS_ACTOR else None
 
@@ -207,7 +207,7 @@ class ActorPool:
         return Lease(entry)
 
     async def opened(self, tenant_id: TenantId) -> TenantActor | None:
-        """Return the tenant's actor if the tenant is open; wait for a running opening first."""
+        """Return the tenant's actor, or None if the tenant is not open; if the tenant is being opened, wait first."""
         entry = self._entries.get(tenant_id)
         if entry is not None and entry.state is EntryState.OPENING:
             await entry.opened.wait()
@@ -266,13 +266,13 @@ class ActorPool:
                 self._act(self._plan())
 
     def evict_idle(self, idle_timeout_seconds: float) -> None:
-        """Close the tenants that have been idle for at least this long."""
+        """Close the tenants that have been idle for at least `idle_timeout_seconds`."""
         until = self._now() - idle_timeout_seconds
         idle = [entry for entry in self._idle if entry.idle_since_seconds <= until]
         self._act(_Plan([], [self._begin_closing(entry, "idle") for entry in idle]))
 
     async def close_tenant(self, tenant_id: TenantId, reason: str) -> None:
-        """Close the tenant if it holds a place, and return after its calls are finished and it is closed.
+        """Close the tenant if it holds a place; return after its calls are finished and the tenant is closed.
 
         Cancellation stops the waiting, not the closing.
         """
@@ -327,14 +327,14 @@ class ActorPool:
             await asyncio.wait(self._tasks)
 
     async def _end_openings(self) -> None:
-        """Wait for running openings until the close timeout, then cancel them; an opening may include a long migration."""
+        """Wait until the close timeout for tenants that are being opened, then cancel the openings, which may be long migrations."""
         if self._openings:
             _, late = await asyncio.wait(self._openings, timeout=self._close_timeout_seconds)
             for opening in late:
                 opening.cancel()
 
     def _enqueue(self, tenant_id: TenantId) -> Waiter:
-        """Add a caller to the queue of its tenant, and open, evict or drain tenants as necessary."""
+        """Add a caller to its tenant's queue; open, evict or drain tenants if necessary."""
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if loop is not self._loop:
@@ -470,7 +470,7 @@ class ActorPool:
         self._report(TenantOpened(entry.tenant_id, backend, outcome, self._now() - started_seconds))
 
     def _serve_waiters(self, entry: PoolEntry) -> None:
-        own = Lease(entry)  # the release of this lease makes the tenant idle if no caller takes a lease
+        own = Lease(entry)  # if no caller takes a lease, the release of this lease makes the tenant idle
         for waiter in entry.waiters:
             waiter.offer(entry)
         entry.waiters.clear()

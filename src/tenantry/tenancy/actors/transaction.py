@@ -23,7 +23,7 @@ TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
 _HAS_ENDED: Final = "the transaction has ended: open a new one"
 
-# The transactions of this task and of its parents. A child task inherits them and keeps them after they have ended.
+# The transactions of this task and of its parents. A child task inherits transactions, and keeps those that have ended.
 _enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
     "tenantry_enclosing_transactions", default=frozenset()
 )
@@ -40,7 +40,7 @@ class TransactionSession:
         timeout_seconds: The time until the deadline.
         limiter: The limiter that all tenants' write batches share.
         admit: The function that is called before each call, with the operation's name; raises if the tenant is at a limit.
-        on_error: The function that is called with the errors of calls; the actor decides whether it must close.
+        on_error: The actor's function that is called with each call's error, and decides whether the actor must close.
     """
 
     def __init__(
@@ -66,9 +66,9 @@ class TransactionSession:
         self._report = report
         self._log = log
         self._loop = asyncio.get_running_loop()
-        self._lock = asyncio.Lock()  # held by a statement, a commit or a rollback
+        self._lock = asyncio.Lock()  # a running statement, commit or rollback holds this lock
         self._settled = asyncio.Event()  # set when the transaction has ended or was abandoned
-        self._statement: anyio.CancelScope | None = None  # the scope of the present statement
+        self._statement: anyio.CancelScope | None = None  # the scope of the current statement
         self._refusal: str | None = None  # the reason for refusing further statements
         self._has_ended = False
         self._admit = admit
@@ -86,9 +86,9 @@ class TransactionSession:
 
     @property
     def encloses_caller(self) -> bool:
-        """Whether the caller runs inside the transaction, so that it must not wait for the transaction's end.
+        """Whether the caller runs inside the transaction, and therefore must not wait for the transaction's end.
 
-        Tasks that were started inside the transaction count too, because the transaction's own task may wait for them.
+        A task that was started inside the transaction is inside too, because the transaction's own task may wait for that task.
         """
         return not self._has_ended and self in _enclosing.get()
 
@@ -108,7 +108,7 @@ class TransactionSession:
         Cancellation interrupts a running statement, and rolls the transaction back.
 
         Raises:
-            TransactionClosedError: The transaction has ended, or ended while the unit ran.
+            TransactionClosedError: The transaction ended before the unit began or while the unit ran.
             TenantRateLimitedError: The tenant has used up its calls per second; the transaction continues.
             PersistenceError: The unit failed.
         """
@@ -122,7 +122,7 @@ class TransactionSession:
         return results
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement; its result includes the transaction's own writes. Raises like `write`."""
+        """Run one read-only statement; the result includes the transaction's own writes. Raises like `write`."""
         result: T = await self._run("read", statement.name, lambda: self._transaction.read(statement))
         return result
 
@@ -144,7 +144,7 @@ class TransactionSession:
                 self._on_error(error)
                 raise
             finally:
-                # The rollback is a no-op after a commit, but necessary if the caller is cancelled while it waits for the permit.
+                # After a commit the rollback does nothing; if the caller was cancelled while waiting for the permit, it is necessary.
                 with anyio.CancelScope(shield=True):
                     await self._roll_back()
 
@@ -161,7 +161,7 @@ class TransactionSession:
         self._settled.set()
 
     async def wait_ended(self) -> None:
-        """Wait until the transaction has ended; roll it back at its deadline, or when its caller abandons it."""
+        """Wait until the transaction has ended; roll back at the deadline, or if the caller abandons the transaction."""
         with anyio.move_on_after(self._timeout_seconds) as scope:
             await self._settled.wait()
         if scope.cancelled_caught:
@@ -203,7 +203,7 @@ class TransactionSession:
         return outcome
 
     def _refuse(self, why: str) -> None:
-        """Refuse further statements, and interrupt the present statement; a running commit continues."""
+        """Refuse further statements, and interrupt the current statement; a running commit continues."""
         self._refusal = self._refusal or why
         if self._statement is not None:
             self._statement.cancel()
