@@ -487,6 +487,12 @@ class TestSchemas:
         with pytest.raises(MigrationError, match="'company'"):
             TenantRegistry(config(data_dir), schemas=[COMPANY, pack(INVOICES_SQL, name="company")])
 
+    @pytest.mark.parametrize("schemas", [COMPANY, "company"])
+    def test_a_pack_in_place_of_a_list(self, data_dir: Path, schemas: Any):
+        """A forgotten comma is refused with the form that schemas= has."""
+        with pytest.raises(MigrationError, match=r"schemas= is a list of packs, .* pass schemas=\[…\]"):
+            TenantRegistry(config(data_dir), schemas=schemas)
+
     def test_a_name_in_place_of_a_pack(self, data_dir: Path):
         """The name of a pack, as on the command line, is refused with the value."""
         with pytest.raises(MigrationError, match=r"schemas= has 'crm:CRM', which is not a tenantry\.Schema"):

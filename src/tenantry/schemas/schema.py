@@ -81,6 +81,8 @@ def check_schemas(schemas: Sequence[Schema], *, taken: Collection[str] = ()) -> 
     Raises:
         MigrationError: A pack is not a `Schema`, the number of packs is too large, two packs or repositories have the same name, or a repository's name is taken.
     """
+    if isinstance(schemas, Schema | str):
+        raise MigrationError(f"schemas= is a list of packs, not {schemas!r}: pass schemas=[…]")
     if len(schemas) > SCHEMAS_MAX:
         raise MigrationError(
             f"{len(schemas)} schemas exceed the limit of {SCHEMAS_MAX}: combine several into one pack"

@@ -113,6 +113,7 @@ def compose(
         MigrationError: The packs cannot be used together.
     """
     check_schemas(schemas, taken=HANDLE_ATTRIBUTES)
+    schemas = tuple(schemas)
     log = EventLog()
     state = RegistryState()
     all_hooks = Hooks(hooks, log)

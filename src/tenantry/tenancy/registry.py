@@ -63,7 +63,7 @@ class TenantRegistry(OperatorAPI):
     ) -> None:
         self._parts = parts = compose(
             config if isinstance(config, RegistryConfig) else RegistryConfig(data_dir=config),
-            schemas=tuple(schemas),
+            schemas=schemas,
             hooks=hooks,
             clock=clock or SystemClock(),
             snapshot_storage=snapshot_storage,

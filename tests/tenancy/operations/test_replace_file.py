@@ -245,11 +245,13 @@ class TestReplaceFile:
             assert await registry.snapshots.points("acme") == []
 
     async def test_accepted_tables(self, data_dir: Path, older: Path):
-        """Tables of the tenant's own are accepted by name."""
+        """Tables of the tenant's own are accepted by name, and the audit names them."""
         query(older, "CREATE TABLE odd (x)")
         async with opened(data_dir) as registry:
             await registry.snapshots.replace_file("acme", older, accepted_tables=["odd"])
             assert await history(registry, "acme") == ["one", "two"]
+            entries = [entry for entry in await registry.audit.list() if entry.action == "replace_file"]
+            assert [entry.detail["accepted_tables"] for entry in entries] == [["odd"]]
 
     async def test_of_a_deleted_tenant(self, data_dir: Path, older: Path):
         """It is refused like a restore."""

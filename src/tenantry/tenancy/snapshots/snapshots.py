@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from tenantry.errors import SnapshotCorruptError, SnapshotNotFoundError, TenantryError
 from tenantry.ids import parse_tenant_id
@@ -238,6 +238,7 @@ class Snapshots:
             owner=owner,
             accepted_tables=tuple(accepted_tables),
         )
+        detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
         return await self._runner.run(
             parse_tenant_id(tenant_id),
             "replace_file",
@@ -246,6 +247,7 @@ class Snapshots:
             if_revision=if_revision,
             path=audit.shown_path(Path(path), self._context.config.data_dir),
             owner=owner,
+            **detail,
         )
 
     async def undo_restore(
