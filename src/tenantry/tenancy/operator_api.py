@@ -1,4 +1,4 @@
-"""The lifecycle operations for operators: checks each request and runs the operation."""
+"""Checks and runs the lifecycle operations that operators request."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -19,13 +19,13 @@ from tenantry.texts import check_display_name, check_reason
 class OperatorAPI(CreationAPI):
     """The methods of `TenantRegistry` for operators.
 
-    Every operation is recorded in the audit and can be repeated. Cancellation stops the waiting, not the operation. After a crash
-    the tenant is as it was before the operation, or as it is afterwards. Two keywords are common to the operations:
+    Every operation is recorded in the audit and can be repeated. Cancelling the caller stops only the waiting, not the operation.
+    After a crash the tenant is either as before or as after the operation. Two keywords are common to the operations:
 
     * ``by``: the principal for the audit; by default the user that the process runs as.
     * ``if_revision``: the `revision` that the tenant must have; by default any revision. If the tenant has another revision,
-      nothing is changed (`RevisionError`). The revision is compared in the transaction of the change. So only one of two
-      concurrent operations with the same `if_revision` takes effect.
+      nothing is changed (`RevisionError`). The revision is compared in the transaction of the change. Only one of two concurrent
+      operations with the same `if_revision` therefore takes effect.
     """
 
     async def get(self, tenant_id: str) -> TenantRecord:
@@ -57,7 +57,7 @@ class OperatorAPI(CreationAPI):
         """Return a page of the catalog, in the order of ids.
 
         Args:
-            state: The state of the returned tenants; by default all states but purged. A purged tenant's record is kept until
+            state: The state of the returned tenants; by default every state except purged. A purged tenant's record is kept until
                 another tenant gets its id.
             id_prefix: The prefix of the returned tenants' ids.
             tenant_ids: The ids of the tenants to return; unknown ids are ignored.
@@ -92,7 +92,7 @@ class OperatorAPI(CreationAPI):
             TenantStateError: The tenant's state does not allow the operation.
             TenantBusyError: Another operation of the tenant is running.
             RevisionError: The tenant has another revision than `if_revision`.
-            QueryError: The name in `by` is not valid.
+            QueryError: `by` is not a valid name of a principal.
         """
         return await self._apply(
             tenant_id, TenantEvent.SUSPEND, reason=reason, by=by, if_revision=if_revision
@@ -141,7 +141,7 @@ class OperatorAPI(CreationAPI):
         """Delete the tenant: its calls are refused with `TenantDeletedError`, and its grace period begins.
 
         The tenant's files and its id are kept until `purge_after` of the returned record, and `undelete` can bring the tenant back.
-        Afterwards the registry purges the tenant. Raises like `suspend`, and:
+        After the grace period the registry purges the tenant. Raises like `suspend`, and:
             DeletionProtectedError: The tenant is protected from deletion, see `update`.
         """
         self._check_open()
@@ -184,7 +184,7 @@ class OperatorAPI(CreationAPI):
         """Change the tenant's id. The tenant keeps its `uid`, its files and its snapshots.
 
         Accepted calls are finished; later calls with the old id raise `TenantNotFoundError`. If another process has the tenant
-        open, that process closes the tenant first. So the old id can safely be given to another tenant.
+        open, that process closes the tenant first. Another tenant can therefore safely get the old id.
 
         Raises like `suspend`, and:
             TenantExistsError: Another tenant has the new id.
@@ -213,11 +213,11 @@ class OperatorAPI(CreationAPI):
     ) -> TenantRecord:
         """Check a quarantined tenant's database, rebuild its indexes if only indexes are damaged, and make the tenant active.
 
-        A repair can be repeated, so an active tenant is returned without a check of its database. The audit's row of such a repair
-        has ``is_checked`` false.
+        A repair can be repeated, so an active tenant is returned without a check of its database. The audit row of a repair
+        without a check has ``is_checked`` false.
 
         Raises like `suspend`, and:
-            DatabaseCorruptError: Not only indexes are damaged, and the tenant stays quarantined: restore a snapshot.
+            DatabaseCorruptError: The damage goes beyond indexes, and the tenant stays quarantined: restore a snapshot.
             MigrationError: A migration still fails.
         """
         self._check_open()
@@ -263,7 +263,7 @@ class OperatorAPI(CreationAPI):
     async def export(
         self, tenant_id: str, path: str | Path, *, replace: bool = False, by: str | None = None
     ) -> Manifest:
-        """Write a bundle of the tenant's present data: a compressed archive that contains a plain SQLite file.
+        """Write a bundle of the tenant's current data: a compressed archive that contains a plain SQLite file.
 
         The tenant serves calls during the export. ``tar xzf`` extracts ``manifest.json``, ``SHA256SUMS`` and ``tenant.db``.
 

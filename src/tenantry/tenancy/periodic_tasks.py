@@ -97,7 +97,7 @@ class PeriodicTasks:
             await self.refresh()
             await self._fleet.adopt()
             self._start_chores()
-            # The clock is recorded last, because that fails on a full disk and must not prevent the other steps.
+            # Record the clock last: the recording fails on a full disk, and a failure must not prevent the other steps.
             await self._tools.context.watch.write(self._catalog)
         except Exception as error:  # noqa: BLE001  # the next round may succeed
             self._log.error(MAINTENANCE_FAILED, error=str(error), error_type=type(error).__name__)
@@ -135,7 +135,7 @@ class PeriodicTasks:
         try:
             await self._tools.apply_record(tenant)
         except TenantryError as error:
-            # The tenant is closed here and gets its new limits when it is next opened.
+            # Close the tenant, so that the next opening applies the new limits.
             await self._failed_tenants.close(tenant, error)
 
     def _is_served(self, tenant: TenantRecord) -> bool:

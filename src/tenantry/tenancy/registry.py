@@ -164,18 +164,18 @@ class TenantRegistry(OperatorAPI):
         1. Fleet jobs stop between two tenants, within ``shutdown_timeout_seconds``. The next registry that opens continues the jobs.
         2. New calls and callers that wait for a place in the pool are refused with `RegistryClosedError`.
         3. Accepted calls are finished, within ``shutdown_timeout_seconds``.
-        4. Every tenant is checkpointed and closed, its writer last, and its lock is released.
+        4. Every tenant is checkpointed, closed (its writer last) and unlocked.
         5. Running lifecycle operations are finished. After ``shutdown_timeout_seconds``, an operation that still makes or checks a
            copy is interrupted with `RegistryClosedError`. Then the catalog is closed.
 
-        Afterwards the registry has no threads, locks or open files. Cancellation stops the waiting, not the closing: call the
-        method again to wait.
+        Afterwards the registry has no threads, locks or open files. Cancelling the caller stops only the waiting, not the
+        closing: call the method again to wait.
 
         Raises:
             TenantError: The registry is open on another event loop; nothing was changed.
         """
         self._parts.state.check_loop(running_loop())
-        # A separate task, because a shielded scope blocks anyio's cancellation and not asyncio's.
+        # Close in a separate task, because a shielded scope of anyio does not block the cancellation of asyncio.
         closing = asyncio.create_task(self._close(), name="tenantry close")
         self._closings.add(closing)
         closing.add_done_callback(self._closings.discard)
@@ -225,7 +225,7 @@ class TenantRegistry(OperatorAPI):
         return self._parts.scratch.directory()
 
     def statistics(self) -> RegistryStatistics:
-        """Return the present statistics without I/O. The number of tenants in each state is updated in the background."""
+        """Return the current statistics without I/O. The number of tenants in each state is updated in the background."""
         parts = self._parts
         waiting, waiting_peak = count_mailboxes(parts.pool)
         return RegistryStatistics(
@@ -264,7 +264,7 @@ class TenantRegistry(OperatorAPI):
         async with self._lifecycle:
             if not self._parts.state.is_open:
                 return
-            # Fleet jobs end before the registry refuses calls, because each job finishes its work on the present tenant.
+            # Fleet jobs end before the registry refuses calls, because each job finishes its work on the current tenant.
             await self.fleet.aclose()
             self._parts.state.close()
             await self._close_all()

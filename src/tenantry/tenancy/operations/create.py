@@ -60,7 +60,7 @@ class Create:
 
         Raises:
             MissingSchemaError: This registry lacks schema packs that tenants have.
-            TenantExistsError: A tenant with this id exists.
+            TenantExistsError: A tenant with this id already exists.
             DataDirectoryError: A file or directory that belongs to no tenant is at the new database's path.
         """
         found = await self._tools.catalog.find(tenant_id)
@@ -99,8 +99,8 @@ class Create:
             async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
                 if await self._tools.catalog.find_by_uid(tenant.uid) != tenant:
                     return
-                # Sync the removal before the record is removed, even if the files are gone already. Otherwise a power failure
-                # could bring back files without a record, which would block their tenant id.
+                # Sync the removal of the files before the record is removed, even if the files are already gone. Otherwise a
+                # power failure could bring back files without a record, and these files would block their tenant's id.
                 await closed.remove()
                 await self._tools.catalog.remove(tenant)
         except (TenantOwnedElsewhereError, PersistenceConnectionError):

@@ -48,7 +48,7 @@ class Operation:
 
     Args:
         expected_revision: The revision that the tenant must have; None to accept any revision.
-        last_outcome: The outcome of the last attempt, if this is a retry; a repeated failure is audited only once.
+        last_outcome: The outcome of the last attempt, if this operation is a retry; a repeated failure is audited only once.
     """
 
     def __init__(
@@ -161,15 +161,15 @@ class Operation:
     ) -> AsyncIterator[TenantRecord]:
         """Write the intent to the catalog, and yield the changed tenant; the block must end with `complete`.
 
-        If the block raises, the record is rolled back and the intent is cleared, so the block must not have changed the database.
-        If the block is cancelled, the intent stays, and the tenant's next operation finishes this operation.
+        If the block raises, the record is rolled back and the intent is cleared; a block that raises must not have changed the
+        database. If the block is cancelled, the intent stays, and the tenant's next operation finishes this operation.
 
         Args:
             tenant: The tenant, as read from the catalog.
             event: A lifecycle event to apply with the intent, so that the tenant serves no calls during the operation.
             reason: The reason for the event.
             arguments: The data needed to finish the operation after a crash.
-            is_reversible: Whether to roll back a failed operation. If false, the intent stays until the operation is finished.
+            is_reversible: Whether to roll back a failed operation. An irreversible operation keeps its intent until finished.
 
         Raises:
             TenantBusyError: Another operation on the tenant is running.

@@ -75,7 +75,7 @@ class Purge:
     async def _remove(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         await self._tools.close(tenant)
         async with self._tools.backend.exclusive(tenant.place) as closed:
-            # Remove a missing database too: another process may have removed the files and died before the sync.
+            # Call `remove` even if the files are missing: another process may have died between their removal and the sync.
             await closed.remove()
         operation.step("removed")
         await self._forget_snapshots(operation, tenant)

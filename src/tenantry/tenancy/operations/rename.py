@@ -32,7 +32,7 @@ class Rename:
             return tenant
         await self._check_free(new_id)
         async with self._tools.pool.held(tenant.id, self.action), operation.begun(tenant) as under_way:
-            # Otherwise another process could serve this tenant to callers of a later tenant that gets the old id.
+            # Otherwise another process could serve this tenant's data to callers of a new tenant with the old id.
             async with self._tools.backend.exclusive(under_way.place):
                 operation.step("closed")
             self._tools.opener.forget_opened(tenant.id)

@@ -46,7 +46,7 @@ class Retries:
         before = self._failed.get(tenant_uid)
         failures = 1 if before is None else before.failures + 1
         seconds = min(RETRY_SECONDS_MAX, RETRY_SECONDS_MIN * 2 ** min(failures - 1, _DOUBLINGS_MAX))
-        # The jitter only shortens the delay, so `RETRY_SECONDS_MAX` holds; several processes do not retry at the same moment.
+        # With jitter, processes retry at different moments. The jitter only shortens delays, so none exceeds `RETRY_SECONDS_MAX`.
         seconds *= 1 - _JITTER * random.random()  # noqa: S311  # no secret
         self._failed[tenant_uid] = _Failed(action, outcome, failures, self._now() + seconds)
 

@@ -53,7 +53,7 @@ Finisher: TypeAlias = Callable[[Operation, TenantRecord], Awaitable[None]]
 
 
 class FinishableOperation(Protocol):
-    """An operation with several steps, which can be finished after a crash."""
+    """An operation with several steps that can be finished after a crash."""
 
     @property
     def action(self) -> str:
@@ -121,12 +121,12 @@ class OperationRunner:
             queue: The name of a queue; operations of a tenant in the same queue run one at a time.
             by: The principal for the audit; by default the user of the process.
             if_revision: The revision that the tenant must have; None to accept any revision.
-            last_outcome: The outcome of the last attempt, if this is a retry; a repeated failure is audited only once.
+            last_outcome: The outcome of the last attempt, if this operation is a retry; a repeated failure is audited only once.
             detail: The operation's arguments, for the audit.
 
         Raises:
             RegistryClosedError: The registry is not open.
-            QueryError: The name in `by` is not valid.
+            QueryError: `by` is not a valid name of a principal.
             TenantryError: The operation failed; the failure is audited.
         """
         self.check_open()
@@ -156,9 +156,9 @@ class OperationRunner:
 
     @contextmanager
     def preparing(self) -> Iterator[None]:
-        """Allow the registry's shutdown to cancel the block, which may change only its scratch directory.
+        """Allow the registry's shutdown to cancel the block; the block may change only its scratch directory.
 
-        Use this for unpacking, checking and copying, which take long for a large database.
+        Use this method to unpack, check or copy a database: these steps take long if the database is large.
 
         Raises:
             RegistryClosedError: The registry was closed during the block.
@@ -220,7 +220,7 @@ class OperationRunner:
             TenantryError: The operation cannot be finished now.
         """
         async with self.lock(tenant, _action(tenant)):
-            # Read the tenant again under the lock: another process may have finished the operation, or begun another one.
+            # Read the tenant again under the lock: another process may have finished the operation or begun another operation.
             found = await self.catalog.find_by_uid(tenant.uid)
             if found is None or not found.is_under_way:
                 return
@@ -265,15 +265,15 @@ class OperationRunner:
                 self._log.failure(LIFECYCLE_FAILED, error, tenant_id=tenant.id, action="reconcile")
 
     async def _is_leftover(self, tenant: TenantRecord) -> bool:
-        """Read the tenant again, and return whether another process left its operation unfinished."""
+        """Read the tenant again, and return whether another process left the tenant's operation unfinished."""
         found = await self.catalog.find_by_uid(tenant.uid)
-        # Skip a renamed tenant: its operations run under the lock of the new id, which is not held here.
+        # Skip a renamed tenant: its operations run under the lock of the new id, but only the lock of the old id is held here.
         return found is not None and found.id == tenant.id and found.is_under_way and not self.is_own(found)
 
     async def _finish(self, tenant: TenantRecord, operation: Operation) -> None:
         finisher = self._finishers.get(operation.action)
         if finisher is None:
-            # Only a newer version of tenantry, which began the operation, can finish it.
+            # Only the newer version of tenantry that began the operation can finish the operation.
             raise busy_error(tenant.id, operation.action)
         await finisher(operation, tenant)
 
@@ -283,7 +283,7 @@ class OperationRunner:
     def _ended(self, task: "asyncio.Task[Any]") -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            # Retrieve the error, which was logged already; otherwise asyncio would log it again if the caller was cancelled.
+            # Retrieve the logged error; otherwise asyncio would log the error again if the caller was cancelled.
             task.exception()
 
     async def _run(self, operation: Operation, work: Work[T], queue: str) -> T:

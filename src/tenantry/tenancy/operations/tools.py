@@ -36,7 +36,7 @@ class OperationTools:
     ) -> TenantRecord:
         """Open a tenant that does not serve callers yet, and apply the event that makes the tenant active.
 
-        The pool opens the tenant, so that the tenant counts towards the limit on open tenants.
+        The tenant counts towards the limit on open tenants, because the pool opens the tenant.
         """
         return await self.activate(operation, tenant, event, await self.open(operation, tenant))
 
@@ -52,7 +52,7 @@ class OperationTools:
     ) -> TenantRecord:
         """Apply the event that makes an open tenant active, and release the lease.
 
-        Callers may already use the tenant. So if the activation fails, the tenant is closed and its data is kept.
+        Callers may already use the tenant. If the activation fails, the tenant is therefore closed and its data is kept.
         """
         try:
             return await operation.complete(
@@ -69,8 +69,8 @@ class OperationTools:
             self.pool.release(lease)
 
     async def apply_record(self, tenant: TenantRecord) -> None:
-        """Apply the record's limits and state to the tenant if this process has the tenant open or is opening it."""
-        # A concurrent opening may have read the old record.
+        """Apply the record's limits and state to the tenant if the tenant is open or opening in this process."""
+        # A concurrent opening of the tenant may have read the old record.
         actor = await self.pool.opened(tenant.id)
         if actor is not None:
             await actor.apply_record(tenant)

@@ -71,7 +71,7 @@ def make_identity(data_dir: Path, *, is_replaced: bool = False) -> DirectoryIden
 
     Args:
         data_dir: The data directory.
-        is_replaced: Whether to replace an existing identity. The directory then no longer owns its previous snapshot storage.
+        is_replaced: Whether to replace an existing identity. Replacing the identity ends the ownership of the snapshot storage.
 
     Raises:
         SnapshotError: The identity cannot be created, or another process creates it at this moment (retryable).

@@ -1,7 +1,7 @@
 """Records the location of a data directory's snapshot storage in the directory.
 
-A registry with another snapshot storage is not opened. Such a registry would find no snapshots, and its purges would leave the
-purged tenants' snapshots forever. These functions block.
+A registry with another snapshot storage is not opened. With another storage a registry would find no snapshots, and its purges
+would never delete the tenants' snapshots. These functions block.
 """
 
 import os

@@ -1,9 +1,9 @@
 """The owner of a snapshot storage: the one data directory that may use it.
 
 Without an owner, a copy of a data directory could delete the original's snapshots, and the original could restore the copy's
-snapshots. So the storage has a mark, the object ``tenantry-owner.json``, with the `DirectoryIdentity` of its owner. The first
-directory that uses the storage writes the mark. The mark is then checked before snapshots are written, deleted or restored. The
-result of a check is valid for `CHECKED_SECONDS_MAX`.
+snapshots. The storage therefore has a mark, the object ``tenantry-owner.json``, with the `DirectoryIdentity` of its owner. The
+first directory that uses the storage writes the mark. Registries check the mark before they write, delete or restore snapshots.
+The result of a check is valid for `CHECKED_SECONDS_MAX`.
 
 A storage inside the data directory needs no mark, because a copy of the directory gets its own copy of the snapshots.
 """
