@@ -1,4 +1,4 @@
-"""Reads the client's address from the header of a proxy."""
+"""Reads the client's address from a proxy's X-Forwarded-For header."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -6,10 +6,10 @@ from tenantry.admin.http.address import parse_address
 
 
 class ForwardedClient:
-    """Replaces the client's address with the last entry of X-Forwarded-For, which the proxy has appended.
+    """Replaces the client's address with the last entry of X-Forwarded-For, the entry that the proxy appended.
 
-    Earlier entries come from the client and can be forged. A port, which some proxies add, is dropped because the port differs
-    between connections of the same client. If the last entry is not an address, the proxy's address stays.
+    The earlier entries come from the client and can be forged. A port, which some proxies add, is dropped, because it differs
+    between connections of one client. If the last entry is not an address, the client's address is not replaced.
     """
 
     def __init__(self, app: ASGIApp) -> None:

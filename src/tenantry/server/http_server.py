@@ -34,7 +34,7 @@ class HttpServer:
     Args:
         certificate: The TLS certificate; None for no TLS.
         closing_seconds: The time for which requests may continue when the server stops.
-        is_behind_proxy: Whether all clients have the address of a proxy.
+        is_behind_proxy: Whether all requests come through a proxy, and so from its address.
         limits: The limits on clients' time, connections and requests.
     """
 
@@ -124,7 +124,7 @@ class CountedRequests:
         try:
             await self._app(scope, receive, answer)
         except asyncio.CancelledError:
-            # The server stops, and the request's time is over. If a response has begun, its client detects the early end.
+            # The server stops, and the request's time is over. A client whose response has begun detects that it is incomplete.
             if not answer.has_begun:
                 await send_problem(_stopping(), scope, receive, send)
 
@@ -161,8 +161,8 @@ def bound(
     # asyncio sets TCP_NODELAY only if the socket names its protocol; without TCP_NODELAY small responses are delayed by 40 ms.
     with socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP) as made:
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        # Connections inherit both options. Without TCP_NOTSENT_LOWAT the kernel buffers some MB at once, and then accepts nothing
-        # until a third of the buffer is sent. The client of a bundle would seem to pause.
+        # Connections inherit both options. Without TCP_NOTSENT_LOWAT the kernel accepts some MB into its send buffer, then
+        # nothing until a third of the buffer is sent, so the client of a long download would seem to pause.
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unreceived_seconds_max * 1000))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:

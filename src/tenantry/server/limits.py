@@ -14,9 +14,9 @@ class ServerLimits:
             read, the rest of the body must also arrive in this time.
         idle_seconds_max: The time for which a client may keep a connection open between two requests. The default exceeds the idle
             timeout of proxies, usually 60 s, so that the server does not close a connection just as a proxy uses the connection.
-        end_seconds_max: The time for a client to end TLS after it has received everything on a closed connection.
-        connections_max: The number of open connections; further connections are refused.
-        connections_per_client_max: The number of open connections of one address, so that one client cannot use up all.
+        end_seconds_max: The time for a client to end TLS after the server has sent all data and closed the connection.
+        connections_max: The largest number of open connections; further connections are refused.
+        connections_per_client_max: The largest number of open connections from one client's address.
         requests_max: The number of running requests; further requests get 503. A request of a disconnected client still counts.
     """
 

@@ -4,8 +4,8 @@
 2. The registry opens, and finishes the interrupted work of a crashed process.
 3. The servers accept requests, and the service prints its URL.
 4. At SIGTERM or SIGINT ``/readyz`` responds with 503, and the servers still accept requests for ``drain_seconds``.
-5. The servers accept no more connections, and the event streams of fleet jobs end. The service waits for requests and operations,
-   and the registry closes. A second signal ends the drain and the wait for requests.
+5. The servers accept no more connections, and the event streams of fleet jobs end. The service waits for running requests and
+   operations, then the registry closes. A second signal ends the drain and the wait for requests.
 """
 
 import socket

@@ -11,7 +11,7 @@ from tenantry.storage.objects.protocol import ObjectStorage
 
 
 class Tls(NamedTuple):
-    """The PEM files of a certificate, with its chain, and of its key."""
+    """Two PEM files: a certificate with its chain, and the private key of the certificate."""
 
     cert: Path
     key: Path

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def user_signals_ignored() -> Iterator[None]:
-    """Ignore SIGUSR1 and SIGUSR2 during the block, which log rotation programs send and which would end the process."""
+    """During the block, ignore SIGUSR1 and SIGUSR2: log rotation programs send them, and they would end the process."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGUSR1, signal.SIGUSR2)}
     try:
         yield

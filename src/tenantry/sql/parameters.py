@@ -20,7 +20,7 @@ _NAME: Final = re.compile(r"[a-z][a-z0-9_]*(?:\.[a-z0-9_]+)*")
 _NAMES_MAX: Final = 1024
 
 _PLAIN: Final[frozenset[type]] = frozenset([type(None), int, float, str, bytes, bool])
-# The first matching type gives the advice. The order matters, because a datetime is also a date.
+# The first type that matches the value gives the advice. datetime must come before date, because a datetime is also a date.
 _CONVERSIONS: Final[Sequence[tuple[type | tuple[type, ...], str]]] = (
     (Enum, "value.value"),
     (Decimal, "str(value) for a column with text, or a whole number of the smallest unit"),
@@ -77,7 +77,7 @@ def _check_is_sequence(parameters: object, statement: str) -> None:
     else:
         advice = "convert it to a list: list(values)"
     raise QueryError(
-        f"{statement}: parameters must be a list or a tuple with one value for each ?, not {kind}; nothing was sent: {advice}"
+        f"{statement}: parameters must be a list or tuple with a value for each '?', not {kind}; nothing was sent: {advice}"
     )
 
 

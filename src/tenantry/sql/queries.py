@@ -43,7 +43,7 @@ class Queries:
         """Run a statement that returns no rows: INSERT, UPDATE, DELETE, or a statement that changes the schema.
 
         On return the change is committed and durable, or part of the open transaction. If the caller is cancelled before the statement
-        begins, the statement has no effect. After a later cancellation the change may be committed.
+        begins, the statement has no effect. If the caller is cancelled later, the change may be committed.
 
         Returns:
             The number of rows that the statement itself changed, without the effects of triggers and foreign keys.
@@ -98,7 +98,7 @@ class Queries:
     ) -> Any:
         """Return the first row of a result, or None if the result has no rows.
 
-        A SELECT is a read. An INSERT, UPDATE or DELETE with RETURNING is a write and is committed as by `execute`. Such a write changes
+        A SELECT is a read. An INSERT, UPDATE or DELETE with RETURNING is committed like a write of `execute`. Such a write changes
         all its rows, although only the first row is returned.
 
         Raises:
@@ -126,7 +126,7 @@ class Queries:
         row: type[Any] | None = None,
         name: str = "sql.fetch_all",
     ) -> list[Any]:
-        """Return all rows of a result. The rows are in memory together: for a large result add a LIMIT, or use `stream`.
+        """Return all rows of a result. All rows are in memory at the same time: for a large result add a LIMIT, or use `stream`.
 
         Reads, writes and errors are the same as for `fetch_one`.
         """
@@ -180,7 +180,7 @@ class Queries:
         """Yield the rows of a SELECT of any size, in the order of a key: ``async for row in tenant.stream(…)``.
 
         The stream reads its rows in chunks. Each chunk is a separate read that begins after the last key. Between chunks the stream holds
-        no lock or connection, so a consumer may take any time, and may stop at any row. A row that exists with the same key during the
+        no lock or connection, so a consumer may be slow, and may stop at any row. A row that exists with the same key during the
         whole stream is yielded exactly once. A row written during the stream is yielded if its key comes after the rows already read.
         Inside a transaction all chunks see the transaction's state.
 

@@ -14,8 +14,8 @@ class Repository(Queries):
     """The SQL for one kind of record. Methods take and return models, and errors name the record.
 
     Subclass this class for the tables of your own schema packs. ``tenant.repository(InvoiceRepository)`` returns an instance that is
-    bound to the tenant. A repository holds no connection and may be created for every call. Its session, which runs the statements, is
-    a tenant, a transaction, or a back end without a registry.
+    bound to the tenant. A repository holds no connection and may be created for every call. A tenant, a transaction or a back end
+    without a registry is the session that runs the repository's statements.
     """
 
     def __init__(self, session: Session) -> None:
@@ -57,12 +57,12 @@ class Repository(Queries):
         """Run the statements as one atomic unit. Log a failure, and log success if `done` names an event.
 
         Args:
-            statements: The statements of the unit. Without statements nothing is sent.
+            statements: The statements of the unit. An empty list sends nothing to the database.
             done: The debug event of success; None for no event.
             failed: The event of failure; by default the first statement's name with ``_failed``, such as ``invoices.save_failed``.
             duplicate: The event of a `DuplicateRecordError`; by default the event `failed`.
             context: Fields that name the record in every event. The first value becomes the `record_id` of a duplicate. The log renames
-                a key that already has a meaning in the log (``error`` becomes ``error_``).
+                a field whose name already has a meaning in the log (``error`` becomes ``error_``).
 
         Returns:
             One result for each statement, according to its `Fetch`.
@@ -96,7 +96,7 @@ class Repository(Queries):
         return results
 
     async def read(self, statement: Statement[T], /, *, failed: str | None = None, **context: object) -> T:
-        """Run one reading statement and return its result.
+        """Run one read-only statement and return its result.
 
         Args:
             statement: The statement.

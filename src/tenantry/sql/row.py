@@ -41,7 +41,7 @@ class Columns:
 class Row:
     """One row of a result: ``row.title``, ``row["title"]``, ``row[0]``, ``tuple(row)``, ``dict(row)``.
 
-    A row is not a tuple, so columns named ``count`` or ``index`` are attributes like others. The only public method is `keys`, which
+    A row is not a tuple, so columns named ``count`` or ``index`` are attributes as usual. The only public method is `keys`, which
     `dict` needs. A column named ``keys``, or a column whose name begins with ``_``, is available only as ``row["keys"]``.
     """
 
@@ -76,7 +76,7 @@ class Row:
 
         Raises:
             KeyError: No column, or more than one column, has this name.
-            IndexError: The row has no such position.
+            IndexError: The row has no value at this position.
         """
         if not isinstance(key, str):
             return self._values[key]

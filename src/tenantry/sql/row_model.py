@@ -45,7 +45,7 @@ def decode(row: Row, row_type: type[ModelT], *, statement: str, number: int) -> 
             why = _describe(error)
         else:
             return model
-    # The error has no cause, because a traceback of pydantic's error would quote values.
+    # The error has no `__cause__`, because the traceback of pydantic's error would quote values.
     raise MalformedRowError(
         f"{statement}: row {number} does not fit {row_type.__name__}: {why}", entity=row_type.__name__
     )
@@ -63,5 +63,5 @@ def _describe(error: ValidationError) -> str:
 @lru_cache(maxsize=_ROW_TYPES_MAX)
 def _adapter(row_type: Any) -> TypeAdapter[Any]:
     adapter: TypeAdapter[Any] = TypeAdapter(row_type)
-    adapter.rebuild()  # raises now, and not after a write, if the model names a type that is not defined
+    adapter.rebuild()  # an undefined type in the model raises here, not after a write
     return adapter

@@ -45,8 +45,8 @@ class Fetch(Enum):
 class Sql:
     """SQL with a different text for each dialect.
 
-    Most SQL is common to all dialects and is a plain `str`. An `Sql` can be joined to other SQL with ``+``, so that only the differing
-    part is written more than once::
+    Most SQL is common to all dialects and is a plain `str`. Join an `Sql` to other SQL with ``+`` to write only the differing part
+    more than once::
 
         total = Sql({"sqlite": "exact_sum(cost_usd)", "postgres": "sum(cost_usd::numeric)"})
         Statement("costs.total", "SELECT " + total + " FROM costs WHERE agent_id = ?", (agent_id,), Fetch.ONE)
@@ -71,7 +71,7 @@ class Sql:
         return text
 
     def __add__(self, other: "str | Sql") -> "Sql":
-        """Return this SQL followed by `other`. The sum of two `Sql` objects has only the dialects of both."""
+        """Return this SQL followed by `other`. The sum of two `Sql` objects has only the dialects that both objects have."""
         if isinstance(other, Sql):
             return Sql(
                 {name: text + other.texts[name] for name, text in self.texts.items() if name in other.texts}
@@ -105,7 +105,7 @@ else:
 class Statement(_Fields, Generic[T_co]):
     """One SQL statement and the kind of its result, for example a ``Statement[int]`` that returns a count.
 
-    Type checkers derive the type of the result from `fetch`. The result of a plain ``Statement`` has any type.
+    Type checkers derive the type of the result from `fetch`. The result of a plain ``Statement`` has the type `Any`.
 
     Attributes:
         name: Words of ``a-z``, ``0-9`` and ``_`` joined by dots, such as ``messages.save``. The name is the label `operation` in metrics.
@@ -119,7 +119,7 @@ class Statement(_Fields, Generic[T_co]):
 
     __slots__ = ()
 
-    if TYPE_CHECKING:  # at run time this function would make each statement slower
+    if TYPE_CHECKING:  # at run time, this `__new__` would make each statement slower
 
         @overload
         def __new__(
@@ -194,7 +194,7 @@ class ReadSession(Protocol):
         """The event log, bound to the session's tenant, if any."""
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement and return its result. Cancellation has no lasting effect.
+        """Run one read-only statement and return its result. Cancellation has no lasting effect.
 
         Raises:
             PersistenceError: The database refused the statement, or failed.
@@ -209,7 +209,7 @@ class Session(ReadSession, Protocol):
         """Run the statements as one atomic unit; return one result for each statement.
 
         On return the unit is committed and durable, or part of the open transaction. If the caller is cancelled before the unit begins,
-        the unit has no effect. After a later cancellation the whole unit may be committed.
+        the unit has no effect. If the caller is cancelled later, the whole unit may be committed.
 
         Raises:
             PersistenceError: The database refused a statement, or failed. The whole unit was rolled back.

@@ -8,19 +8,19 @@ Theory of operation. A page's statement is::
 The caller's SELECT comes first, so that its placeholders keep their numbers. SQLite and PostgreSQL treat the SELECT like a view, so an
 index can serve both the condition and the order.
 
-The condition is ``>=`` and not ``>``. So a page begins with the last row of the previous page, which is left out of the result. The
+The condition is ``>=``, not ``>``, so a page begins with the last row of the previous page. The result leaves out this row. The
 added column marks the rows whose key is equal to the last key according to the database. More than one marked row shows that the key is
 not unique, which only the database can decide: 'a' and 'A' are equal under some collations. Two rows with the same key are refused,
-because a page that ended between them would lose one row. Each page reads two rows more than `chunk_rows`, so the second row with the same
+because a page that ends between them would lose one row. Each page reads two rows more than `chunk_rows`, so the second row with the same
 key is seen even if the first row is deleted before the next page.
 
 A comparison with NULL is never true, so a page would skip rows whose key contains NULL. SQLite sorts NULL before all values
-(https://www.sqlite.org/lang_select.html), so the stream reads and refuses such a row before any page can begin after it.
+(https://www.sqlite.org/lang_select.html), so a row with NULL in its key is read, and refused, before its key can begin a page.
 
 For a comparison, SQLite converts the last key to the type of the column, but for ORDER BY it converts nothing. The parts of a UNION may have
 columns of different types (https://www.sqlite.org/datatype3.html, section 3.3). Numbers sort before texts, but ``'12' >= 13`` is false if the
 column contains texts, so a page would skip that row. With UNION, INTERSECT or EXCEPT, the page's statement therefore has ``+column`` for each
-column of the key in SQLite, which compares without conversion. An index then serves only the order.
+column of the key in SQLite, to compare without conversion. An index can then serve only ORDER BY, not the comparison.
 """
 
 from collections.abc import Collection, Sequence
@@ -85,7 +85,7 @@ class Stream:
         return Statement(self.name, sql, parameters, Fetch.NAMED_ALL)
 
     def explain(self, error: QueryError) -> QueryError:
-        """Return the error of a page's statement, with a text of its own if the result lacks a column of the key."""
+        """Return the error of a page's statement, with a special message if the result lacks a column of the key."""
         if f"{_TABLE}." not in str(error):
             return error
         return QueryError(
@@ -120,7 +120,7 @@ class Stream:
             self._positions = [columns.position(column) for column in self._key]
         except LookupError as error:
             raise QueryError(
-                f"{self.name}: the key of a stream must name columns of its result: {error}; pass key=(…)"
+                f"{self.name}: key=(…) must name columns of the stream's result, but {error}"
             ) from None
         self._columns = columns
         return columns
@@ -165,7 +165,7 @@ def _with(name: str, sql: str) -> str:
     if shape.has_order:
         raise QueryError(
             f"{name}: a stream adds its own ORDER BY and LIMIT; nothing was sent: remove ORDER BY and LIMIT, and name the columns of the "
-            "order in key=(…); if they select the rows, put them into a subquery in FROM"
+            "order in key=(…); if ORDER BY and LIMIT select the rows, put them into a subquery in FROM"
         )
     # A semicolon or a comment at the end is cut off, because it would hide the closing parenthesis.
     return f"WITH {_TABLE} AS ({sql[: shape.end]}) "

@@ -11,7 +11,7 @@ QUOTED: Final = r"""'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`(?:[^`]|``)*(?:
 An unterminated comment, string or name extends to the end of the text. Otherwise hostile text would be scanned once for each character.
 """
 
-# A parameter such as ``:limit`` is one token with its sign, so that its name is not mistaken for a keyword.
+# A parameter such as ``:limit`` is one token together with its colon, so that ``limit`` is not mistaken for a keyword.
 _TOKEN: Final = re.compile(
     rf"(?P<comment>{COMMENT})|(?P<quoted>{QUOTED})|(?P<word>[:@$]?[^\W\d]\w*)|\S", re.DOTALL
 )
@@ -27,7 +27,7 @@ class SqlShape(NamedTuple):
     """The kind of statement in an SQL text.
 
     Attributes:
-        verb: The main verb in upper case, such as UPDATE for ``WITH few AS (…) UPDATE …``. Empty for a text without words.
+        verb: The main verb in upper case, such as UPDATE for ``WITH few AS (…) UPDATE …``. '' for a text without words.
         has_returning: Whether the statement has a RETURNING clause.
         is_compound: Whether the statement, or a SELECT inside it, has UNION, INTERSECT or EXCEPT.
         has_order: Whether the statement has an ORDER BY or a LIMIT outside of parentheses.
