@@ -46,9 +46,9 @@
         │   └── JobNotFoundError
         └── RegistryClosedError
 
-Each class says whether the same call may succeed later (`is_retryable`), and which value of the `outcome` label it has in
-metrics. Everything in a message is also in an attribute. The store maps the errors of the database driver to errors of this tree,
-with ``raise … from``.
+Each class has two attributes: `is_retryable`, whether the same call may succeed later, and `outcome`, the value of a label in
+metrics. Every value in an error's message is also an attribute. The store maps the errors of the database driver to errors of
+this tree, with ``raise … from``.
 """
 
 import copy
@@ -71,7 +71,7 @@ class TenantryError(Exception):
     def for_another_caller(self) -> Self:
         """Return a copy of the error with the same cause.
 
-        Raising an error changes its traceback, so each caller needs a separate instance.
+        Raising an error changes the error's traceback, so each caller needs a separate instance.
         """
         again = copy.copy(self)
         again.__cause__ = self.__cause__
@@ -91,14 +91,14 @@ def _rebuilt(
 
 
 class SettingsError(TenantryError, ValueError):
-    """Settings cannot be used: the message names the setting, or the environment variable that it was read from."""
+    """Settings cannot be used: the message names the setting, or the setting's environment variable."""
 
 
 class PersistenceError(TenantryError):
     """A database, a statement or a row failed.
 
     Attributes:
-        code: The database driver's name of the error (``SQLITE_BUSY``); None if the error does not come from the driver.
+        code: The database driver's name for the error (``SQLITE_BUSY``); None if the error does not come from the driver.
     """
 
     def __init__(self, message: str, *, code: str | None = None) -> None:
@@ -118,7 +118,7 @@ class PersistenceConnectionError(PersistenceError):
 
 
 class DataDirectoryError(PersistenceConnectionError):
-    """The data directory cannot be used as it is; the message says what to change."""
+    """The data directory is not usable; the message says what to change."""
 
     is_retryable = False
 
@@ -142,7 +142,7 @@ class ConnectHookError(PersistenceConnectionError):
 
 
 class DatabaseCorruptError(PersistenceError):
-    """The file is damaged, is not a database, or belongs to another tenant; it was not changed."""
+    """The file is damaged, is not a database, or belongs to another tenant; the file was not changed."""
 
     outcome = "corrupt"
 
@@ -153,8 +153,8 @@ class MigrationError(PersistenceError):
     Attributes:
         schema: The name of the schema pack; None if the error is about the whole file.
         version: The number of the migration; None if the error is about several migrations.
-        is_step_failure: Whether a migration failed on this tenant's data. False if the code and the file disagree, which is a fault
-            of the deployment.
+        is_step_failure: Whether a migration failed on this tenant's data. The value is False if the code and the file
+            disagree because of a wrong deployment.
     """
 
     outcome = "migration"
@@ -200,9 +200,9 @@ class DuplicateRecordError(PersistenceError):
     """A record with this primary or unique key exists already; nothing was written.
 
     Attributes:
-        record_id: The id of the record that was not written; None if the statement does not name one.
+        record_id: The id of the record that was not written; None if the statement names no id.
         constraint: The unique key that exists already: its columns with their table (``users.email``; several are separated by
-            ``, ``), or the name of a unique index on expressions. None if the database does not report the key.
+            ``, ``), or the name of a unique index on expressions. The value is None if the database does not report it.
         columns: The columns of `constraint`; empty for an index on expressions.
     """
 
@@ -234,7 +234,7 @@ class SnapshotError(PersistenceError):
 
 
 class SnapshotNotFoundError(SnapshotError):
-    """The tenant has no such snapshot.
+    """The requested snapshot of the tenant does not exist.
 
     Attributes:
         snapshot_id: The id of the missing snapshot; None if the tenant has no snapshot at all.
@@ -273,8 +273,8 @@ class SnapshotStorageOwnedError(SnapshotError):
     Attributes:
         location: The address of the snapshot storage.
         data_dir: The data directory that may not use the storage.
-        owner_data_dir: The path of the data directory that owns the storage; None if the storage's mark cannot be read.
-        owner_host: The host name of the machine with that data directory; None if the mark cannot be read.
+        owner_data_dir: The path of the data directory that owns the storage; None if the owner mark cannot be read.
+        owner_host: The host name of the owner's machine; None if the storage's owner mark cannot be read.
     """
 
     def __init__(
@@ -297,7 +297,7 @@ class QueryError(PersistenceError):
     """A statement failed, or its arguments were refused before any SQL ran.
 
     Attributes:
-        is_transient: Whether the cause may be gone at the next try: the database was busy, the call was interrupted, or I/O failed.
+        is_transient: Whether the next try may succeed, because the database was busy, the call was interrupted, or I/O failed.
     """
 
     def __init__(self, message: str, *, code: str | None = None, is_transient: bool = False) -> None:
@@ -310,8 +310,8 @@ class ConstraintViolationError(QueryError):
     """A NOT NULL, CHECK or FOREIGN KEY constraint refused the row.
 
     Attributes:
-        constraint: The column with its table for NOT NULL (``users.name``); the constraint's name, or else its expression, for
-            CHECK. None for a foreign key, for a trigger, or if the database does not report the constraint.
+        constraint: For NOT NULL, the column with its table (``users.name``); for CHECK, the constraint's name, or the expression
+            of a nameless constraint. The value is None for foreign keys, triggers, and constraints that are not reported.
     """
 
     outcome = "constraint"
@@ -400,7 +400,7 @@ class TenantError(TenantryError):
 
 
 class TenantRequiredError(TenantError):
-    """A request names no tenant, or more than one; there is no default tenant."""
+    """A request names no tenant, or more than one tenant; there is no default tenant."""
 
     outcome = "no_tenant"
 
@@ -418,7 +418,7 @@ class TenantNotFoundError(TenantError):
 
 
 class TenantExistsError(TenantError):
-    """Another tenant has the id; it may be a deleted tenant in its grace period."""
+    """Another tenant, possibly a deleted tenant in its grace period, has the id."""
 
     outcome = "exists"
 
@@ -495,7 +495,7 @@ class RevisionError(TenantError):
 
     Attributes:
         revision: The revision that the caller expects.
-        current_revision: The tenant's present revision.
+        current_revision: The tenant's current revision.
     """
 
     outcome = "revision"

@@ -1,7 +1,7 @@
 """Writes all log events of tenantry.
 
-Events go to structlog, which the host program configures. An unconfigured structlog prints every debug event to standard output. So
-until the host configures structlog, only warnings and errors are written, to standard error.
+Events go to structlog, which the host program configures. An unconfigured structlog prints every debug event to standard output.
+Until the host configures structlog, tenantry therefore writes only warnings and errors, to standard error.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Final
 
 from tenantry.errors import TenantryError
 
-# The parameters of structlog's methods, the keys with a meaning for structlog or logging, and the keys that processors add.
+# Reserved: structlog's parameters, the keys with a meaning for structlog or logging, and the keys that processors add.
 _RESERVED: Final = frozenset(
     [
         *("event", "method_name", "self"),
@@ -30,11 +30,11 @@ class EventLog:
     The level is debug for a success, info for a change of state, warning for a refused call, and error for a failure of the
     database driver. Payloads and secrets are never logged.
 
-    If structlog reserves a key of the event's data, or the bound context has the key already, ``_`` is added to the key. So no key
-    can make a call fail, or hide the tenant or the error.
+    If structlog reserves a key of the event's data, or the bound context has the key already, ``_`` is added to the key. A key
+    can therefore neither make a call fail nor hide the tenant or the error.
 
     Attributes:
-        is_quiet: Whether to write no events unless structlog is configured, for short commands, which print their errors.
+        is_quiet: Whether to write events only if structlog is configured: short commands print their errors instead.
     """
 
     is_quiet: ClassVar[bool] = False
@@ -71,7 +71,7 @@ class EventLog:
         self._emit("error", event, data)
 
     def failure(self, event: str, error: TenantryError, /, **data: object) -> None:
-        """Write the event of a failed call with the level error if the database driver failed, otherwise warning."""
+        """Write the event of a failed call with the level error if the database driver failed, or else with the level warning."""
         is_driver = getattr(error, "code", None) is not None
         level = "error" if is_driver and error.outcome != "duplicate" else "warning"
         fields = {"error": str(error), "error_type": type(error).__name__}
@@ -82,12 +82,12 @@ class EventLog:
         if EventLog.is_quiet and not _is_configured():
             return
         with contextlib.suppress(Exception):
-            if self._taken is None:  # computed late, because most logs never write an event
+            if self._taken is None:  # computed at the first event, because most `EventLog` objects write none
                 self._taken = _RESERVED | self._context.keys()
             getattr(self._bound(), level)(event, **_renamed(data, self._taken))
 
     def _bound(self) -> Any:
-        """Return the bound logger, which is bound only once because binding costs more than an event that is filtered out."""
+        """Return the bound logger; the context is bound only once, because binding takes longer than filtering out an event."""
         import structlog  # noqa: PLC0415  # slow to load
 
         if structlog.is_configured():

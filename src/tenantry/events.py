@@ -1,7 +1,7 @@
 """The events that the core reports to hooks, and the names of log events.
 
-A hook is any callable that takes an event; the metrics come from a hook. Hooks run on the event loop between two batches, so
-they must be quick. The error of a hook is logged and has no effect on calls.
+A hook is any callable that takes an event; tenantry's metrics use a hook. Hooks run on the event loop between two batches, so
+they must be quick. An error that a hook raises is logged and has no effect on calls.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ class TenantOpened(NamedTuple):
 
     Attributes:
         outcome: ``ok`` or the error's `outcome`.
-        duration_seconds: The time from the pool's decision to the open store, with migrations.
+        duration_seconds: The time between the pool's decision to open the tenant and the end of the opening, with migrations.
     """
 
     tenant_id: str
@@ -87,7 +87,7 @@ class CallRefused(NamedTuple):
 
 
 class PoolWaited(NamedTuple):
-    """A caller waited for a place in the pool, or was refused at once; `outcome` is ``ok`` or the error's `outcome`."""
+    """A caller waited for a place in the pool, or was refused immediately; `outcome` is ``ok`` or the error's `outcome`."""
 
     tenant_id: str
     outcome: str
@@ -112,7 +112,7 @@ class OperationEnded(NamedTuple):
 
 
 class ClockLeapt(NamedTuple):
-    """The machine's clock jumped, or no process read it for so long that it may have jumped.
+    """The machine's clock jumped, or no process read the clock for so long that a jump is possible.
 
     Attributes:
         seconds: The size of the jump; negative if the clock was set back.

@@ -1,7 +1,7 @@
 """The states of a tenant as two tables: which state each event leads to, and what each state allows. No I/O.
 
-Other modules never compare states; they call `TenantState.allows`. To add a state, add it to the enumeration, to `STATES` and to
-`TRANSITIONS`.
+Other modules never compare states; they call `TenantState.allows`. A new state must be added to the enumeration, to `STATES` and
+to `TRANSITIONS`.
 
 ``python -m tenantry.lifecycle`` prints the diagram in ``docs/design.md`` from the tables.
 """
@@ -61,12 +61,12 @@ class Permission(StrEnum):
 
     Attributes:
         EXIST: The tenant is found by its id, and no other tenant can have the id.
-        READ: Repository calls can read, and the tenant can be opened for them.
+        READ: Repository calls can read, and the tenant can be opened for repository calls.
         WRITE: Repository calls can write. A state that allows `WRITE` also allows `READ`.
         STAY_OPEN: The tenant may stay open in a process.
         MIGRATE: A fleet job may migrate the tenant.
         COPY: The tenant's data can be copied into snapshots, clones and bundles.
-        CHECK: A fleet job may check the tenant's database; the database is closed for this if the state does not allow `READ`.
+        CHECK: A fleet job may check the tenant's database, which is closed for the check if the state does not allow `READ`.
         RESTORE: The tenant's database can be replaced: restore, undo-restore and replace-file.
         CHANGE: An operator may change the tenant's id, name, protection and limits.
     """
@@ -83,7 +83,7 @@ class Permission(StrEnum):
 
 
 class StateRules(NamedTuple):
-    """The permissions of a state, and the error for calls that it refuses.
+    """The permissions of a state, and the error for calls that the state refuses.
 
     Attributes:
         allows: The permissions of the state. `TRANSITIONS` has the possible events.
@@ -162,7 +162,7 @@ def possible_events(transitions: Mapping[tuple[StateT, EventT], StateT], state: 
 
 
 def has_happened(state: TenantState, event: TenantEvent) -> bool:
-    """Return whether the event leads to this state, so that a repeated request changes nothing."""
+    """Return whether the event leads to this state: if so, a repeated request changes nothing."""
     # Undelete leads back to the state before the deletion, which can be any state that allows DELETE.
     return leads_to(TRANSITIONS, event, state) or (event is E.UNDELETE and state.allows(E.DELETE))
 
@@ -173,7 +173,7 @@ def next_state(
     """Return the state that `event` leads to from `state`, or `state` itself if the event has already happened.
 
     Args:
-        state: The present state of the tenant.
+        state: The current state of the tenant.
         event: The event.
         tenant_id: The tenant's id, for the error's message.
         before_delete: The state of a deleted tenant before its deletion, to which undelete leads back.
@@ -208,7 +208,7 @@ def check_allows(
     """Raise an error if the state does not grant the permission.
 
     Args:
-        state: The present state of the tenant.
+        state: The current state of the tenant.
         permission: The permission that the caller needs.
         tenant_id: The tenant's id, for the error's message.
         reason: The reason for the state, if an operator gave one.

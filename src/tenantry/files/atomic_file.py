@@ -23,10 +23,10 @@ DRAFT_SUFFIX: Final = ".DRAFT"
 
 
 class DraftFile:
-    """Writes a temporary file, the draft, beside the final path, and renames the complete, durable draft to that path.
+    """Writes a temporary file beside the final path, and renames the complete, durable file to the final path.
 
-    A writer holds a lock on its draft (flock(2)). A draft that a crash left is not locked, and the next draft replaces it.
-    As a context manager, this class publishes the draft at the end of the block, or discards the draft if the block raises.
+    A writer locks its temporary file (flock(2)). A file left behind by a crash is not locked, and the next writer overwrites it.
+    As a context manager, this class publishes the file at the end of the block, or discards the file if the block raises.
 
     Args:
         path: The final path, in an existing directory. An existing file at this path is replaced.
@@ -38,18 +38,18 @@ class DraftFile:
         self._file: BinaryIO | None = None
 
     def open(self) -> None:
-        """Create an empty draft; a no-op if the draft is open.
+        """Create an empty temporary file; a no-op if the temporary file is open.
 
         Raises:
-            SnapshotError: Another process is writing the draft (retryable), or the file at the draft's path is not private.
-            OSError: The draft cannot be created.
+            SnapshotError: Another process is writing the temporary file (retryable), or the existing file is not private.
+            OSError: The temporary file cannot be created.
         """
         while self._file is None:
             flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
             file = os.fdopen(os.open(self._draft, flags, FILE_MODE), "wb")
             try:
                 self._lock(file)
-                # The lock's previous holder may have published the draft: then this is the published file.
+                # The lock's previous holder may have published the temporary file: then `file` is the published file.
                 if is_at(file.fileno(), self._draft):
                     file.truncate(0)
                     self._file = file
@@ -58,15 +58,15 @@ class DraftFile:
                     file.close()
 
     def write(self, content: bytes) -> int:
-        """Append to the draft."""
+        """Append to the temporary file."""
         assert self._file is not None
         return self._file.write(content)
 
     def publish(self) -> None:
-        """Make the draft durable, and rename it durably to the final path.
+        """Sync the temporary file, and rename the file durably to the final path.
 
         Raises:
-            OSError: The disk failed; whether the draft was renamed is unknown.
+            OSError: The disk failed; the temporary file may or may not have its final name.
         """
         assert self._file is not None
         self._file.flush()
@@ -75,14 +75,14 @@ class DraftFile:
         self._close()
 
     def discard(self) -> None:
-        """Remove the draft; a no-op if the draft is missing or was published."""
+        """Remove the temporary file; a no-op if the temporary file is missing or was published."""
         if self._file is not None:
             with contextlib.suppress(OSError):
                 self._draft.unlink()
             self._close()
 
     def remove_leftover(self) -> None:
-        """Remove a draft that a crash left; a draft that is being written stays."""
+        """Remove a temporary file left behind by a crash; keep a temporary file that is being written."""
         if os.path.lexists(self._draft):
             with contextlib.suppress(SnapshotError):
                 self.open()
@@ -121,7 +121,7 @@ class DraftFile:
     def _close(self) -> None:
         file, self._file = self._file, None
         if file is not None:
-            # Closing retries a write that failed on a full disk; that error was already raised.
+            # Closing the file retries a write that failed on a full disk; the write's error was already raised.
             with contextlib.suppress(OSError):
                 file.close()
 

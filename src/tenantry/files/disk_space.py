@@ -29,15 +29,15 @@ def is_exhausted(directory: Path) -> bool:
 
 
 def room_bytes(directory: Path) -> int:
-    """Return the free space of a directory's disk that is not reserved for tenants' writes, in bytes."""
+    """Return the unreserved free space of a directory's disk in bytes: the free space minus `DISK_BYTES_MIN`."""
     return max(0, shutil.disk_usage(directory).free - DISK_BYTES_MIN)
 
 
 def check_copy_fits(directory: Path, left_bytes: int, size_bytes: int) -> None:
     """Raise if a copy would use the space reserved for tenants' writes.
 
-    The reserved space is the size of the copy, but at most `DISK_BYTES_MIN`. So small tenants still get snapshots on a nearly
-    full disk.
+    The reserved space is the size of the copy, but at most `DISK_BYTES_MIN`. A small tenant therefore still gets snapshots on a
+    nearly full disk.
 
     Args:
         directory: The directory of the copy.

@@ -1,11 +1,11 @@
 """Creates, moves and removes files and directories durably: a later power failure does not undo the change.
 
 fsync(2) of a file does not make the file's name durable. A new name, a new directory, a rename and a removal need an fsync
-of the directory. An existing entry may not be durable either: the process that created the entry may have died before the
-fsync. So each function here ends with an fsync of the directory, even if the function changed nothing.
+of the directory. An existing directory entry may not be durable, because its creator may have died before the fsync.
+Therefore each function in this module ends with an fsync of the directory, even if the function changed nothing.
 
 Directories are created from the top down, and each directory is durable before an entry is created in it. All parents of an
-existing directory are therefore durable, and only the last directory's entry is synced.
+existing directory are therefore durable, and only the last existing directory's entry is synced.
 
 These functions block, and raise `OSError` if the file system reports an error.
 """
@@ -70,10 +70,10 @@ def move(source: Path, target: Path) -> None:
     """Rename a file durably and atomically, and replace an existing target.
 
     The file's content must already be durable, see `sync_file`. If `target` is on another file system, the file is first
-    copied beside `target`, with `PART_SUFFIX` at the end of its name; a crash may leave that copy.
+    copied beside `target`, with `PART_SUFFIX` at the end of its name; a crash may leave the copy behind.
 
     Raises:
-        OSError: The file cannot be moved, or the new name cannot be synced, so that a power failure may undo the move.
+        OSError: The file cannot be moved, or the new name cannot be synced: a power failure may undo the move.
         StorageFullError: The disk has no space for the copy.
     """
     try:
@@ -150,7 +150,7 @@ def sync_directory(directory: Path) -> None:
 
 
 def sync_foreign_directory(directory: Path) -> None:
-    """Make the entries of a directory durable, unless its owner or its file system prevents the sync."""
+    """Make the entries of a directory durable, unless the directory's owner or file system prevents the sync."""
     try:
         sync_directory(directory)
     except OSError as error:

@@ -1,7 +1,7 @@
 """Locks on files and directories, made with flock(2). The kernel releases a process's locks when the process ends.
 
-A forked child closes its copies of the descriptors at once: otherwise a lock would last as long as the child. A lock file
-contains one line: the name of the lock's holder, for other processes' errors, or a text that the last holder left.
+A forked child immediately closes its copies of the descriptors: otherwise a lock would last as long as the child. A lock file
+contains one line: the name of the lock's holder, which other processes' errors show, or a text that the last holder left.
 """
 
 import contextlib
@@ -22,7 +22,7 @@ NAMELESS_SECONDS_MAX: Final = 0.05
 
 _NAMELESS_LOOKS: Final = 50
 _FILE_MODE: Final = 0o600
-CONTENT_BYTES: Final = 128  # the size is fixed, so that replacing the content needs no truncation
+CONTENT_BYTES: Final = 128  # a lock file has a fixed size, because new content then needs no truncation
 _HOST: Final = socket.gethostname()
 
 
@@ -40,7 +40,7 @@ class LockHeldError(Exception):
 
 
 class _Locked:
-    """Has the descriptor of a lock while the lock is held. A forked child closes its copy of the descriptor."""
+    """Keeps a lock's descriptor while the lock is held. A forked child closes its copy of the descriptor."""
 
     def __init__(self) -> None:
         self._fd: int | None = None
@@ -56,13 +56,13 @@ class _Locked:
             fd, self._fd = self._fd, None
             _held.discard(self)
             if fd is not None:
-                os.close(fd)  # without LOCK_UN, which in a forked child would release the parent's lock
+                os.close(fd)  # LOCK_UN in a forked child would also release the parent's lock
 
 
 class DirectoryLock(_Locked):
     """A shared or exclusive lock on a directory itself. The constructor does not acquire the lock.
 
-    The lock needs no file, so it works on a full disk and leaves nothing behind. The methods never wait for the lock.
+    The lock needs no file, so the lock works on a full disk and leaves nothing behind. The methods never wait for the lock.
     """
 
     def __init__(self, path: Path) -> None:
@@ -168,7 +168,7 @@ class LockFile(_Locked):
         try:
             _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
         except OSError:
-            if is_new:  # on a full disk, for example, the lock would be held without a name
+            if is_new:  # the disk may be full: a new lock file without a name must not stay
                 self.remove()
             raise
 
@@ -197,11 +197,11 @@ class LockFile(_Locked):
 
 
 def remove_abandoned(directory: Path) -> None:
-    """Remove all lock files of a directory that no process holds."""
+    """Remove a directory's lock files, except files that a process has locked."""
     for path in list(directory.iterdir()):
         lock = LockFile(path)
         with contextlib.suppress(LockHeldError, OSError):
-            # Another process may have removed the file in the meantime: a new file would be a leftover.
+            # Do not create the file, because another process may have removed the file in the meantime.
             lock.acquire(may_make=False, is_named=False)
             lock.remove()
 
@@ -251,7 +251,7 @@ _fork_lock = threading.RLock()
 
 
 def _let_go_in_child() -> None:
-    """Close a forked child's copies of its parent's descriptors; the parent keeps its locks."""
+    """Close the copies of the parent's descriptors in a forked child; the parent keeps the locks."""
     for lock in tuple(_held):
         lock._close()  # noqa: SLF001  # not release, which may write
     _fork_lock.release()
