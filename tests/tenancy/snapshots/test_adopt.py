@@ -243,7 +243,7 @@ class TestAdopt:
             listed = f"company {len(COMPANY.migrations('sqlite')):04d}"
             with pytest.raises(
                 MigrationError,
-                match=rf"lists other migrations as applied \({listed}\): leave out the migrations",
+                match=rf"already lists applied migrations \({listed}\): pass no migrations",
             ):
                 await registry.adopt("acme", path, at={"company": 0})
             await registry.adopt("acme", path)

@@ -47,7 +47,9 @@ _LASTING: Final = {
     sqlite3.SQLITE_NOLFS,
 }
 _PRIMARY_CODE_MASK: Final = 0xFF
-_UNDECODABLE_COLUMN: Final = "Could not decode to UTF-8"  # Python's own message, for which SQLite has no code
+_UNDECODABLE_COLUMN: Final = (
+    "Could not decode to UTF-8"  # Python's own message; SQLite has no code for the error
+)
 
 DRIVER_ERRORS: Final = (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError, MemoryError)
 """The errors that sqlite3 raises for a database, whatever the parameters.
@@ -58,7 +60,7 @@ For ``SQLITE_NOMEM`` it raises `MemoryError`.
 
 
 def is_transient(error: BaseException) -> bool:
-    """Return whether the failure was temporary, so that the same statement may succeed later."""
+    """Return whether the failure was temporary, which means that the same statement may succeed later."""
     primary = _primary_code(error)
     return isinstance(error, MemoryError) or primary in _TRANSIENT or primary == sqlite3.SQLITE_FULL
 
@@ -85,12 +87,12 @@ def is_interrupted(error: BaseException) -> bool:
 
 
 def is_damage(error: BaseException) -> bool:
-    """Return whether the error reports a damaged database. Use this only for tenantry's own statements."""
+    """Return whether the error reports a damaged database. Use this function only for tenantry's own statements."""
     return is_undecodable(error) or _primary_code(error) in _CORRUPT
 
 
 def is_undecodable(error: BaseException) -> bool:
-    """Return whether the error reports a message of SQLite, or a text in a row, that is not valid UTF-8."""
+    """Return whether the error reports invalid UTF-8 in a message of SQLite or in a text of a row."""
     is_column = type(error) is sqlite3.OperationalError and str(error).startswith(_UNDECODABLE_COLUMN)
     return is_column or isinstance(error, UnicodeDecodeError)
 
@@ -115,7 +117,7 @@ def map_error(error: BaseException, doing: str) -> TenantryError:
     Binding parameters can also raise `OverflowError`, `UnicodeEncodeError`, `ValueError` or `TypeError`.
     """
     if isinstance(error, TenantryError):
-        # An error of a whole batch has many callers, and two callers must not raise the same instance.
+        # Many callers get the error of a batch, and two callers must not raise the same instance.
         again = copy.copy(error)
         again.__cause__ = error.__cause__
         return again

@@ -14,7 +14,7 @@ class SQLiteLimits:
     """The limits of one `SQLiteBackend`.
 
     Attributes:
-        prepare_seconds_min: The time limit for the migration of a copy, to which a time that depends on the copy's size is added.
+        prepare_seconds_min: The time limit for the migration of a copy; more time is added according to the copy's size.
         prepare_growth_bytes_max: The maximum growth of a copy during its migration, even if the disk has more space.
         repair_busy_seconds: The longest time that a repair waits for another program's lock on the database.
         changed_seconds_max: The longest time from the last change of the write-ahead log to the last change of the database. A

@@ -1,13 +1,13 @@
-"""Makes the name of a new write-ahead log durable with the log's first commit.
+"""Makes the directory entry of a new write-ahead log durable with the log's first commit.
 
 SQLite creates the log's file when it opens a database, and syncs the directory at the first sync of the log. SQLite does not check
-whether the sync of the directory failed (``unixSync`` in os_unix.c). After such a failure a loss of power can remove the log's name,
-and with the name every commit in the log. So tenantry also syncs the directory, after a commit and before the commit is acknowledged.
-By then the file system has written the name together with the log's content, so the sync takes almost no time. A sync before the commit
-would take as long as another commit.
+whether the sync of the directory failed (``unixSync`` in os_unix.c). After such a failure a loss of power can remove the log's
+directory entry, and so lose every commit in the log. So tenantry also syncs the directory, after a commit and before the commit
+is acknowledged. After a commit the file system has already written the directory entry, so the sync takes almost no time. A sync
+before the commit would take as long as another commit.
 
-No checkpoint may run before the name is durable: a power failure during a checkpoint would leave a half-written database without its
-log.
+No checkpoint may run before the entry is durable: a power failure during a checkpoint would leave a half-written database without
+its log.
 """
 
 import sqlite3
@@ -27,12 +27,12 @@ class NewLog:
         self._is_durable = False
 
     def make_durable(self, connection: sqlite3.Connection) -> None:
-        """Sync the log's name, then turn on the writer's automatic checkpoints; a no-op after the first success.
+        """Sync the log's directory, then turn on the writer's automatic checkpoints; a no-op after the first success.
 
         No transaction may be open.
 
         Raises:
-            PersistenceConnectionError: The disk failed. Call again after the next commit and before any checkpoint.
+            PersistenceConnectionError: The disk failed. Call this method again after the next commit and before any checkpoint.
         """
         if self._is_durable:
             return

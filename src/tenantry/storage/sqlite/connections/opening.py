@@ -1,6 +1,6 @@
 """Opens SQLite connections: creates the file as private, checks the file before changing it, and sets the pragmas.
 
-A thread of the pool runs these functions as one job.
+One job on a thread of the pool runs all these functions.
 """
 
 import contextlib
@@ -57,12 +57,12 @@ class SQLiteOptions:
         root: The directory that must contain the path. Missing directories below the root are created, and links are refused.
         must_exist: Whether a missing file is an error. Otherwise a new database is created.
         database_bytes_max: The maximum size of the database; None for SQLite's own maximum.
-        is_wal: Whether the database uses a write-ahead log; otherwise a rollback journal. A file in the other mode is switched.
-        is_read_by_writer: Whether reads run on the writer's connection. Databases in memory require True, and so do databases with a
-            rollback journal, because a read-only connection cannot recover a journal.
+        is_wal: True for a write-ahead log, False for a rollback journal. A file in the other mode is switched.
+        is_read_by_writer: Whether reads run on the writer's connection. Must be True for databases in memory and with a rollback
+            journal: a read-only connection cannot recover a journal.
         journal_size_limit_bytes: The length to which SQLite truncates the write-ahead log.
         wal_bytes_max: The length of the log at which new reads wait until the log is truncated.
-        wal_hold_seconds: The longest time that reads wait for the writer, or the writer for reads, before the log is truncated.
+        wal_hold_seconds: The longest time that reads and the writer wait for each other before the log is truncated.
         busy_timeout_seconds: The longest wait for another process's lock.
     """
 
@@ -106,8 +106,8 @@ def open_writer(
         options: The path of the database and the options for opening it.
         known_version: The number of migrations that the code knows.
         log: The log for warnings about the file.
-        is_log_synced: Whether the name of a new write-ahead log is durable on return. With False, automatic checkpoints are off, and
-            the caller must make the name durable after the first commit: see `tenantry.storage.sqlite.connections.new_log`.
+        is_log_synced: Whether to sync the directory entry of a new write-ahead log. With False, automatic checkpoints are off,
+            and the caller must sync the entry after the first commit: see `tenantry.storage.sqlite.connections.new_log`.
 
     Raises:
         sqlite3.Error: SQLite cannot open the file, or the file is not a database.

@@ -7,7 +7,7 @@ rate of another tenant to a twentieth. So a job that has run longer than `LONG_J
 long job works at a time. All long jobs together use half of one processor. A long job runs at full speed while no shorter jobs begin.
 
 The Python functions, which hold the interpreter lock anyway, call `Pace.give_way`. SQLite's progress handler also calls `Pace.give_way`.
-The handler has to acquire the lock, so SQLite calls the handler so rarely that the cost cannot be measured.
+The handler must acquire the interpreter lock, so SQLite calls the handler too rarely for a measurable cost.
 """
 
 import sqlite3
@@ -44,7 +44,7 @@ class _Job:
 
 
 class _ThreadState(threading.local):
-    """The job of each thread, in a single attribute because an attribute of a `threading.local` is slow to access."""
+    """Each thread's job, in only one attribute because attributes of a `threading.local` are slow to access."""
 
     def __init__(self) -> None:
         self.job = _Job()
@@ -68,7 +68,7 @@ class Pace:
         self._latest_began_seconds = _NEVER
 
     def begin_job(self) -> float:
-        """Record that a job begins on this thread, and return the time."""
+        """Record that a job begins on this thread, and return the start time."""
         job = self._thread.job
         job.began_seconds = job.resumed_seconds = self._latest_began_seconds = now = self._now()
         return now
@@ -105,7 +105,7 @@ class Pace:
         job.resumed_seconds = self._now()
 
     def watch(self, connection: sqlite3.Connection) -> None:
-        """Make a connection's statements call `give_way`."""
+        """Make SQLite call `give_way` during a connection's statements."""
         connection.set_progress_handler(self.give_way, _OPS_PER_LOOK)
 
 

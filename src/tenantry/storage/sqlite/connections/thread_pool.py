@@ -2,20 +2,20 @@
 
 aiosqlite starts a thread for every connection. With many busy tenants these threads are the dominant cost: each job wakes another
 thread. The threads compete for the interpreter lock at every statement, because Python's sqlite3 releases the lock around each
-statement. On 2 cores, 64 tenants with one caller each, half reads and half writes, made 5,500 calls/s with aiosqlite's threads. The
-same tenants made 8,200 calls/s with four threads for writers and one for readers. A thread that finds another job does not go to sleep.
+statement. On 2 cores, 64 tenants with one caller each, half reads and half writes, made 5,500 calls/s in all with aiosqlite's
+threads, and 8,200 calls/s with four threads for writers and one for readers. A thread that finds another job does not sleep.
 
 Theory of operation. The jobs of a connection run in order, one at a time, on any free thread, from the connection's `SerialQueue`.
-(Boost.Asio calls this a strand.) A serial queue with jobs is in the pool's ready queue exactly once. A thread takes the first serial
-queue, runs one job, and appends the serial queue to the ready queue again if it has more jobs. So a job waits for at most one job of
-each serial queue ahead of its own.
+(Boost.Asio calls this a strand.) A serial queue that has jobs is in the pool's ready queue exactly once. A thread takes the first
+serial queue, runs one job, and appends the serial queue to the ready queue again if more jobs remain. So a job waits for at most
+one job of each serial queue ahead of its own.
 
 A job that takes longer than `LONG_JOB_SECONDS` must not delay other jobs. Examples are a runaway query, a disk that hangs, and a wait
 for another process's lock. The pool starts another thread, and the replaced thread ends when its job ends. So each connection with such a
 job adds at most one thread.
 
 A thread starts for each connection, up to `threads_max`; all stop when the last connection closes. The threads are daemons, so that a
-leaked connection does not keep the process from ending. SQLite survives the loss of a thread at any moment, as it survives kill -9.
+leaked connection does not keep the process from ending. SQLite survives the loss of a thread at any moment, like a kill -9.
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class SerialQueue:
         self._pool = pool
         self._items: deque[Item] = deque()
         self._lock = threading.Lock()
-        self._is_scheduled = False  # whether this queue is in the ready queue, or one of its jobs runs
+        self._is_scheduled = False  # True while this queue is in the ready queue or runs a job
 
     def put_nowait(self, item: Item) -> None:
         """Add a job."""
@@ -96,7 +96,7 @@ class ThreadPool:
         self._users = 0
         self._outbox: _Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
-        # An empty context, so that the timer does not run in a caller's context.
+        # The empty context keeps the timer from running in a caller's context.
         self._context = contextvars.Context()
 
     def retain(self) -> None:
@@ -118,7 +118,7 @@ class ThreadPool:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        # Later connections get a new ready queue. A replaced thread ends without taking its `None`, which would stop another thread.
+        # New connections get a new ready queue. A replaced thread ends without taking a `None`: each `None` stops one thread.
         ready, self._ready = self._ready, SimpleQueue()
         with self._lock:
             workers, self._workers = self._workers, set()
@@ -206,7 +206,7 @@ class ThreadPools:
         self.read.retain()
 
     def unregister(self) -> None:
-        """End the effect of one `retain` on both pools, see `ThreadPool.unregister`."""
+        """Undo one call of `retain` on both pools, see `ThreadPool.unregister`."""
         self.write.unregister()
         self.read.unregister()
 
@@ -234,7 +234,7 @@ class _Outbox:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        # A weak reference, because a strong reference would keep the outbox's own key in `_outboxes` alive.
+        # The reference is weak, because a strong one would keep the outbox's own key in `_outboxes` alive.
         self._loop = ref(loop)
         self._results: deque[tuple[asyncio.Future[Any], Callable[[Any], None], Any]] = deque()
         self._is_loop_woken = False
@@ -258,10 +258,10 @@ class _Outbox:
         loop = future.get_loop()
         if not self._is_loop_woken:
             self._is_loop_woken = True
-            with suppress(RuntimeError):  # the loop has just been closed
+            with suppress(RuntimeError):  # the event loop has just been closed
                 loop.call_soon_threadsafe(self._deliver_all)
         if loop.is_closed():
-            # No caller waits any more. The results would keep the loop and everything it references in memory.
+            # No caller waits any more. The results would keep the loop, and the loop's references, in memory.
             self._results.clear()
 
     def _deliver_all(self) -> None:

@@ -1,4 +1,4 @@
-"""A transaction over several calls on the writer's connection."""
+"""A transaction that spans several calls on the writer's connection."""
 
 import asyncio
 import sqlite3
@@ -54,7 +54,7 @@ class SQLiteTransaction:
 
         Args:
             connection: The writer's connection, reserved for this transaction until `release` is called.
-            guard: A check that refuses a replaced owner.
+            guard: A function that raises an error if another owner has replaced this one.
             release: A function that is called once, when the transaction has ended.
             with_limit_named: A function that is called with each unit's outcome.
             on_commit: A function that is called after COMMIT, before `commit` returns. `commit` raises its errors.
@@ -80,7 +80,7 @@ class SQLiteTransaction:
         return self._with_limit_named(outcome, request[0].name)
 
     async def read(self, statement: Statement) -> ReadOutcome:
-        """Run one reading statement inside the transaction; see `StoreTransaction.read`. Cancellation acts as for `write`."""
+        """Run one read-only statement inside the transaction; see `StoreTransaction.read`. Cancellation acts as for `write`."""
         return await self._run(partial(read_in_transaction, statement), self._interruptibly)
 
     async def commit(self) -> None:

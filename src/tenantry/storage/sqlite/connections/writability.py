@@ -19,8 +19,8 @@ def check_writable(
     """Raise `PersistenceConnectionError` if the connection cannot write, outside a transaction, to a file that this process may write."""
     busy_timeout = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000):d};"
     try:
-        # Setting user_version to its present value changes nothing, but SQLite refuses this on a read-only connection before it takes
-        # a lock. BEGIN IMMEDIATE would not be refused. One script, because Python waits for the interpreter lock after each call.
+        # Setting user_version to its current value changes nothing, but a read-only connection refuses this before it takes a
+        # lock. BEGIN IMMEDIATE would not be refused. One script is faster: Python waits for the interpreter lock after each call.
         connection.executescript(
             f"PRAGMA busy_timeout = 0; BEGIN; PRAGMA user_version = {file_version:d}; ROLLBACK; {busy_timeout}"
         )
@@ -28,7 +28,7 @@ def check_writable(
         if connection.in_transaction:
             connection.execute("ROLLBACK")
         connection.execute(busy_timeout)
-        # The writes themselves report other obstacles, such as another process that writes.
+        # Later writes report other obstacles themselves, for example another process that writes.
         if is_read_only(error) and os.access(path, os.W_OK):
             raise PersistenceConnectionError(
                 f"SQLite opened {path} for reading only, although this process may write to the file: try again; check the limit of open "

@@ -15,8 +15,8 @@ def read_change_token(path: Path, *, is_wal: bool) -> ChangeToken | None:
     """Return the modification times of the files that a commit writes: the database and its write-ahead log.
 
     Returns:
-        The token. None if a file was modified within the last `TICK_NANOSECONDS`, because another commit might not change the
-        file's time (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). The result is None, too, if
+        The token. None if a file was modified within the last `TICK_NANOSECONDS`, because another commit might then not change
+        the file's time (Git calls such an index entry racily clean, https://git-scm.com/docs/racy-git). The token is also None if
         the database cannot be found; the next statement reports this error.
     """
     modified_at = _modified_at(path)

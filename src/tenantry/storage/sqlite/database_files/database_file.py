@@ -26,7 +26,7 @@ def has_log(path: Path | str) -> bool:
 
 
 def is_missing(path: Path) -> bool:
-    """Return whether the database file is missing, or empty, which SQLite would take for a new database."""
+    """Return whether the database file is missing or empty; SQLite would treat an empty file as a new database."""
     try:
         return not path.lstat().st_size
     except FileNotFoundError:

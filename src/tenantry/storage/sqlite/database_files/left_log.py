@@ -1,4 +1,4 @@
-"""Makes the write-ahead log durable that the last owner of a database left behind.
+"""Makes a write-ahead log durable if the last owner of a database left the log behind.
 
 A database that was not closed cleanly has a log, from which SQLite recovers every readable frame. A readable frame may still be
 missing on the disk: after a failed fsync, Linux keeps the page in memory, marks the page as clean, and never writes the page again
@@ -33,11 +33,11 @@ def make_log_durable(path: Path) -> None:
     Raises:
         sqlite3.Error: SQLite cannot read the database, or another process writes to the database.
         StorageFullError: The disk has too little space to rewrite the log.
-        PersistenceConnectionError: The disk still fails; nothing was changed, and the next opening tries again.
+        PersistenceConnectionError: The disk still fails. Nothing was changed, and the next opening tries the rewrite again.
     """
     if not has_log(path) or os.path.lexists(f"{path}-journal"):
         return  # If the database also has a rollback journal, SQLite decides whether the log or the journal is valid.
-    # SQLite checkpoints when the last connection closes, unless this connection is read-only. So a read-only connection closes last.
+    # SQLite checkpoints when the last connection closes, unless this connection is read-only. So `guard` closes last.
     with closing(_connect(path, "mode=ro")) as guard:
         guard.execute("PRAGMA user_version").fetchone()
         with closing(_connect(path, "mode=rw")) as connection:

@@ -1,9 +1,9 @@
-"""Detects whether a write-ahead log that a killed process left belongs to the present database file.
+"""Detects whether a write-ahead log left behind by a killed process belongs to the current database file.
 
-SQLite applies any log beside a database, and a log does not name its database (https://www.sqlite.org/walformat.html). If a
-tenant's file is replaced, SQLite would write pages of the old database into the new database. So an owner writes a note into the
-lock file before the owner starts a log. The note has the inode of the database file and the database's epoch. The note follows the
-line that `LockFile` uses, and stays when the next process acquires the lock. If a log exists:
+SQLite applies any log beside a database, and the log does not name the database (https://www.sqlite.org/walformat.html). If a
+tenant's file were replaced, SQLite would write pages from the log into the wrong database. So an owner writes a note into the
+lock file before the owner starts a log. The note has the inode of the database file and the database's epoch. The note follows
+the line that `LockFile` uses, and stays when the next process acquires the lock. If a log exists:
 
     the lock file is another file     the whole directory was copied or restored, so the note is ignored
     the database is another file      the database was replaced, so the log is foreign
@@ -31,7 +31,7 @@ CHANGED_SECONDS_MAX: Final = 60.0
 
 _EPOCH_SQL: Final = "SELECT epoch FROM tenantry_owner WHERE id = 1"
 _ADVICE: Final = (
-    "Nothing was changed. To replace a tenant's file, use 'tenantry tenant replace-file', which keeps the present database as a "
+    "Nothing was changed. To replace a tenant's file, use 'tenantry tenant replace-file', which keeps the current database as a "
     "restore point"
 )
 
@@ -49,9 +49,9 @@ class _Note(NamedTuple):
 def note_database(lock_fd: int, database: Path, epoch: int) -> None:
     """Write the note of a database into its lock file, whose lock is held, before the database gets a new log.
 
-    A sync costs as much as a commit. So the note is synced only if the old note has another file or a later epoch. A power failure
-    could restore such a note, which contradicts the new log. Without a sync, a power failure may remove the note, and the log is
-    then accepted.
+    A sync costs as much as a commit. So the note is synced only if the old note names another file or a later epoch. A power
+    failure could restore such an old note, and that note would contradict the new log. Without a sync, a power failure may remove
+    the note, and the log is then accepted.
     """
     line_before = os.pread(lock_fd, CONTENT_BYTES, CONTENT_BYTES)
     before = _parsed(line_before)
@@ -85,7 +85,7 @@ def check_fits(lock_path: Path, database: Path, *, changed_seconds_max: float | 
     Args:
         lock_path: The tenant's lock file; the caller holds the lock.
         database: The database, which no process has open.
-        changed_seconds_max: The longest allowed time from the log's last change to the database's last change; None for any time.
+        changed_seconds_max: The longest allowed time from the log's last change to the database's last change; None for no limit.
     """
     if is_foreign(lock_path, database):
         raise DatabaseCorruptError(
@@ -101,7 +101,7 @@ def check_fits(lock_path: Path, database: Path, *, changed_seconds_max: float | 
 def _was_changed_late(lock_path: Path, database: Path, seconds_max: float) -> bool:
     if not has_log(database) or _read(lock_path) is None:
         return False
-    # The status change time (ctime) is compared, because no program can set it; a copy can set the modification time.
+    # The status change time (ctime) is compared, because programs can set the modification time but not the ctime.
     late_ns = database.lstat().st_ctime_ns - log_of(database).stat().st_ctime_ns
     return late_ns > seconds_max * 1e9
 
@@ -127,7 +127,7 @@ def _parsed(line: bytes) -> _Note | None:
 
 
 def _epoch_without_log(database: Path) -> int | None:
-    """Return the epoch in the database file; None if the file cannot be read, for example after half a checkpoint."""
+    """Return the epoch in the database file; None if the file cannot be read, for example after an interrupted checkpoint."""
     uri = database_uri(database, "mode=ro&immutable=1")
     try:
         with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:

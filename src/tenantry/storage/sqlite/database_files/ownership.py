@@ -1,12 +1,12 @@
-"""Ownership of a tenant's file by one process: a lock that the kernel releases, and an epoch that fences off a past owner.
+"""Makes one process the owner of a tenant's file, with a lock that the kernel releases and an epoch that fences off a past owner.
 
 The lock is a `LockFile` beside the database. A store holds the lock while the store is open. The lock file names the holder, so that
 the errors in other processes can name the holder too. A clean close replaces the holder's name with ``released``.
 
 A holder can lose its lock without noticing, if the lock file was removed or a network file system lost the lock. So the database
 contains an epoch and the owner's token. Every write transaction compares the epoch and the token, so a replaced owner cannot write.
-A new owner raises the epoch at once if the last owner did not close cleanly and may still be alive. Otherwise the new owner raises
-the epoch in the transaction of its first write, so that a tenant that is only read needs no commit.
+A new owner raises the epoch immediately if the last owner did not close cleanly and may still be alive. Otherwise the new owner
+raises the epoch in the transaction of its first write, and a tenant that is only read needs no commit.
 """
 
 import itertools
@@ -50,7 +50,7 @@ class FileOwnership:
 
     @property
     def is_fenced(self) -> bool:
-        """Whether no past owner can write, because the last owner closed cleanly or the epoch was raised."""
+        """True if no past owner can write: the last owner closed cleanly, or the epoch was raised."""
         return self._is_fenced
 
     def acquire(self) -> None:
@@ -69,14 +69,14 @@ class FileOwnership:
 
     def release(self, *, is_clean: bool = True) -> None:
         """Release the lock; a no-op if the lock is not held."""
-        # Before this owner has fenced off past owners that may still be alive, its release is not clean. If a full disk prevents
+        # A release is not clean until this owner has fenced off past owners that may still be alive. If a full disk prevents
         # writing "released", the next owner assumes that this owner did not close cleanly, and raises the epoch.
         self._lock.release(_RELEASED if is_clean and self._is_fenced else None)
 
     def claim(self, connection: sqlite3.Connection, noted: Path | None = None) -> None:
         """Fence off an owner that did not close cleanly; raise `DatabaseCorruptError` if the database belongs to another tenant.
 
-        If the database has no log yet, `noted` is the database file, and this method writes the file's note.
+        `noted` is the database file if the database has no log yet; this method then writes the file's note.
         """
         try:
             uid, epoch, owner = connection.execute(OWNER_SQL).fetchone() or (None, 0, "")

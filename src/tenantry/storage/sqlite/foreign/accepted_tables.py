@@ -1,7 +1,7 @@
-"""Creates the accepted tables, which are not in the packs, to learn how SQLite stores the definitions of these tables.
+"""Creates the accepted tables, which the packs do not define, to learn how SQLite stores the definitions of these tables.
 
-The definitions come from an untrusted file, so they run with an authorizer. The authorizer only allows columns, constraints and
-indexes that call harmless functions.
+The definitions come from an untrusted file, so SQLite runs them under an authorizer. The authorizer only allows columns,
+constraints and indexes that call harmless functions.
 """
 
 import sqlite3

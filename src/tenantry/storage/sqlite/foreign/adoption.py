@@ -1,4 +1,4 @@
-"""Turns another program's database into a tenant's: compares the schema with the packs, and marks migrations as applied."""
+"""Turns another program's database into a tenant's database: compares the schema with the packs, marks migrations as applied."""
 
 import sqlite3
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -48,8 +48,8 @@ def compare_adopted(
         accepted_tables: The names of additional tables that the database may have, with their indexes.
 
     Raises:
-        MigrationError: A pack is unknown or has no migration with the given number, or the database lists other migrations as applied.
-        ForeignSchemaError: The database belongs to a tenant already, or an accepted table is not a plain table.
+        MigrationError: A pack is unknown, a pack lacks the migration in `at`, or the database lists migrations unlike `at`.
+        ForeignSchemaError: The database already belongs to a tenant, or one of `accepted_tables` is not an ordinary table.
         DatabaseCorruptError: The file is damaged, is not a database, or has a journal or log beside it.
     """
     check_versions(schemas, at)
@@ -111,8 +111,8 @@ def mark_applied(
     Args:
         path: A database without differences in `compare_adopted`, which no other process uses.
         schemas: The packs.
-        at: The number of the last migration to mark for each pack; see `compare_adopted`.
-        applied_at: The time of application to store with each migration.
+        at: For each pack, the number of the last migration to mark; see `compare_adopted`.
+        applied_at: The time to store with each migration as the time of its application.
     """
     migrations = _until(schemas, at)
     try:
@@ -156,15 +156,15 @@ def _listed(
     path: Path,
     schemas: Sequence[Schema],
 ) -> dict[str, int]:
-    """Return the applied versions that a database of `create_backend` lists; empty if another program made the database."""
+    """Return the applied versions that a database from `create_backend` lists; empty if another program made the file."""
     if not any(one.name == _HISTORY for one in found):
         return {}
     applied, file_version = read_applied(found, connection, path)
     versions = {row.schema: sum(other.schema == row.schema for other in applied) for row in applied}
     if at and dict(at) != versions:
         raise MigrationError(
-            f"{path} lists other migrations as applied ({', '.join(f'{name} {number:04d}' for name, number in versions.items())}): "
-            f"leave out the migrations {_BY_AT}, or name the listed ones"
+            f"{path} already lists applied migrations ({', '.join(f'{name} {number:04d}' for name, number in versions.items())}): "
+            f"pass no migrations {_BY_AT}, or pass exactly the listed migrations"
         )
     plan_migrations(schemas, BACKEND, applied, file_version)
     check_versions(schemas, versions)
@@ -187,7 +187,7 @@ def _all_keys(schemas: Sequence[Schema]) -> frozenset[tuple[str, str]]:
 def _without_parts(
     objects: Sequence[SchemaObject], changed: Sequence[SchemaObject] = ()
 ) -> Iterator[SchemaObject]:
-    """Yield the objects without the indexes that belong to a table in `objects`, or to a constraint of a changed table."""
+    """Yield the objects, except indexes of a table in `objects` and indexes of a changed table's constraints."""
     tables = {folded(one.name) for one in objects if one.type == "table"}
     tables_changed = {folded(one.name) for one in changed if one.type == "table"}
     for one in objects:

@@ -5,8 +5,8 @@ run the schema before this check. Even ``quick_check`` would evaluate CHECK cons
 the names and the SQL of the schema's objects.
 
 To know the expected objects, the check runs the packs' migrations in a database in memory, up to the versions in the file. Every
-other object is refused. The caller can accept more tables by name. The definitions of accepted tables run in the same database, with
-an authorizer that only allows columns, constraints and indexes that call harmless functions.
+other object is refused. The caller can accept more tables by name. The definitions of accepted tables run in the same database,
+under an authorizer that only allows columns, constraints and indexes that call harmless functions.
 """
 
 import sqlite3
@@ -111,7 +111,7 @@ def _open(path: Path) -> sqlite3.Connection:
         hardening.Watch(SCHEMA_SECONDS_MAX).watch(connection)
         hardening.confine(connection)
         hardening.harden(connection)  # reads the schema
-        # Names that are not UTF-8 must be readable too; no expected object has such a name.
+        # Invalid UTF-8 in a name must not raise an error; no expected object has such a name.
         connection.text_factory = lambda text: text.decode("utf-8", "replace")
     except BaseException:
         connection.close()
@@ -141,7 +141,7 @@ def read_applied(
 
 
 def check_statistics(found: Iterable[SchemaObject], connection: sqlite3.Connection, path: Path) -> None:
-    """Raise if the tables of statistics are larger than ANALYZE can make them.
+    """Raise if the statistics tables are larger than ANALYZE can make them.
 
     Every connection loads all statistics before its first statement. Gigabytes would occupy a shared thread for minutes.
     """
@@ -171,7 +171,7 @@ class Comparison(NamedTuple):
 
     Attributes:
         unknown: The file's objects that no pack creates.
-        changed: The file's objects that the packs create with another definition.
+        changed: The file's objects that the packs define differently.
         missing: The packs' objects that the file lacks.
     """
 
@@ -187,8 +187,8 @@ def compare(
 
     Args:
         found: The file's objects.
-        expected: A database with the packs' objects, in which the accepted tables are created.
-        accepted_tables: The names of the accepted tables, which must be plain tables.
+        expected: A database that has the packs' objects; this function creates the accepted tables there.
+        accepted_tables: The names of the accepted tables, which must be ordinary tables.
     """
     accepted = {folded(name) for name in accepted_tables}
     made = read_schema(expected)

@@ -20,7 +20,7 @@ class SchemaDifference:
     """A difference between an object of a database and the schema packs.
 
     Attributes:
-        kind: The object is ``missing`` from the file, ``changed``, ``unknown`` to the packs, or has a name of tenantry (``taken``).
+        kind: ``missing`` from the file, ``changed``, ``unknown`` to the packs, or ``taken`` (a name that tenantry uses).
         object: The object's type and name.
         detail: The description of the difference.
         advice: The advice for the operator.

@@ -10,7 +10,7 @@ from tenantry.sql.tokens import COMMENT, QUOTED
 from tenantry.storage.sqlite.statements.sql_text import folded
 
 _SELECT: Final = "SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY rowid"
-# The pattern follows SQLite's white space and names. SQLite accepts every non-ASCII character in a name.
+# The pattern matches what SQLite treats as white space and as a name. SQLite accepts every non-ASCII character in a name.
 _TOKEN: Final = re.compile(
     rf"(?P<skipped>[ \t\n\v\f\r]+|{COMMENT})|{QUOTED}|[\w$\x80-\U0010ffff]+|.", re.DOTALL | re.ASCII
 )
@@ -30,7 +30,7 @@ class SchemaObject(NamedTuple):
 
     @property
     def shown(self) -> str:
-        """The object's type and name for a message. The name is not trusted, so it is shortened and in ASCII."""
+        """The object's type and name for a message. The name is not trusted, so the message shows a shortened name in ASCII."""
         name = ascii(self.name[:_NAME_CHARACTERS_SHOWN_MAX])
         return f"{self.type if self.type in _TYPES else 'object'} {name}"
 
@@ -70,7 +70,7 @@ def sql_tokens(sql: str) -> Iterator[str]:
 def refused_objects(
     what: str, objects: Sequence[SchemaObject], advice: str = IMPORT_ADVICE
 ) -> ForeignSchemaError:
-    """Return the error for refused objects of a file. The error names the first objects."""
+    """Return an error that says which objects of a file are refused. The error names the first objects."""
     names = tuple(one.shown for one in objects[:_OBJECTS_SHOWN_MAX])
     more = f" and {len(objects) - len(names)} more" if len(objects) > len(names) else ""
     return ForeignSchemaError(f"{what}: {', '.join(names)}{more}: {advice}", objects=names)

@@ -1,4 +1,4 @@
-"""Measures the schema of a database file without SQLite, because SQLite would parse the whole schema into memory.
+"""Measures a database file's schema without SQLite, because SQLite would parse the whole schema into memory.
 
 The schema is the table whose b-tree begins at page 1 (https://www.sqlite.org/fileformat2.html, sections 1.3, 1.6 and 2.6).
 This module reads only the sizes of the table's rows, and never the contents.
