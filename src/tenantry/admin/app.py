@@ -78,7 +78,7 @@ def _operation_id(route: APIRoute) -> str:
     return route.name
 
 
-# The process shares one router, because FastAPI prepares a router at its first request, which takes longer than most requests.
+# All apps of a process share one router, because FastAPI takes longer to prepare a router than to handle most requests.
 _API: Final = APIRouter(generate_unique_id_function=_operation_id)
 for _router in _ROUTERS:
     _API.include_router(_router)
@@ -86,7 +86,7 @@ for _router in _ROUTERS:
 
 class _AdminApp(FastAPI):
     def openapi(self) -> dict[str, Any]:
-        """Return the document."""
+        """Return the OpenAPI document."""
         document = super().openapi()
         for path in _EVENTS:
             # FastAPI describes server-sent events with a keyword that OpenAPI 3.1 lacks.
@@ -122,7 +122,7 @@ def create_admin_app(
         bodies: The limits of request bodies.
         has_console: Whether to serve the web page ``/console``, which asks its user for a key.
         allowed_hosts: The allowed host names of requests beside IP addresses and ``localhost``; ``*.example.com`` for all
-            subdomains. Other names get 421. None allows all host names, for an outer application that checks the host names.
+            subdomains. Other names get 421. None allows all names; pass None if an outer application checks the names.
         strangers: The rate limit of each client's requests without a valid key.
         authorization_seconds: The interval between two checks of a stream's key. A stream outlives its key by at most this time.
     """

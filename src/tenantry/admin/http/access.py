@@ -33,8 +33,8 @@ class Access:
     """The caller of a request and the tenant in the request's path; an `Authority` for the request's calls.
 
     For a key that is limited to some tenants, the tenant is looked up before the key is read. A rename changes the tenant and the
-    key in one transaction. If the key names the id after the look-up, the key is for the tenant that was found. The
-    request's calls reach no other tenant with this id.
+    key in one transaction. If the key that is read after the look-up lists the request's tenant id, the key is for the tenant
+    that was found. The request's calls never reach another tenant that gets the same id.
 
     Attributes:
         tenant_id: The tenant id in the path; None if the path has no tenant.
@@ -60,7 +60,7 @@ class Access:
         return principal if principal.tenants is None else await self._principal()
 
     async def check(self) -> Principal:
-        """Check the caller's key again, and return the caller; from now on routes see this principal.
+        """Check the caller's key again, store the caller as the request's principal, and return the caller.
 
         Raises:
             ProblemError: The key is no longer valid (401), or no longer for the tenant (403).
@@ -79,7 +79,7 @@ class Access:
             raise key_changed()
 
     async def holds_for(self, response: Response) -> bool:
-        """Return whether a response may be sent; False if the key's tenants changed, so that the response must be made again.
+        """Return whether a response may be sent; False if the response must be made again, because the key's tenants changed.
 
         Two kinds of responses are checked: streams, and responses to a `GET` with a key that is limited to some tenants.
 
@@ -109,5 +109,5 @@ class Access:
         try:
             tenant = await self._registry.find(parse_tenant_id(self.tenant_id))
         except InvalidTenantIdError:
-            return  # The route's own validation answers an invalid id.
+            return  # The route itself refuses an invalid tenant id.
         self.tenant_uid = None if tenant is None else tenant.uid

@@ -21,7 +21,7 @@ class BodyLimits(NamedTuple):
     Attributes:
         bytes_max: The maximum size of a body that is not a bundle.
         bundle_bytes_max: The maximum size of a bundle.
-        seconds_max: The time in which a body must arrive; for a bundle, the longest pause of the sender or receiver.
+        seconds_max: The longest time for a body to arrive; for a bundle, the longest allowed pause of the sender or receiver.
     """
 
     bytes_max: int = BODY_BYTES_MAX
@@ -94,17 +94,17 @@ class LimitedReceive:
         return message
 
     def refuse(self, error: Exception) -> None:
-        """Raise the error in the current or next wait for a part of the body; no effect after the whole body has arrived."""
+        """Raise the error in the current or next wait for a part of the body; do nothing if the whole body has arrived."""
         self._refusal = error
         if self._waiting is not None:
             self._waiting.cancel()
 
 
 def check_media_type(request: Request, expected: str) -> None:
-    """Raise unless the body, if the request has a body, has the expected media type.
+    """Raise if the request has a body with an unexpected media type.
 
     Raises:
-        ProblemError: The body has another media type (415).
+        ProblemError: The body has an unexpected media type (415).
     """
     has_body = declared_bytes(request) > 0 or "transfer-encoding" in request.headers
     given = request.headers.get("content-type", "").partition(";")[0].strip().lower()

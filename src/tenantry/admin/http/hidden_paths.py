@@ -10,7 +10,7 @@ from fastapi import Request
 HIDDEN: Final = "…"
 """Replaces the directories of a path, so that callers see only the last part of the path."""
 
-# A path has at least two parts, because a single part, as in "read/write", need not be a path. The API's own paths stay.
+# The pattern needs a directory and a name ("/tmp/x"), because "/x" alone need not be a path. The API's own paths are kept.
 _PATH: Final = re.compile(r"(?<![\w.:/…-])/(?!v1/)(?:[^\s/'\"()<>,;:\\]+/)+(?=[^\s/'\"()<>,;:\\])")
 
 
@@ -26,7 +26,7 @@ def without_paths(text: str, data_dir: Path) -> str:
 
 
 def values_without_paths(content: bytes, data_dir: Path) -> bytes:
-    """Return a JSON document without paths in its strings."""
+    """Return a JSON body without paths in its strings."""
     return json.dumps(
         _mapped(json.loads(content), data_dir), ensure_ascii=False, separators=(",", ":")
     ).encode()

@@ -75,9 +75,9 @@ async def handle_once(
         request: A request with an idempotency key.
         handle: Handles the request.
         responses: The recorded responses.
-        operations: The operations, whose final responses are recorded when the operations end.
-        caller: The identifier of the caller, because two callers may choose the same key.
-        is_streamed: Whether to hash the length of the body instead of the body, which may be large.
+        operations: The API's operations; when an operation ends, its final state is recorded as the response.
+        caller: The identifier of the caller; different callers may choose the same key.
+        is_streamed: Whether to hash only the body's length, because the body may be large.
     """
     key = _checked(request.headers[HEADER])
     request_hash = await _hash(request, is_streamed=is_streamed)
@@ -88,7 +88,7 @@ async def handle_once(
         async with renewing(pending):
             response = await handle(request)
     except Exception:
-        # A refused request had no effect, so its key may be used again.
+        # A refused request had no effect, so its idempotency key may be used again.
         await _forget(pending)
         raise
     location = response.headers.get("location", "")
@@ -108,7 +108,7 @@ async def handle_once(
 async def _record_at_end(
     pending: PendingRequest, headers: dict[str, str], ended: Awaitable[Operation]
 ) -> None:
-    """Wait for the operation's end and record its final state as the response; if the process dies first, the key expires."""
+    """When the operation ends, record its final state as the response; if the process dies first, the idempotency key expires."""
     async with renewing(pending):
         operation = await ended
     with _logged_if_not_recorded():
@@ -123,7 +123,7 @@ async def renewing(pending: PendingRequest, interval_seconds: float = RENEWAL_SE
     try:
         yield
     finally:
-        # Do not cancel the renewal, because the renewal could still be written while `pending` keeps the old time.
+        # Do not cancel a renewal, because the catalog could still store the new time while `pending` keeps the old time.
         ending.set()
         with anyio.CancelScope(shield=True):
             await asyncio.wait([task])

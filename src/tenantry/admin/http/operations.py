@@ -81,7 +81,7 @@ class Operations:
         self._known: OrderedDict[str, Operation] = OrderedDict()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._followers: set[asyncio.Task[None]] = set()
-        # The events by operation id; each is set at the operation's next change.
+        # The event of each operation, by operation id; an event is set at the operation's next change.
         self._changed: dict[str, asyncio.Event] = {}
 
     def start(

@@ -66,7 +66,7 @@ _DETAILS: Final = (
     "objects",
     "missing_schemas",
 )
-# The errors whose messages concern only the request, so that every caller may see the messages.
+# The errors whose messages every caller may see, because the messages concern only the request.
 _FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)
 _TITLES: Final = {
     400: "Bad request",
@@ -101,7 +101,7 @@ class Problem(BaseModel):
 
 
 class ProblemError(HTTPException):
-    """A problem of the API itself. It is an HTTPException, because FastAPI re-raises an HTTPException while reading a body."""
+    """A problem of the API itself. The class is an HTTPException, because FastAPI re-raises HTTPExceptions while reading a body."""
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ def status_of(error: TenantryError) -> int:
     """Return the HTTP status of a `TenantryError`."""
     if getattr(error, "is_transient", False):  # the database was busy or interrupted the statement
         return 503
-    # With a code, the database itself refused the statement.
+    # A `QueryError` with a code means that the database itself refused the statement.
     if type(error) is errors.QueryError and getattr(error, "code", None) is not None:
         return 500
     return next((_STATUSES[kind] for kind in type(error).__mro__ if kind in _STATUSES), 500)
@@ -178,7 +178,7 @@ async def answer_problem(_: Request, error: Exception) -> JSONResponse:
 
 
 async def send_problem(problem: ProblemError, scope: Scope, receive: Receive, send: Send) -> None:
-    """Send a problem as the response from outside of the application, such as from a middleware."""
+    """Send a problem as the response; for code outside of the application, such as middleware."""
     await _answer(problem.content, problem.headers)(scope, receive, send)
 
 
@@ -217,7 +217,7 @@ def too_many(
     """Return the problem that a limit is reached.
 
     Args:
-        things: The plural noun of the limited things, such as ``requests``.
+        things: The plural noun for the things that are limited, such as ``requests``.
         detail: The limit, and advice for the client.
         status: 503 if the limit belongs to the whole service, 429 if the limit belongs to one client or tenant.
         seconds: The delay after which the client may retry.

@@ -72,7 +72,7 @@ class RequestChecks:
                 "the request has both Content-Length and Transfer-Encoding: send one of them",
                 headers=_CLOSE,
             )
-        # A request without a Host header is HTTP/1.0, which some load balancers' probes use, but no browser.
+        # Only HTTP/1.0 requests lack a Host header. Some load balancers' probes send HTTP/1.0, but no browser does.
         hosts = [value.decode("latin-1") for name, value in headers if name == b"host"]
         if self._allowed_hosts is None or all(map(self._allowed_hosts.has, hosts)):
             return None

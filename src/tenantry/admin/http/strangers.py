@@ -1,12 +1,12 @@
 """Limits the rate of requests without a valid key, so that such requests cannot slow tenants' calls.
 
-Every request costs event loop time, even a refused request. An immediate refusal does not protect the loop, because the client
-then sends its next request immediately. A request beyond the rate limit is therefore delayed. If the necessary delay exceeds
-the longest wait, the request is held for the longest wait and then refused. A client with one connection, such as Prometheus or
+Every request costs event loop time, even a refused request. An immediate refusal does not protect the event loop, because the
+client then sends its next request immediately. A request beyond the rate limit is therefore delayed. If the necessary delay
+exceeds `wait_seconds_max`, the request is refused after `wait_seconds_max`. A client with one connection, such as Prometheus or
 a load balancer's probe, still gets its response while other connections of the same address flood the service.
 
 Each probe path has its own rate limit. Behind a network address translation, a load balancer and the kubelet share their address
-with all clients. Without a separate limit probes would time out, and Kubernetes would restart the process.
+with all clients. Without a separate limit, other clients would make probes time out, and Kubernetes would restart the process.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ class StrangerRate:
 
     Attributes:
         requests_per_second: The average rate over a long time.
-        burst_requests_max: The number of requests that may come at once after a pause. The console loads about thirty files.
+        burst_requests_max: The maximum number of requests in a burst. The console loads about thirty files.
         wait_seconds_max: The longest delay of a request, below the timeouts of Prometheus and of most probes.
     """
 

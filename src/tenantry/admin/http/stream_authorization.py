@@ -1,4 +1,4 @@
-"""Ends an upload or a download whose key expires, is revoked or loses its tenant in the meantime."""
+"""Ends an upload or a download when the caller's key expires, is revoked, or is no longer for the tenant."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable

@@ -18,7 +18,7 @@ def log_failure(log: EventLog, error: Exception, **data: object) -> None:
 
 
 class ResponseSend:
-    """Sends a response, and records whether the response has begun; after that no other response can be sent."""
+    """Sends a response, and records whether the response has begun, because then no other response can be sent."""
 
     def __init__(self, send: Send) -> None:
         self._send = send

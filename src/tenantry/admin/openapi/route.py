@@ -1,4 +1,4 @@
-"""The route of the OpenAPI document. The document needs no key, so it is encoded only once."""
+"""The route of the OpenAPI document. Requests for the document need no key, so it is encoded only once."""
 
 import gzip
 import json
@@ -17,10 +17,10 @@ _KEPT_FOREVER: Final = float("inf")
 
 
 def make_document_route(make: Callable[[], dict[str, Any]]) -> APIRouter:
-    """Return the router for ``/openapi.json``, which is not in the document itself.
+    """Return the router for ``/openapi.json``. The OpenAPI document does not describe this route.
 
     Args:
-        make: Returns the document. The first request calls `make` once, on a thread.
+        make: Returns the OpenAPI document. The first request calls `make` once, on a thread.
     """
     router = APIRouter(include_in_schema=False)
     encode = SingleFlight(lambda: run_in_thread(lambda: _as_text(make())), kept_seconds=_KEPT_FOREVER)
@@ -43,7 +43,7 @@ def _as_text(document: dict[str, Any]) -> str:
 # The cache is limited, because the prefix may come from the request's path if a path parameter is part of the mount point.
 @lru_cache(_PREFIXES_MAX)
 def _encoded(text: str, prefix: str) -> tuple[bytes, bytes]:
-    """Return the document of an API that is mounted at a prefix, as plain text and compressed with gzip."""
+    """Return the OpenAPI document of an API at a prefix, once as plain text and once compressed with gzip."""
     servers = f'"servers":{json.dumps([{"url": prefix}])},' if prefix else ""
     plain = ("{" + servers + text.removeprefix("{")).encode()
     return plain, gzip.compress(plain, mtime=0)

@@ -51,7 +51,7 @@ class Probes:
     """Checks whether a registry is ready; concurrent callers share the checks.
 
     Args:
-        clock: The clock for the time for which a result is reused.
+        clock: The clock that measures how long a result is reused.
         timeout_seconds: The timeout of each check.
         is_draining: Returns whether the service is about to stop.
     """
@@ -112,7 +112,7 @@ def make_probes(
         collectors: The metrics that ``/metrics`` exposes.
         probes: The readiness checks; by default `Probes` with default settings.
         has_exemplars: Whether to expose OpenMetrics exemplars, which reveal tenants and therefore must not be public.
-        clock: The clock for the time for which an exposition is reused.
+        clock: The clock that measures how long an exposition is reused.
     """
     router = APIRouter(tags=["probes"])
     probes = probes or Probes(registry)
@@ -169,7 +169,7 @@ def _families(collectors: CollectorRegistry, readiness: Readiness) -> Iterator[M
 async def _exposition(families: Iterator[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
     """Return the exposition of all metric families, and let the event loop run tenants' calls between two families.
 
-    A thread would hold the interpreter lock for longer than the exposition of one metric family takes.
+    Writing the text on a thread would block the event loop for longer than one metric family does, by the interpreter lock.
     """
     pieces = []
     for family in families:
