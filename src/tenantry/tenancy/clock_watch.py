@@ -2,12 +2,12 @@
 
 Theory of operation. A retention deadline is a date. If the clock is years ahead for only a second, all such dates seem to be past,
 and a deletion cannot be undone. So a deadline counts as past only after the clock has run without a jump for the length of the
-deadline, or for ``clock_hold_seconds`` if that is shorter.
+deadline, or for ``clock_hold_seconds`` if this time is shorter.
 
 A running process compares the wall clock with the monotonic clock. A process that starts compares the wall clock with the time
 that an earlier process recorded in the catalog. A machine that was switched off for days looks like a machine whose clock jumped,
-so deletions are postponed in both cases. Deadlines before the recorded time are an exception, because two distant readings of the
-clock confirm them. Without the exception, a data directory that is used for minutes a day would never delete anything.
+so deletions are postponed in both cases. Deadlines before the recorded time are an exception: two readings of the clock at distant
+times confirm them. Without the exception, a data directory that is used for minutes a day would never delete anything.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -82,8 +82,8 @@ class ClockWatch:
     def surely_past(self, deadline_seconds: float) -> datetime:
         """Return the instant before which deadlines of this length have certainly passed.
 
-        The result is the present time if the clock is trusted, otherwise 1970 or the recorded time. Before `open` the clock is not
-        trusted.
+        If the clock is trusted, the result is the current time. Otherwise the result is the recorded time if that is old enough, else
+        1970. Before `open` the clock is not trusted.
         """
         now, steady_since = self._look(), self._steady_since
         if not self._is_open:
@@ -101,20 +101,20 @@ class ClockWatch:
         return past if past == _NEVER_EXPIRED else past - timedelta(seconds=retention_seconds)
 
     def latest_plausible(self) -> datetime:
-        """Return the latest instant that a correct clock can have recorded by now."""
+        """Return the latest time that a correct clock can have recorded until now; any later record is wrong."""
         return self._clock.now() + timedelta(seconds=LEAP_SECONDS_MIN)
 
     async def open(self, store: CatalogSession) -> None:
-        """Compare the clock with the time in the catalog, and record the present time there."""
+        """Compare the clock with the time in the catalog, and record the current time in the catalog."""
         record = await read_record(store)
         now = self._look()
-        if record is not None:  # nothing has expired in a new data directory
+        if record is not None:  # a new data directory has no record, and nothing that could expire
             self._compare(record, now)
         self._is_open = True
         await self.write(store)
 
     async def write(self, store: CatalogSession) -> None:
-        """Record the present time if `SEEN_INTERVAL_SECONDS` have passed or the clock has jumped."""
+        """Record the current time if `SEEN_INTERVAL_SECONDS` have passed or the clock has jumped."""
         now = self._look()
         is_recent = (
             self._written_at is not None

@@ -63,7 +63,7 @@ class Parts:
     """The parts of a registry, in the order in which they are created.
 
     Attributes:
-        directory_lock: The lock of the data directory, held while the registry is open and shared with other registries.
+        directory_lock: The shared lock of the data directory, which each open registry holds.
         record_location: Records the snapshot storage's address in the data directory; raises if snapshots are stored elsewhere.
     """
 
@@ -120,7 +120,7 @@ def compose(
     watch = ClockWatch(clock, config.clock_hold_seconds, all_hooks.report, log)
     backend = make_backend(config, schemas, clock=clock, log=log)
     context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
-    # The catalog has its own limiters, so that tenants' calls do not delay its calls.
+    # The catalog has its own limiters, so that tenants' calls do not delay the catalog's calls.
     catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch))
     recorded_schemas = RecordedSchemas(catalog, schemas, clock)
     tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, recorded_schemas, log)
@@ -187,7 +187,7 @@ def _open_tenants(
     recorded_schemas: RecordedSchemas,
     log: EventLog,
 ) -> tuple[OperationTools, FailedTenants]:
-    """Return the tools of lifecycle operations, with the pool and its opener, and the part that closes failed tenants."""
+    """Return two parts: the tools of lifecycle operations, which include the pool, and the part that closes failed tenants."""
     config = context.config
     failures = FailureReports()
     opener = TenantOpener(
@@ -237,7 +237,7 @@ def _snapshot_operations(tools: SnapshotTools) -> SnapshotOperations:
 
 
 def _finishers(operations: TenantOperations, on_snapshots: SnapshotOperations) -> Mapping[str, Finisher]:
-    """Return for each operation of several steps the function that finishes it after a crash."""
+    """Return, for each operation of several steps, the function that finishes the operation after a crash."""
     return finishers_of(
         operations.create,
         operations.archive,

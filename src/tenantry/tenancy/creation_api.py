@@ -17,7 +17,7 @@ from tenantry.texts import check_display_name
 
 
 class CreationAPI(ABC):
-    """The methods of `TenantRegistry` that create tenants, empty or from a copy; see `OperatorAPI`."""
+    """The methods of `TenantRegistry` that create tenants, empty tenants or copies; see `OperatorAPI`."""
 
     def __init__(self, catalog: Catalog, runner: OperationRunner, operations: TenantOperations) -> None:
         self._catalog = catalog
@@ -47,8 +47,8 @@ class CreationAPI(ABC):
             TenantExistsError: Another tenant has the id.
             MissingSchemaError: This registry lacks schema packs that other tenants have.
             MigrationError: A migration failed; the new tenant was removed.
-            PersistenceError: The new tenant could not be opened, and was removed. If only the tenant's state could not be changed to
-                active, the registry finishes the creation within a minute.
+            PersistenceError: The new tenant could not be opened, and was removed. If the tenant was opened but not made active, the
+                registry finishes the creation within a minute.
         """
         self._check_open()
         parsed = parse_tenant_id(tenant_id)
@@ -72,14 +72,14 @@ class CreationAPI(ABC):
         Args:
             source: The id of the tenant to copy.
             new: The new tenant's id.
-            snapshot_id: The snapshot to copy; by default the source's present data.
+            snapshot_id: The snapshot to copy; by default the source's current data.
             display_name: The new tenant's name that people see; by default the id.
             by: The principal for the audit, see `OperatorAPI`.
             if_revision: The revision that the source must have, see `OperatorAPI`.
 
         Raises:
             TenantNotFoundError: The source does not exist.
-            RevisionError: The source has another revision than `if_revision`.
+            RevisionError: The source's revision is not `if_revision`.
             TenantExistsError: Another tenant has the new id.
             SnapshotNotFoundError: The snapshot does not exist.
             SnapshotCorruptError: The snapshot is damaged.
@@ -116,8 +116,8 @@ class CreationAPI(ABC):
         """Create a tenant from a bundle that `export` wrote, and return its record. The bundle is verified first.
 
         A bundle may come from an untrusted source. The bundle's database may contain only the objects that the schema packs make,
-        because other triggers and views would run as code. Additional tables must be accepted by name, and may call only a few
-        harmless functions in their columns, constraints and indexes.
+        because other triggers and views would run as code. Additional tables must be named in `accepted_tables`, and their columns,
+        constraints and indexes may call only a few harmless functions.
 
         Args:
             new_id: The new tenant's id.
@@ -158,14 +158,14 @@ class CreationAPI(ABC):
     ) -> TenantRecord:
         """Create a tenant with a copy of a database that another program made, and return its record.
 
-        The original database is not changed, and other processes may have it open. The tables must be those that the schema packs
-        make at the named migrations. Named migrations are marked as applied, and later migrations are applied to the copy.
+        The original database is not changed, and may be open in other processes. The tables must be those that the schema packs make
+        up to the applied migrations (`at`). The copy keeps these as applied, and later migrations are applied to the copy.
 
         Args:
             new_id: The new tenant's id.
-            path: The path of the SQLite database, which this process may not have open.
+            path: The path of the SQLite database. The database must not be open in this process.
             at: The last applied migration of each schema pack: ``{"notes": 3}``. A pack that is left out has no applied migrations.
-                Leave the argument out for a database that `create_backend` made: such a database lists its migrations.
+                Leave out the argument if `create_backend` made the database: such a database lists its migrations.
             display_name: The name that people see; by default the id.
             accepted_tables: The names of additional tables that the database may have.
             by: The principal for the audit, see `OperatorAPI`.
@@ -173,7 +173,7 @@ class CreationAPI(ABC):
         Raises:
             ForeignSchemaError: The tables differ from those of the packs, and the error names each difference; or the database
                 belongs to a tenant. Nothing was created.
-            MigrationError: A named migration does not exist, or a later migration failed; nothing was created.
+            MigrationError: A migration in `at` does not exist, or a later migration failed; nothing was created.
             DatabaseCorruptError: The database is damaged, encrypted, or not an SQLite database; nothing was created.
             SnapshotError: The file does not exist or cannot be copied; nothing was created.
             TenantExistsError: Another tenant has the id.
@@ -197,7 +197,7 @@ class CreationAPI(ABC):
     async def compare_database(
         self, path: str | Path, *, at: Mapping[str, int] | None = None, accepted_tables: Collection[str] = ()
     ) -> Sequence[SchemaDifference]:
-        """Return the differences between a database's tables and those of the schema packs, by the rules of `adopt`.
+        """Return the differences between a database's tables and the schema packs' tables; the rules are those of `adopt`.
 
         Args:
             path: See `adopt`.
@@ -205,7 +205,7 @@ class CreationAPI(ABC):
             accepted_tables: See `adopt`.
 
         Raises:
-            ForeignSchemaError: The database belongs to a tenant, or an accepted table is more than a plain table.
+            ForeignSchemaError: The database belongs to a tenant, or one of `accepted_tables` is not allowed, for example a view.
             MigrationError, DatabaseCorruptError, SnapshotError: See `adopt`.
         """
         self._check_open()

@@ -15,7 +15,7 @@ from tenantry.files.lock_file import DirectoryLock
 
 
 class DiskSpace(NamedTuple):
-    """The file system under the data directory at one moment."""
+    """The size and the free space of the data directory's file system, as measured once."""
 
     size_bytes: int
     free_bytes: int
@@ -69,8 +69,8 @@ def locked_alone(data_dir: Path) -> Iterator[None]:
 
 
 def is_shared_by_group(found: os.stat_result) -> bool:
-    """Return whether a directory is shared with its group on purpose: it is group-writable and has the setgid bit.
+    """Return whether a directory is shared with its group on purpose: whether it is group-writable and has the setgid bit.
 
-    Kubernetes sets these bits on a volume of a pod with ``fsGroup``. The pod's processes need not own the directory.
+    Kubernetes sets these bits on a volume of a pod with ``fsGroup``. The directory may have another owner than the pod's processes.
     """
     return bool(found.st_mode & stat.S_ISGID and found.st_mode & stat.S_IWGRP)

@@ -1,4 +1,4 @@
-"""Closes open tenants that have failed, and quarantines those with a damaged database."""
+"""Closes open tenants that have failed, and quarantines the tenants whose database is damaged."""
 
 import asyncio
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class FailureReports:
 
 
 class FailedTenants:
-    """Closes failed tenants: their database is damaged, or another process owns it now."""
+    """Closes failed tenants. A tenant fails if its database is damaged or was taken over by another process."""
 
     def __init__(self, tools: OperationTools, log: EventLog) -> None:
         self._pool = tools.pool
@@ -68,7 +68,7 @@ class FailedTenants:
                 self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
 
     async def _is_damaged(self, tenant: TenantRecord) -> bool:
-        """Check the tenant's database; a failure soon after an earlier check counts as damage without another check."""
+        """Check the tenant's database. If a check found no damage shortly before, the new failure counts as damage without a check."""
         now = self._now()
         self._found_sound = {
             uid: at for uid, at in self._found_sound.items() if now - at < FOUND_SOUND_SECONDS

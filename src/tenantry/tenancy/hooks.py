@@ -10,7 +10,7 @@ HOOK_FAILED: Final = "tenantry.hook.failed"
 
 
 class Hooks:
-    """Calls each hook with each event. The error of a hook is logged and has no effect on calls."""
+    """Calls each hook with each event. If a hook raises an error, the error is logged, and the tenant's call is not affected."""
 
     def __init__(self, hooks: Sequence[Hook], log: EventLog) -> None:
         self._hooks = list(hooks)

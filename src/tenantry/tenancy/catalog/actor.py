@@ -17,7 +17,7 @@ CATALOG_NAME: Final = "(catalog)"  # the catalog's name in events; not a valid t
 
 
 class CatalogActor(TenantActor):
-    """The catalog's actor. After it closes, calls raise `RegistryClosedError`."""
+    """The catalog's actor. After the actor has closed, calls raise `RegistryClosedError`."""
 
     async def write(self, request: Request) -> list[Result]:
         """Run the statements as one atomic unit."""
@@ -25,7 +25,7 @@ class CatalogActor(TenantActor):
             return await super().write(request)
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement."""
+        """Run one read-only statement."""
         with _reraise_as_closed():
             return await super().read(statement)
 

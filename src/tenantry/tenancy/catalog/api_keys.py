@@ -101,7 +101,7 @@ class ApiKeys:
             by: The principal for the audit; by default the user that the process runs as.
 
         Raises:
-            KeyRefusedError: `made_by` is no longer valid, or the new key would have more scopes; no key was created.
+            KeyRefusedError: `made_by` is no longer valid, or the new key has a scope that `made_by` lacks; no key was created.
             QueryError: `scopes` or `tenants` is empty, a name is not valid, or `expires_in_seconds` is not above 0.
             InvalidTenantIdError: One of `tenants` is not a valid tenant id.
         """
@@ -121,7 +121,7 @@ class ApiKeys:
         condition, parameters = _may_manage(made_by)
         values = key.model_dump(mode="json")
         tenants_json = None if key.tenants is None else json.dumps(values["tenants"])
-        # A string of fixed length, so that keys are listed by time.
+        # The time is stored as a string of fixed length, so the order of the strings is the order of the times.
         created_at = as_text(now)
         row = (key.id, key.name, json.dumps(values["scopes"]), tenants_json, created_at)
         times = (key.created_by, values["expires_at"], None, _hash(secret))
@@ -170,8 +170,8 @@ class ApiKeys:
         """
         self._check_may_manage(revoked_by, ())
         now = as_text(self._clock.now())
-        # A repeated call appends a row to the audit, so that the call commits. The commit makes an earlier revocation durable if the
-        # earlier commit could not sync the file.
+        # A repeated call also appends a row to the audit, and therefore commits. The commit makes an earlier revocation durable if
+        # the earlier commit could not sync the file.
         condition, parameters = _may_manage(revoked_by)
         sql = f"UPDATE api_keys SET revoked_at = coalesce(revoked_at, ?) WHERE id = ? AND {condition}"  # noqa: S608  # our names
         exists = f"EXISTS (SELECT 1 FROM api_keys WHERE id = ?) AND {condition}"  # noqa: S608  # our names
@@ -230,7 +230,7 @@ class ApiKeys:
 
 
 def _may_manage(manager: ApiKey | None) -> tuple[str, tuple[str, ...]]:
-    """Return an SQL condition and its parameters; the condition checks the mutable part of the caller's key, if there is one."""
+    """Return an SQL condition and its parameters. The condition checks the mutable part of the caller's key if the caller has a key."""
     if manager is None:
         return "1 = 1", ()
     is_good = "EXISTS (SELECT 1 FROM api_keys WHERE id = ? AND revoked_at IS NULL AND tenants IS NULL)"
@@ -249,7 +249,9 @@ def _hash(secret: str) -> str:
 
 def _checked_tenants(tenants: Sequence[str]) -> tuple[TenantId, ...]:
     if not tenants:
-        raise QueryError("the list of tenants is empty: name at least one, or leave the argument out for all")
+        raise QueryError(
+            "the list of tenants is empty: name at least one tenant, or leave out the list to allow all tenants"
+        )
     return tuple(sorted(set(map(parse_tenant_id, tenants))))
 
 
@@ -265,7 +267,9 @@ def _later(now: datetime, seconds: float) -> datetime:
     try:
         return now + timedelta(seconds=seconds)
     except OverflowError as error:
-        raise QueryError("expires_in_seconds is too large: leave the argument out for no expiry") from error
+        raise QueryError(
+            "expires_in_seconds is too large: for a key that never expires, leave out the argument"
+        ) from error
 
 
 def _from_row(row: TupleRow) -> ApiKey:

@@ -2,10 +2,10 @@
 
 Each row's hash is the SHA-256 of the previous row's hash and of the row, as a JSON array in the form of SQLite's ``json_array``. A
 person who alters, removes or inserts a row must also rewrite all later rows and the head, or `AdminAudit.verify` finds the change.
-To detect that a whole chain was forged, keep the last hash outside the catalog.
+To detect a chain that was forged as a whole, keep the last hash outside the catalog.
 
-If a call changes the catalog, its row is written in the transaction of the change, so no change lacks its row. One statement reads
-the head, computes the hash and appends the row, so no other row can come in between.
+If a call changes the catalog, one transaction makes the change and appends the call's row, so each change has a row. One statement
+reads the head, computes the hash and appends the row, so no other row can be appended in between.
 """
 
 import getpass
@@ -32,7 +32,7 @@ _VERIFIED_ROWS: Final = 1000
 # The column `actor` contains the principal. Renaming the column would change the audit of every existing data directory.
 _HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
 _COLUMNS: Final = ", ".join(_HASHED)
-# `sha256` and `json_array` belong to a dialect. Another dialect's SQL must build the same JSON, so that an audit can be moved.
+# `sha256` and `json_array` are SQLite functions. The SQL of other dialects must build the same JSON, so that an audit can be moved.
 _APPEND: Final = Sql(
     {
         "sqlite": f"""
@@ -108,7 +108,7 @@ class AuditVerification:
 
     Attributes:
         rows: The number of intact rows before the first problem.
-        hash: The hash of the last intact row. Keep the hash outside the catalog to detect that a whole chain was forged.
+        hash: The hash of the last intact row. Keep this hash outside the catalog, to detect a chain that was forged as a whole.
         problem: The first problem, or None.
     """
 
@@ -155,7 +155,7 @@ def append(
 def append_if(condition: str, parameters: Sequence[object], record: Statement) -> Statement:
     """Return the statement that appends a row only if a condition is true when the statement runs.
 
-    Put the statement into one unit with the change that the row records, before the change, and give both the same condition.
+    The row records a change. Run both statements in one unit, this statement first, and give both the same condition.
     """
     return Statement(
         record.name, record.sql + f" WHERE {condition}", (*record.parameters, *parameters), record.fetch
@@ -216,7 +216,7 @@ class AdminAudit:
                 seq, last_hash = found_seq, found_hash
         head = await self._store.read(Statement("audit.head", _HEAD, (), Fetch.ONE))
         problem = None
-        # The head may be ahead, because rows may have been appended after the last page was read.
+        # The head may be later than the last row that was read, because rows may have been appended in the meantime.
         if head is None or head[0] < seq or (head[0] == seq and head[1] != last_hash):
             problem = "the head was altered"
         elif head[0] > seq and not await self._has_row(seq + 1):
@@ -229,7 +229,7 @@ class AdminAudit:
 
 
 def _from_row(row: TupleRow) -> AdminAuditEntry:
-    # The model has its fields in the order of the columns.
+    # The fields of the model are in the order of the columns.
     columns = tuple(AdminAuditEntry.model_fields)
     return decode_row(AdminAuditEntry, columns, row, entity="audit_row", json_columns=("detail",))
 

@@ -1,7 +1,7 @@
 """The authority of a call: the caller's rights, and the tenant that the caller named.
 
-A caller names a tenant by its id. While the call waits, the id can be given to another tenant. So a call under an authority finds
-only the tenant that it was authorised for, and the caller's rights are checked again when the call begins.
+A caller names a tenant by id. While the call waits, the id can be given to another tenant. A call under an authority therefore finds
+only the tenant that the call was authorised for, and the caller's rights are checked again when the call begins.
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ _authority: ContextVar[Authority | None] = ContextVar("tenantry_authority", defa
 
 @contextmanager
 def acting_under(authority: Authority) -> Iterator[None]:
-    """Make the calls in the block, and in tasks that start in it, subject to the authority."""
+    """Subject the calls in the block, and in tasks that are started in the block, to the authority."""
     token = _authority.set(authority)
     try:
         yield

@@ -38,7 +38,7 @@ class Catalog:
     """Reads and changes the list of tenants.
 
     Args:
-        context: The clock, the settings, the event hook, and limiters that tenants do not share.
+        context: The clock, the settings, the event hook, and limiters for the catalog alone.
     """
 
     def __init__(self, backend: Backend, context: ActorContext) -> None:
@@ -130,11 +130,11 @@ class Catalog:
         return found
 
     async def locations(self, name: str) -> set[str]:
-        """Return all tenants' locations that are `name`, or `name` with a counter: ``acme``, ``acme.1``."""
+        """Return the tenants' locations that are `name` with or without a counter: ``acme``, ``acme.1``."""
         return {location for (location,) in await self._actor.read(tenant_sql.locations(name))}
 
     async def to_purge(self, past: datetime, limit: int) -> Sequence[TenantRecord]:
-        """Return deleted tenants whose grace period ended by `past`, earliest end first."""
+        """Return deleted tenants whose grace period ended at or before the time `past`, in the order of these ends."""
         where = f"purge_after <= ? AND {tenant_sql.PURGEABLE} ORDER BY purge_after, id LIMIT ?"
         return await self._read_all("catalog.to_purge", where, as_text(past), limit)
 
@@ -164,7 +164,7 @@ class Catalog:
 
     async def under_way(self) -> Sequence[TenantRecord]:
         """Return the tenants with a lifecycle operation that has started and not ended, in any process."""
-        # Two statements, because each uses an index, and a single statement with OR would not.
+        # Use two statements: each of them uses an index, but a single statement with OR would use none.
         begun = await self._read_all("catalog.under_way", "intent IS NOT NULL ORDER BY id")
         where = f"{tenant_sql.BEGINNING} AND intent IS NULL ORDER BY id"
         return [*begun, *await self._read_all("catalog.under_way", where)]
@@ -184,7 +184,7 @@ class Catalog:
             tenant: The tenant's record, as it was read.
             event: The event. If the event has already happened, only the reason and the fields of `changes` are changed.
             reason: The reason for the new state. If the event has already happened, None keeps the earlier reason. An undelete
-                restores the reason from before the deletion.
+                restores the reason that the tenant had before the deletion.
             audit: The statement that appends a row to the audit, see `tenantry.tenancy.catalog.audit.append`.
             changes: Other fields to change in the same transaction.
 
@@ -215,7 +215,7 @@ class Catalog:
     async def change(
         self, tenant: TenantRecord, *, audit: Statement | None = None, **changes: Any
     ) -> TenantRecord:
-        """Change fields of the tenant if its revision is that of `tenant`, and return the changed tenant.
+        """Change fields of the tenant if its revision is still ``tenant.revision``, and return the changed tenant.
 
         Args:
             tenant: The tenant's record, as it was read.
@@ -242,7 +242,7 @@ class Catalog:
         await self._write_tenants(tenant_sql.remove(tenant))
 
     async def record_opened(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
-        """Record the schema versions and the error of an opening, if either differs from the tenant's record."""
+        """Record the schema versions and the error of an opening if one of these differs from the tenant's record."""
         if tenant.schema_versions != versions or tenant.last_error != error:
             await self._actor.write((tenant_sql.record_opened(tenant.uid, versions, error),))
 
@@ -260,7 +260,7 @@ class Catalog:
         await self._actor.write((tenant_sql.CHECK_WRITABLE,))
 
     async def read(self, statement: Statement) -> Result:
-        """Run one reading statement on another table of the catalog."""
+        """Run one read-only statement on another table of the catalog."""
         return await self._actor.read(statement)
 
     async def write(self, *statements: Statement) -> Sequence[Result]:
@@ -279,4 +279,4 @@ class Catalog:
         try:
             return await self._actor.write(statements)
         finally:
-            self.changes += 1  # after an error too, because the write may have been committed
+            self.changes += 1  # count failed writes too: a failed write may have been committed

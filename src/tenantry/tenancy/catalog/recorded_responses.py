@@ -46,14 +46,14 @@ class RecordedResponse(NamedTuple):
 class PendingRequest:
     """A request without a final response; no other pending request has the same idempotency key.
 
-    `PENDING_SECONDS_MAX` after the last `renew`, a later request can use the key. Then these methods change nothing.
+    `PENDING_SECONDS_MAX` after the last `renew`, another request can use the key. After that, this object's methods do nothing.
     """
 
     def __init__(self, store: CatalogSession, clock: Clock, key_id: str, key: str, begun_at: str) -> None:
         self._store = store
         self._clock = clock
         self._row = (key_id, key)
-        # The time identifies this request among requests with the same key.
+        # The time distinguishes this request from other requests with the same key.
         self._begun_at = begun_at
 
     async def renew(self) -> None:
@@ -91,7 +91,7 @@ class RecordedResponses:
         self._watch = watch
 
     async def begin(self, key_id: str, key: str, request_hash: str) -> PendingRequest | RecordedResponse:
-        """Record a pending request; if a request with this key is recorded already, return its response instead."""
+        """Record a pending request; if a request with this key is already recorded, return the recorded response instead."""
         while True:
             begun_at = await self._insert_pending(key_id, key, request_hash)
             if begun_at is not None:
@@ -99,7 +99,7 @@ class RecordedResponses:
             before = await self._find(key_id, key)
             if before is not None:
                 return before
-            # Another caller deleted the other request between the two statements, so try again.
+            # The recorded request was deleted between the two statements, so try again.
 
     async def _insert_pending(self, key_id: str, key: str, request_hash: str) -> str | None:
         now = self._clock.now()

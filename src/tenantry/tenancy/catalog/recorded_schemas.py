@@ -1,6 +1,6 @@
 """The catalog's list of the schema packs that tenants have; see `registry.recorded_schemas`.
 
-A pack is recorded when the first tenant has its tables. A registry without a recorded pack serves all tenants whose database needs
+A pack is recorded when a tenant first has the pack's tables. A registry without a recorded pack serves tenants whose database needs
 no migration. Such a registry refuses to create or migrate tenants, because the tenants would lack the pack's tables.
 """
 
@@ -26,7 +26,7 @@ class RecordedSchema(BaseModel):
 
     Attributes:
         name: The pack's name.
-        recorded_at: The time in UTC at which the first tenant had the pack.
+        recorded_at: The time at which a tenant first had the pack, in UTC.
         is_missing: Whether this process lacks the pack.
     """
 

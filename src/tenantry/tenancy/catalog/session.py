@@ -10,7 +10,7 @@ class CatalogReader(Protocol):
     """Reads tables of the catalog."""
 
     async def read(self, statement: Statement) -> Result:
-        """Run one reading statement."""
+        """Run one read-only statement."""
 
 
 class CatalogSession(CatalogReader, Protocol):

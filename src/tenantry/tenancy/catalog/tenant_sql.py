@@ -58,7 +58,7 @@ def list_page(
     after: str, prefix: str, state: TenantState | None, tenant_ids: Sequence[TenantId] | None, count: int
 ) -> Statement:
     """Return the statement that reads tenants in the order of their ids."""
-    # Only one lower bound, because SQLite uses only one of two, and might scan all ids before the prefix.
+    # Give SQLite only one lower bound: with two bounds, SQLite would use only one, and might scan all ids before the prefix.
     conditions, parameters = (["id >= ?"], [prefix]) if prefix > after else (["id > ?"], [after])
     conditions.append(f"NOT {_GONE}" if state is None else "state = ?")
     if state is not None:
@@ -75,14 +75,14 @@ def list_page(
 
 
 def locations(name: str) -> Statement:
-    """Return the statement that reads all locations that are `name`, or `name` with a counter."""
+    """Return the statement that reads the locations that are `name` with or without a counter."""
     sql = "SELECT location FROM tenants WHERE location = ? OR (location > ? AND location < ?)"
     # "/" follows "." in the order of characters.
     return Statement("catalog.locations", sql, (name, f"{name}.", f"{name}/"), Fetch.ALL)
 
 
 def move_snapshot_due(tenant: TenantRecord, due_at: datetime) -> Statement:
-    """Return the statement that sets the due time of a tenant's next snapshot, unless it differs from the record's due time."""
+    """Return the statement that sets the due time of a tenant's next snapshot if the stored due time is still the one in `tenant`."""
     before = () if tenant.snapshot_due_at is None else (as_text(tenant.snapshot_due_at),)
     is_as_read = "snapshot_due_at = ?" if before else "snapshot_due_at IS NULL"
     sql = f"UPDATE tenants SET snapshot_due_at = ? WHERE uid = ? AND {is_as_read}"  # noqa: S608  # our names
@@ -91,7 +91,7 @@ def move_snapshot_due(tenant: TenantRecord, due_at: datetime) -> Statement:
 
 
 def has_number(numbers: Sequence[int]) -> str:
-    """Return the condition that selects active tenants by their numbers, which count from 1 in the order of ids."""
+    """Return the condition that selects active tenants by number; the numbers count from 1 in the order of the tenants' ids."""
     numbered = f"SELECT uid, row_number() OVER (ORDER BY id) AS number FROM tenants WHERE {SERVED}"  # noqa: S608  # our names
     drawn = f"SELECT uid FROM ({numbered}) AS numbered WHERE number IN ({placeholders(numbers)})"  # noqa: S608  # our names
     return f"uid IN ({drawn}) ORDER BY id"
@@ -128,12 +128,12 @@ def record_opened(uid: str, versions: dict[str, int], error: str | None) -> Stat
 
 
 def remove(tenant: TenantRecord) -> Statement:
-    """Return the statement that removes a tenant, unless its state differs from the record's state."""
+    """Return the statement that removes a tenant if the stored state is still the state in `tenant`."""
     sql = "DELETE FROM tenants WHERE uid = ? AND state = ?"
     return Statement("catalog.remove", sql, (tenant.uid, tenant.state))
 
 
 def _free_id(operation: str, tenant_id: TenantId) -> Statement:
-    """Return the statement that removes a purged tenant, unless its purge is unfinished, so that its id can be used."""
+    """Return the statement that frees a tenant's id by removing a purged tenant, unless the purge is unfinished."""
     sql = f"DELETE FROM tenants WHERE id = ? AND {_GONE} AND intent IS NULL"  # noqa: S608  # our names
     return Statement(operation, sql, (tenant_id,))

@@ -12,7 +12,7 @@ T = TypeVar("T")
 async def with_retries(
     work: Callable[[], Awaitable[T]], limits: FleetLimits, *, wait: Callable[[float], Awaitable[object]]
 ) -> T:
-    """Do the work, and retry it after a wait if it fails with a retryable error.
+    """Do the work; if the work fails with a retryable error, wait and retry.
 
     Args:
         work: The function to call for each attempt.
