@@ -49,7 +49,7 @@ class TenantStatistics:
 
 
 def count_mailboxes(pool: ActorPool) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the number of waiting calls by channel: the sum over all open tenants, and the largest number of one tenant."""
+    """Return the number of waiting calls by channel: the sum over all open tenants, and the largest number for one tenant."""
     totals, peaks = {"write": 0, "read": 0}, {"write": 0, "read": 0}
     for _, actor in pool.tenants():
         if actor is not None:

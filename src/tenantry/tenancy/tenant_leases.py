@@ -27,7 +27,7 @@ class TenantLeases:
         self._log = log
 
     def tenant(self, tenant_id: str) -> TenantHandle:
-        """Return a handle of the tenant; no I/O."""
+        """Return a handle of the tenant without I/O."""
         parsed = parse_tenant_id(tenant_id)
         session = TenantSession(
             parsed,

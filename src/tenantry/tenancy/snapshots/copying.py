@@ -45,7 +45,7 @@ class Copies:
         self._log = EventLog()
 
     async def copy(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Write a consistent copy of the tenant's present state into a new file, check the copy, and return its report.
+        """Write a consistent copy of the tenant's current state into a new file, check the copy, and return the copy's report.
 
         If the copy is damaged, the copy's disk may be the cause, so the tenant's own database is checked too. If the tenant's
         database is damaged and the tenant serves calls, the tenant is quarantined.
@@ -64,7 +64,7 @@ class Copies:
         return await self._copy_open(tenant, path)
 
     async def _copy_open(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Copy a tenant through its actor, which quarantines a damaged tenant."""
+        """Copy a tenant through its actor; the actor quarantines a damaged tenant."""
         lease = await self._pool.lease(tenant.id)
         try:
             if lease.actor.uid != tenant.uid:
@@ -136,7 +136,7 @@ def manifest_of(
     """Return the manifest of a copy of the tenant's database.
 
     Raises:
-        SnapshotCorruptError: The copied database is another tenant's.
+        SnapshotCorruptError: The copied database belongs to another tenant.
         SnapshotError: The database has more tables, or longer names, than a manifest may have.
     """
     if report.tenant_uid != tenant.uid:

@@ -61,7 +61,7 @@ class Exchange:
     async def exchange(
         self, operation: Operation, tenant: TenantRecord, database: Path, *, is_migrated: bool
     ) -> TenantRecord:
-        """Prepare a checked database, and replace the tenant's database with it."""
+        """Prepare a checked database, and replace the tenant's database with the prepared database."""
         context = self._operations.context
         if is_migrated:
             await self._operations.recorded_schemas.check()
@@ -72,7 +72,7 @@ class Exchange:
         operation.detail["point"] = point
         points = self._operations.backend.points(tenant.place)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
-        # Hold the tenant first, so that its callers wait. A caller that finds the intent of a tenant that is not held is refused.
+        # Hold the tenant first, so that its callers wait. Without the hold, a caller that found the intent would be refused.
         async with (
             self._operations.pool.held(tenant.id, operation.action),
             operation.begun(tenant, arguments=arguments, is_reversible=False) as restoring,

@@ -1,4 +1,4 @@
-"""Export a tenant: write a bundle of its present state. An export changes no tenant, so a crash leaves nothing to finish."""
+"""Export a tenant: write a bundle of its current state. An export changes no tenant, so a crash leaves nothing to finish."""
 
 from pathlib import Path
 
@@ -34,7 +34,7 @@ class Export:
     async def _write(self, tenant: TenantRecord, database: Path, path: Path) -> Manifest:
         now = self._tools.operations.context.clock.now()
         report = await self._tools.copies.copy(tenant, database)
-        # Other programs can then read the database even in a directory where they cannot write.
+        # Leave one file, so that other programs can read the database even in a directory where they cannot write.
         await artifacts.leave_one_file(database)
         sha256 = await artifacts.digest(database)
         manifest = manifest_of(tenant, report, now, "export", database_sha256=sha256)

@@ -1,4 +1,4 @@
-"""Takes one snapshot of each active tenant per interval; one of the open processes takes each snapshot."""
+"""Takes one snapshot of each active tenant per interval, in the process that first claims the tenant."""
 
 import random
 from datetime import timedelta
@@ -56,7 +56,7 @@ class SnapshotSchedule:
                 tasks.start_soon(self._take_if_due, tenant, interval_seconds, limiter)
 
     async def _correct_late(self, interval_seconds: float) -> None:
-        """Replace due times that are too late: they were set while the clock was ahead."""
+        """Replace due times that are too late because the clock was ahead when they were set."""
         seconds_max = interval_seconds + self._config.snapshot_jitter_seconds + POLL_SECONDS_MAX
         latest = self._clock.now() + timedelta(seconds=seconds_max)
         for tenant in await self._catalog.by_snapshot_due_after(latest, _TENANTS_PER_POLL):

@@ -34,7 +34,7 @@ class Scratch:
         self._root = data_dir / "scratch"
         self._own: Path | None = None
         self._lock: LockFile | None = None
-        self._making = threading.Lock()  # several threads may ask for the first directory at once
+        self._making = threading.Lock()  # several threads may ask for the first directory at the same time
         self._is_closed = False
 
     async def sweep(self) -> None:
@@ -51,7 +51,7 @@ class Scratch:
 
         Raises:
             StorageFullError: The disk has no space for the directory.
-            DataDirectoryError: The directory cannot be made for another reason.
+            DataDirectoryError: The directory cannot be made, although the disk is not full.
             RegistryClosedError: The registry is closed.
         """
         directory = await run_in_thread(self._make)
@@ -118,11 +118,11 @@ class Scratch:
 def _remove_if_left(directory: Path) -> None:
     """Remove the directory of a registry that died, and the directory's lock file.
 
-    A directory without a lock file is removed too: its registry failed to remove it, or a power failure kept only the directory.
+    A directory without a lock file is removed too: its registry failed to do so, or the lock file was lost in a power failure.
     """
     lock = _lock_of(directory)
     with contextlib.suppress(LockHeldError, OSError):
-        lock.acquire(is_named=False)  # a full disk has no space for a name in the lock file
+        lock.acquire(is_named=False)  # write no name into the lock file: the disk may be full
         shutil.rmtree(directory, ignore_errors=True)
         lock.remove()
 

@@ -16,7 +16,7 @@ _SNAPSHOT_ID: Final = re.compile(r"[0-9]{8}t[0-9]{12}z-[0-9a-f]{8}")
 
 
 class Snapshot(BaseModel):
-    """A stored copy of a tenant's database at one time.
+    """A stored copy of a tenant's database, taken at one moment.
 
     Attributes:
         id: The snapshot's id; ids sort by time.
@@ -65,7 +65,7 @@ class DatedIds(NamedTuple):
 
 
 def newest_first(ids: Iterable[str], latest_plausible: datetime) -> DatedIds:
-    """Sort ids by date, and separate ids dated in the future, whose true order is unknown."""
+    """Sort ids by date, and separate the ids dated in the future, because their true order is unknown."""
     dated = DatedIds([], [])
     future_begin = begin_of_ids(latest_plausible)
     for snapshot_id in sorted(ids, reverse=True):
@@ -89,7 +89,7 @@ def is_snapshot_id(value: str) -> bool:
 
 
 def check_snapshot_id(value: object, *, prefix: str = "") -> str:
-    """Return `value` if it is a snapshot id after the prefix.
+    """Return `value` if the part after the prefix is a snapshot id.
 
     Args:
         value: The caller's argument, of any type.
@@ -102,5 +102,5 @@ def check_snapshot_id(value: object, *, prefix: str = "") -> str:
         return value
     kind = "restore point" if prefix else "snapshot"
     raise SnapshotNotFoundError(
-        f"{str(value)[:80]!r} is not a {kind}'s id: take one from the list of the tenant's {kind}s"
+        f"{str(value)[:80]!r} is not a {kind}'s id: take an id from the list of the tenant's {kind}s"
     )

@@ -80,7 +80,7 @@ class SnapshotArchive:
                 _key(manifest.tenant_uid, manifest.snapshot_id, MANIFEST_SUFFIX), sealed
             )
         except BaseException:
-            # Without a manifest the object is not listed, and only retention would remove it.
+            # Without a manifest the object is not listed, and only retention would remove the object.
             with anyio.CancelScope(shield=True), suppress(TenantryError):
                 await self._storage.delete(key)
             raise
@@ -95,7 +95,7 @@ class SnapshotArchive:
 
         Raises:
             SnapshotNotFoundError: The snapshot does not exist.
-            SnapshotCorruptError: The manifest was changed, or is another snapshot's.
+            SnapshotCorruptError: The manifest was changed, or belongs to another snapshot.
         """
         check_snapshot_id(snapshot_id)
         key = _key(tenant_uid, snapshot_id, MANIFEST_SUFFIX)
@@ -112,7 +112,7 @@ class SnapshotArchive:
             raise SnapshotCorruptError(f"snapshot {snapshot_id!r} at {key}: {error}") from error
         if (manifest.tenant_uid, manifest.snapshot_id) != (tenant_uid, snapshot_id):
             raise SnapshotCorruptError(
-                f"the manifest at {key} belongs to another snapshot, {manifest.snapshot_id!r}: restore another snapshot"
+                f"the manifest at {key} is of the wrong snapshot ({manifest.snapshot_id!r}): restore a different snapshot"
             )
         return manifest
 
@@ -120,7 +120,7 @@ class SnapshotArchive:
         """Write a snapshot's database into a new file, and check the database.
 
         Raises:
-            SnapshotCorruptError: The stored object was altered, or the database differs from its manifest or is another tenant's.
+            SnapshotCorruptError: The object was altered, or its database belongs to another tenant or differs from the manifest.
             DatabaseCorruptError: The database was already damaged when the snapshot was taken.
             SnapshotStorageOwnedError: The storage belongs to another data directory.
             SnapshotError, StorageFullError: The snapshot cannot be read, or the file cannot be written.
@@ -203,7 +203,7 @@ class SnapshotArchive:
                 await self._storage.delete(key)
             except SnapshotError as error:
                 left, first_error = left + 1, first_error or error
-                if error.is_retryable:  # the storage is busy or unreachable for the other keys too
+                if error.is_retryable:  # stop: the storage is busy or unreachable for all keys
                     left += len(keys) - place - 1
                     break
         if first_error is not None:

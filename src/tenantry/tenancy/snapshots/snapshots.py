@@ -32,7 +32,7 @@ class StoredSnapshots(NamedTuple):
 
     Attributes:
         sound: The snapshots whose manifest is sound, newest first.
-        damaged: The ids of snapshots with a damaged manifest, newest first. Such a snapshot can only be deleted.
+        damaged: The ids of snapshots with a damaged manifest, newest first. These snapshots can only be deleted.
     """
 
     sound: list[Snapshot]
@@ -72,7 +72,7 @@ class Snapshots:
         self._archive = tools.archive
 
     async def create(self, tenant_id: str, *, trigger: str = "manual", by: str | None = None) -> Snapshot:
-        """Take a snapshot of the tenant's present state, check it, store it, and return it.
+        """Take, check and store a snapshot of the tenant's current state, and return the snapshot.
 
         The snapshot contains every write that was acknowledged before this call. The tenant's calls continue while its snapshot
         is taken. A tenant's snapshots are taken one at a time. Afterwards old snapshots are deleted according to
@@ -86,7 +86,7 @@ class Snapshots:
         Raises:
             TenantNotFoundError: The tenant does not exist.
             QueryError: The trigger is not valid.
-            DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged. A tenant that served calls is
+            DatabaseCorruptError, TenantQuarantinedError: The tenant's database is damaged. A damaged tenant that served calls is
                 quarantined.
             SnapshotError: The tenant was closed during the copy, for example by `suspend`, or the storage failed; try again.
             StorageFullError: The disk or the storage has no space for the snapshot.
@@ -167,16 +167,16 @@ class Snapshots:
     ) -> TenantRecord:
         """Replace the tenant's database with a snapshot, and return the tenant's record.
 
-        The snapshot is fetched, checked and migrated in a scratch directory, while the tenant's calls continue. Then the calls
-        wait, for ``pool_wait_timeout_seconds`` at most (`TenantBusyError`), while the database is replaced in one step. The
-        replaced database is kept as a restore point, and `undo_restore` brings it back. A quarantined tenant serves calls again;
-        other tenants stay in their state.
+        The snapshot is fetched, checked and migrated in a scratch directory, while the tenant's calls continue. Calls then wait,
+        for at most ``pool_wait_timeout_seconds`` (`TenantBusyError`), while one step replaces the database. The replaced database
+        is kept as a restore point, and `undo_restore` brings it back. A quarantined tenant serves calls again; a tenant in
+        another state keeps its state.
 
         Args:
             tenant_id: The tenant's id.
             snapshot_id: The id of a snapshot, or the name of a restore point, see `points`.
-            migrate: Whether to apply pending migrations to the snapshot before the exchange. If false, the database is migrated
-                when it is next opened, and a quarantined tenant stays quarantined.
+            migrate: Whether to apply pending migrations to the snapshot before the exchange. Otherwise the next opening migrates
+                the database, and a quarantined tenant stays quarantined.
             by: The principal for the audit, see the class.
             if_revision: The revision that the tenant must have, see the class.
 
@@ -212,19 +212,19 @@ class Snapshots:
 
         The file is copied, checked and migrated in a scratch directory; then the copy replaces the database as in `restore`. The
         old database and its write-ahead log are kept unchanged, and `undo_restore` brings them back. The tenant's database may be
-        missing or damaged. A quarantined tenant serves calls again; other tenants stay in their state.
+        missing or damaged. A quarantined tenant serves calls again; a tenant in another state keeps its state.
 
         Args:
             tenant_id: The tenant's id.
             path: The file's path. No program may have the file open, and no log or journal may be beside the file.
-            owner: Another `uid` that the file may be marked with. The copy is marked with the tenant's `uid`.
+            owner: Another tenant's `uid` that the file's mark may have. The copy is marked with the tenant's `uid`.
             accepted_tables: The names of extra tables that the file may have, although no schema pack makes them.
             by: The principal for the audit, see the class.
             if_revision: The revision that the tenant must have, see the class.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            SnapshotError: The file is missing or empty, has a log or journal beside it, or changed during the copy.
+            SnapshotError: The file is missing, is empty, or changed during the copy, or a log or journal is beside the file.
             SnapshotCorruptError: The file is another tenant's database; nothing was changed.
             DatabaseCorruptError: The file is damaged, or is not a database; nothing was changed.
             ForeignSchemaError: The file has objects that no schema pack makes; nothing was changed.
@@ -253,7 +253,7 @@ class Snapshots:
     async def undo_restore(
         self, tenant_id: str, *, by: str | None = None, if_revision: int | None = None
     ) -> TenantRecord:
-        """Bring back the database that the last restore replaced; the present database becomes a restore point. Idempotent.
+        """Bring back the database that the last restore replaced; the current database becomes a restore point. Idempotent.
 
         Raises:
             SnapshotNotFoundError: The tenant was never restored, or the restore point was deleted.
@@ -293,10 +293,10 @@ class Snapshots:
         """Restore the newest snapshots of some tenants to a scratch directory, check them, and report the results.
 
         Args:
-            sample: The number of active tenants, which are chosen at random.
+            sample: The number of active tenants to choose at random.
 
         Raises:
-            PersistenceError: The catalog cannot be read. The errors of single snapshots are in the report.
+            PersistenceError: The catalog cannot be read. The report includes the errors of individual snapshots.
         """
         tenants = await self._catalog.sample(sample)
         return DrillReport(tuple([await try_newest(tenant, self._tools) for tenant in tenants]))

@@ -1,4 +1,4 @@
-"""Take a snapshot of a tenant: copy its database, check the copy, store it, and delete old snapshots.
+"""Take a snapshot of a tenant: copy its database, check and store the copy, and delete old snapshots.
 
 A crash leaves nothing to finish: an object without a manifest is not a snapshot, and retention deletes the object a day later.
 """
@@ -65,7 +65,7 @@ class TakeSnapshot:
         return await self._tools.archive.store(manifest, stored)
 
     async def _apply_retention(self, tenant: TenantRecord, newest: str) -> None:
-        """Delete old snapshots. A failure is reported and logged, and the new snapshot is kept."""
+        """Delete old snapshots. A failed deletion is reported and logged, and the new snapshot is kept."""
         context = self._tools.operations.context
         config, now = context.config, context.clock.monotonic_seconds
         started, outcome = now(), "ok"

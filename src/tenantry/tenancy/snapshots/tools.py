@@ -24,7 +24,7 @@ class SnapshotTools:
     schemas: Sequence[Schema]
 
     async def find_existing(self, tenant_id: TenantId) -> TenantRecord:
-        """Return the tenant, in any state but purged.
+        """Return the tenant, in any state except purged.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
