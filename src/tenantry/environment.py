@@ -1,4 +1,4 @@
-"""The environment variables of tenantry: those named in this module, and one for each field of `RegistryConfig`."""
+"""The environment variables of tenantry: the names in this module, and one variable for each field of `RegistryConfig`."""
 
 import difflib
 import os
@@ -36,7 +36,7 @@ def variable(setting: str) -> str:
 
 
 def read_settings(settings: Collection[str]) -> dict[str, str]:
-    """Return the values of the settings that the environment has. An empty variable counts as not set.
+    """Return the values of the settings that are set in the environment. An empty variable counts as not set.
 
     Raises:
         SettingsError: The environment has an unknown variable that begins with ``TENANTRY_``.
@@ -46,7 +46,7 @@ def read_settings(settings: Collection[str]) -> dict[str, str]:
         if name.startswith(PREFIX) and name not in known and _OF_KUBERNETES.fullmatch(name) is None:
             nearest = difflib.get_close_matches(name.upper(), sorted(known), n=1, cutoff=0)[0]
             raise SettingsError(
-                f"the environment has the variable {name}, which tenantry does not know: the nearest known one is {nearest}; "
+                f"the environment has the variable {name}, which tenantry does not know: a similar variable is {nearest}; "
                 "correct the name, or unset the variable"
             )
     return {name: text for name in settings if (text := os.environ.get(variable(name)))}

@@ -1,4 +1,4 @@
-"""Loads modules at the first use of their names, so that a short command does not load modules that it does not need."""
+"""Loads each module at the first use of one of its names: a short command then loads only the necessary modules."""
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +18,7 @@ def lazy_names(package: str, places: Mapping[str, Sequence[str]]) -> Callable[[s
         if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         value = getattr(import_module(modules[name]), name)
-        # Store the attribute, so that its next use does not call this function.
+        # Store the attribute: Python then does not call this function for the attribute again.
         setattr(sys.modules[package], name, value)
         return value
 

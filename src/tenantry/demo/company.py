@@ -45,7 +45,7 @@ class Timings:
         return result
 
     def count(self, *, is_read: bool) -> int:
-        """Return the number of read calls or of write calls."""
+        """Return the number of read calls if `is_read`, otherwise the number of write calls."""
         return sum(len(s) for name, s in self.seconds.items() if (name in READS) is is_read)
 
 
@@ -57,7 +57,7 @@ class Ledger:
     """The acknowledged records of a company."""
 
     messages: set[UUID] = field(default_factory=set)
-    costs: set[str] = field(default_factory=set)  # each cost record has a token in its field `provider`
+    costs: set[str] = field(default_factory=set)  # the unique values of the field `provider`
     tasks: dict[str, TaskStatus] = field(default_factory=dict)
 
 

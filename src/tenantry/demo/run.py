@@ -151,7 +151,7 @@ async def _work(companies: Sequence[Company], settings: DemoSettings, show: Call
                 await anyio.sleep(max(0.0, min(pause_seconds, until - perf_counter())))
 
     async def quiet_agent(company: Company, phase: float) -> None:
-        # Quiet companies start at different times within the interval, so that they do not all write at once.
+        # Quiet companies start at different times within the interval, to avoid simultaneous writes.
         await anyio.sleep(min(phase * _QUIET_INTERVAL_SECONDS, settings.seconds))
         await agent(company, "agent-0", _QUIET_INTERVAL_SECONDS)
 

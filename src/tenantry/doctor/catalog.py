@@ -61,7 +61,7 @@ async def read_missing_schemas(
     """
     if await catalog.read(_SCHEMAS_TABLE):
         return [one.name for one in await read_recorded(catalog, schemas) if one.is_missing]
-    # A catalog of an older version lacks the table until a service opens the catalog.
+    # A catalog of an older version lacks the table of the schemas until a service opens the catalog.
     return {name for tenant in tenants for name in tenant.schema_versions} - {one.name for one in schemas}
 
 

@@ -1,4 +1,4 @@
-"""Finds dates in the future: a clock that was ahead leaves them in a data directory."""
+"""Finds dates in the future, which stay in a data directory after the machine's clock was ahead."""
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta

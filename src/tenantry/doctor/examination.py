@@ -36,8 +36,8 @@ async def examine(
     """Examine a data directory, which another process may use at the same time, without changing anything in it.
 
     Args:
-        config: The settings that a service would have.
-        schemas: The schema packs that a service would have.
+        config: The settings that a service would use.
+        schemas: The schema packs that a service would use.
         snapshot_storage: The storage of the snapshots; None if the data directory stores them.
     """
     findings = [finding async for finding in _findings(config, schemas)]
@@ -95,7 +95,7 @@ async def _look_into(
 
 
 async def _clock_record(catalog: Inspection) -> ClockRecord | None:
-    # A catalog of an older version lacks the table until a service opens the catalog.
+    # A catalog of an older version lacks the clock's table until a service opens the catalog.
     has_table = await catalog.read(_CLOCK_TABLE)
     return await read_record(catalog) if has_table else None
 

@@ -1,4 +1,4 @@
-"""Checks the owners and permissions of the files in a data directory, and finds files that dead processes left."""
+"""Checks the owners and permissions of the files in a data directory, and finds files left behind by dead processes."""
 
 import os
 import stat
@@ -134,7 +134,7 @@ def _walk(data_dir: Path) -> Iterator[tuple[Path, os.stat_result]]:
     """Yield the directory and everything in it; skip files that vanish during the walk."""
     yield data_dir, data_dir.stat()
     for directory, names, files in os.walk(data_dir):
-        # The directory lost+found at the top of a file system belongs to root and contains no file of tenantry's.
+        # The directory lost+found at the top of a file system belongs to root and contains no files of tenantry.
         names[:] = [name for name in names if name != LOST_AND_FOUND]
         for name in (*names, *files):
             path = Path(directory, name)

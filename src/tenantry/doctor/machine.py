@@ -59,7 +59,7 @@ def held_locks() -> set[int]:
 
 
 def inode_of(path: Path) -> int | None:
-    """Return the inode of a file, as `held_locks` does; None if the file does not exist."""
+    """Return the inode of a file, in the form that `held_locks` returns; None if the file does not exist."""
     found = lstat(path)
     return None if found is None else found.st_ino
 

@@ -30,7 +30,7 @@ def find_left_snapshots(data_dir: Path) -> Iterator[Finding]:
     try:
         recorded = recorded_location(data_dir)
     except SnapshotError:
-        return  # no registry can be opened, and its error says why
+        return  # a registry refuses to open, and the registry's error says why
     if recorded in {None, os.path.abspath(default)}:  # noqa: PTH100  # as `LocalStorage.location`
         return
     left = {str(path) for path in default.glob(f"*/*{MANIFEST_SUFFIX}")}

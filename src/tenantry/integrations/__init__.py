@@ -26,7 +26,7 @@ __all__ = [
     "registry_lifespan",
 ]
 
-# Each integration needs another library, so it is imported only when it is used.
+# Each integration needs another library, so an integration is imported only at its first use.
 __getattr__ = _lazy_names(
     __name__,
     {

@@ -91,7 +91,7 @@ class TenantDependency:
     async def resolve(self, connection: HTTPConnection) -> TenantHandle:
         """Return the handle of the tenant that the request names.
 
-        This method reads only the catalog and its cache, without opening the tenant, and so without closing another tenant.
+        This method reads only the catalog and its cache. No tenant is opened, so the pool need not close another tenant.
 
         Raises:
             TenantRequiredError: The request names no tenant, or more than one tenant.
@@ -123,10 +123,10 @@ def registry_lifespan(
     """Return an application's lifespan that opens the registry before the first request and closes it after the last request.
 
     Args:
-        registry: A registry, which allows only one start of the application. With settings or a data directory instead, each
+        registry: A registry, which allows only one start of the application. From settings or a data directory, each
             start creates a new registry.
         schemas: The schema packs of a new registry; the built-in pack if omitted.
-        mounted: Mounted applications, such as the admin API, whose lifespans must run too: Starlette does not run them.
+        mounted: Mounted applications, such as the admin API. Their lifespans run too; Starlette itself runs none of these.
 
     Raises:
         SettingsError: The arguments include both a registry and schema packs.
@@ -156,7 +156,7 @@ def opened_registry(connection: HTTPConnection) -> TenantRegistry:
     """Return the registry that `registry_lifespan` opened for a request's application.
 
     Raises:
-        RegistryClosedError: The application has another lifespan, or its server runs no lifespan.
+        RegistryClosedError: The application has another lifespan, or the application's server runs no lifespan.
     """
     registry: TenantRegistry | None = getattr(connection.state, _STATE_NAME, None)
     if registry is None:

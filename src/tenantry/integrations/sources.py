@@ -69,7 +69,7 @@ class SubdomainSource:
 def from_header(name: str) -> HeaderSource:
     """Return a source that reads the tenant's id from a header: ``from_header("X-Tenant")``.
 
-    A request with two such headers is refused, because a proxy and the application could each use a different header.
+    A request with this header twice is refused, because a proxy and the application could read different values.
     """
     return HeaderSource(name)
 
@@ -87,7 +87,7 @@ def from_subdomain(domain: str, *, is_forwarded: bool = False) -> SubdomainSourc
 
     Args:
         domain: The common domain of all tenants' host names, in ASCII.
-        is_forwarded: Whether to read ``X-Forwarded-Host`` instead of ``Host``. The proxy in front must set this header in every
+        is_forwarded: Whether to read ``X-Forwarded-Host`` instead of ``Host``. The proxy must set ``X-Forwarded-Host`` in every
             request; otherwise a client can choose the tenant.
 
     Raises:

@@ -1,7 +1,7 @@
 """SQLAlchemy Core statements on a tenant; needs the extra ``sqlalchemy``.
 
 Theory of operation. SQLAlchemy executes each statement on an engine with an empty database: SQLAlchemy compiles the statement,
-or finds it in the engine's cache, computes the columns' defaults, and converts the parameters. Where SQLAlchemy would call the
+or finds it in the engine's cache, computes the columns' defaults, and converts the parameters. Before SQLAlchemy calls the
 driver, an event of the engine passes the SQL and the parameters to `_compiled` and ends the execution. The tenant then runs
 this SQL like any other SQL, and the columns' types convert the result.
 """
@@ -38,7 +38,7 @@ class SqlAlchemyCore:
         queries: The object that runs the SQL: a tenant's handle, a transaction, an idempotent write, or a repository.
 
     Raises:
-        QueryError: `queries` is another object, such as a ``Session``.
+        QueryError: `queries` is an object of another type, such as a ``Session``.
     """
 
     def __init__(self, queries: Queries) -> None:
@@ -237,7 +237,7 @@ class _Reader:
         try:
             return convert(value)
         except (ValueError, TypeError, LookupError, ArithmeticError) as error:
-            # The cause is left out, because its message would quote the value.
+            # Leave out the cause, because the cause's message would quote the value.
             raise MalformedRowError(
                 f"{self._name}: row {self._count} has a value in the column {column!r} that does not fit the column's type "
                 f"({type(error).__name__})",
@@ -256,7 +256,7 @@ class _CompiledError(Exception):
 
 @cache
 def _engine() -> Engine:
-    """Return the engine that compiles statements. The engine never executes one, so its database in memory stays empty."""
+    """Return the engine that compiles statements. The engine never executes a statement, so its in-memory database is empty."""
     # With insertmanyvalues, an INSERT with RETURNING of many rows would become several statements, not one atomic unit.
     engine = create_engine(
         "sqlite://", query_cache_size=_STATEMENTS_MAX, hide_parameters=True, use_insertmanyvalues=False
@@ -314,7 +314,7 @@ def _result_columns(statement: Executable) -> Sequence[ColumnElement[Any]]:
 
 
 def _check(statement: object, name: str) -> None:
-    """Raise `QueryError` for an object that is not a statement, or a statement that loads or stores ORM objects."""
+    """Raise `QueryError` unless the object is a statement that neither loads nor stores ORM objects."""
     if not isinstance(statement, Executable):
         raise QueryError(
             f"{name}: {type(statement).__name__} is not a statement of SQLAlchemy, and no SQL was run: pass select(…), insert(…) or "

@@ -53,7 +53,7 @@ def _imported(module_name: str, variable: str, name: str) -> tuple[ModuleType, o
     try:
         with redirect_stdout(sys.stderr):  # the output of a module's code is not part of a command's result
             module = importlib.import_module(module_name)
-            # The variable is read here, because a module may create its variables at their first use.
+            # Read the variable here, because a module may create a variable only when the variable is first used.
             return module, getattr(module, variable, None)
     except (Exception, SystemExit) as error:  # the code of a pack may raise anything
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):

@@ -42,7 +42,7 @@ class MigrationSession(Protocol):
         """Run one statement and return the first row of its result; None if the result has no rows."""
 
     def fetch_all(self, sql: str, parameters: Sequence[object] = (), /) -> list[Row]:
-        """Run one statement and return all rows of its result. The rows are in memory together, so read a large table in parts."""
+        """Run one statement and return all rows of its result. All rows are in memory, so read a large table in parts."""
 
 
 MigrationFunction: TypeAlias = Callable[[MigrationSession], None]
@@ -154,7 +154,7 @@ def _load_function(
     """Run a migration's file as a module and return the module's function.
 
     This function runs exactly the bytes that the checksum covers, because an import could use older code from ``__pycache__``. The
-    module has the same name as after an import, so that Python loads it only once.
+    module is in `sys.modules` under its import name, so a later import does not run the module again.
     """
 
     def refusal(why: str) -> MigrationError:
@@ -166,7 +166,7 @@ def _load_function(
     module = ModuleType(module_name)
     module.__file__ = path
     module.__package__ = module_name.rpartition(".")[0]
-    # As in an import, this comes before the module runs, because dataclasses look up their module.
+    # Register the module first, as an import does, because dataclasses of a running module look up the module.
     sys.modules[module_name] = module
     try:
         exec(compile(content, path, "exec"), module.__dict__)  # noqa: S102  # the pack's own code
@@ -174,10 +174,10 @@ def _load_function(
         raise refusal(f"cannot be imported: {type(error).__name__}: {error}") from error
     function = getattr(module, _FUNCTION, None)
     if not callable(function):
-        raise refusal("has no function: define def migrate(session: MigrationSession) -> None")
+        raise refusal("has no function migrate: add def migrate(session: MigrationSession) -> None")
     kinds = (inspect.iscoroutinefunction, inspect.isgeneratorfunction, inspect.isasyncgenfunction)
     if any(is_kind(function) for is_kind in kinds):
         raise refusal(
-            "has a function with async or yield, which does not run when it is called: use a plain def"
+            "has a function with async or yield, and calling such a function does not run it: use a plain def"
         )
     return function  # type: ignore[no-any-return]  # a module's attribute

@@ -19,10 +19,10 @@ class PackRepositories(Queries):
         self._schemas = schemas
 
     def repository(self, repository_type: type[R]) -> R:
-        """Return a repository of this type. Type checkers know the type of this repository, but not of a repository attribute."""
+        """Return a repository of this type. For a repository attribute, type checkers do not know the type."""
         return repository_type(self._session)
 
-    if not TYPE_CHECKING:  # hidden from type checkers, so that they report a misspelt name
+    if not TYPE_CHECKING:  # hidden, because type checkers must report a misspelt attribute
 
         def __getattr__(self, name: str) -> Repository:
             # Python calls this method only for a missing attribute, such as a repository before its first use.

@@ -9,7 +9,7 @@ A pack is a Python package with a directory of migrations for each back end, in 
         migrations/postgres/0001_invoices.sql
         migrations/postgres/0002_totals.py
 
-`tenantry.company.COMPANY` is the built-in schema pack. It is a pack like any other.
+`tenantry.company.COMPANY` is the built-in schema pack, and works like any other pack.
 """
 
 import keyword
@@ -33,7 +33,7 @@ class Schema:
     """A named pack of migrations, with the repositories that use its tables.
 
     Attributes:
-        name: Lower-case letters, digits and ``_``. The name is stored with every applied migration, so it must never change.
+        name: Lower-case letters, digits and ``_``. Every applied migration is stored with the name, so the name must never change.
         package: The importable package that contains the files ``migrations/<backend>/NNNN_name.sql`` or ``.py``.
         repositories: The types of the repositories, by the attribute of a tenant's handle. For example, ``{"notes": NoteRepository}``
             makes ``tenant.notes`` a `NoteRepository`.
@@ -67,7 +67,7 @@ class Schema:
         object.__setattr__(self, "repositories", dict(self.repositories))
 
     def migrations(self, backend: str) -> tuple[Migration, ...]:
-        """Return the pack's migrations for a back end, in order. The files are read once in a process.
+        """Return the pack's migrations for a back end, in order. Each process reads the files only once.
 
         Raises:
             MigrationError: A migration is missing or not valid, see `tenantry.schemas.migration.read_migrations`.
@@ -85,7 +85,7 @@ def check_schemas(schemas: Sequence[Schema], *, taken: Collection[str] = ()) -> 
         raise MigrationError(f"schemas= is a list of packs, not {schemas!r}: pass schemas=[…]")
     if len(schemas) > SCHEMAS_MAX:
         raise MigrationError(
-            f"{len(schemas)} schemas exceed the limit of {SCHEMAS_MAX}: combine several into one pack"
+            f"{len(schemas)} schemas exceed the limit of {SCHEMAS_MAX}: combine several schemas into one"
         )
     seen: set[str] = set()
     owners: dict[str, str] = {}

@@ -1,4 +1,4 @@
-"""Loads the servers' TLS certificate at the start and at SIGHUP, and reads its expiry time."""
+"""Loads the servers' TLS certificate at the start and on SIGHUP, and reads the certificate's expiry time."""
 
 import re
 import ssl
@@ -14,7 +14,7 @@ CERTIFICATE_LOADED: Final = "tenantry.certificate.loaded"
 CERTIFICATE_LOAD_FAILED: Final = "tenantry.certificate.load_failed"
 
 _PEM: Final = re.compile(r"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-# X.690, section 8.1: an element consists of a tag, a length, and as many bytes of content.
+# X.690, section 8.1: an element consists of a tag, the length of the content, and the content.
 _LONG_LENGTH: Final = 0x80
 _VERSION_TAG: Final = 0xA0
 _UTC_TIME_TAG: Final = 0x17
@@ -51,8 +51,8 @@ class Certificate:
             self._log.error(CERTIFICATE_LOAD_FAILED, error=str(error))
 
     def _load(self) -> None:
-        # Compute both values before assigning either. Create a new context each time, because a context becomes unusable after
-        # a certificate that does not match its key.
+        # Compute both values before assigning either. Create a new context each time, because a certificate with the wrong
+        # key makes a context unusable.
         context, expires_at_seconds = _context(self._tls), _expires_at_seconds(self._tls)
         self.context, self.expires_at_seconds = context, expires_at_seconds
         until = (
@@ -82,7 +82,7 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
 
 def _expires_at_seconds(tls: Tls) -> float | None:
-    """Return the expiry time of the certificate that the server presents, which is the first in the file."""
+    """Return the expiry time of the server's own certificate, the first certificate in the file."""
     try:
         pem = _PEM.search(tls.cert.read_text("ascii", "replace"))
         return None if pem is None else _not_after_seconds(ssl.PEM_cert_to_DER_cert(pem[0]))

@@ -1,6 +1,6 @@
-"""The connections of an HTTP server: wraps uvicorn's protocol to limit the number of connections and the time of clients.
+"""Wraps uvicorn's HTTP protocol to limit the number of connections and the time that a client may take.
 
-uvicorn closes connections that are idle after a response, but does not limit the time of clients otherwise. A `Connection` therefore
+uvicorn closes connections that are idle after a response, but has no other time limit for clients. A `Connection` therefore
 stands between asyncio and uvicorn's protocol, does the TLS handshake, and forwards all other events. A `Connection` calls only the
 protocol methods that asyncio defines. `CountedRequests` notifies the `Connection` when requests begin and end.
 
@@ -38,7 +38,7 @@ class Connections:
     """The open connections of a server. uvicorn calls this object to create the protocol of each new connection.
 
     Args:
-        limits: The limits on clients' time and on the number of connections.
+        limits: The time limits for clients, and the maximum numbers of connections.
         certificate: The TLS certificate; None for no TLS.
         is_shared: Whether many clients share the address of a proxy.
     """
@@ -62,7 +62,7 @@ class Connections:
         return self._open.get((scope["client"], scope["server"]))
 
     def add(self, connection: "Connection") -> bool:
-        """Add a connection; return False if too many connections are open or the server stops."""
+        """Add a connection; return False if too many connections are open, or if the server is stopping."""
         networks = [] if self._is_shared else [other.network for other in self._open.values()]
         if (
             self._is_stopping
@@ -112,7 +112,7 @@ class Connection(asyncio.Protocol):
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Start the TLS handshake or, without TLS, wait for the first request; end the connection if too many are open."""
+        """Start the TLS handshake, or without TLS wait for the first request; abort if too many connections are open."""
         assert isinstance(transport, asyncio.Transport)
         client, server = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
         certificate = self._connections.certificate
@@ -137,7 +137,7 @@ class Connection(asyncio.Protocol):
             try:
                 self._http.data_received(data)
             except h11.LocalProtocolError:
-                # uvicorn responds to malformed data with 400 even after another response, which h11 refuses.
+                # uvicorn responds to malformed data with 400 even after another response; h11 refuses such a 400.
                 self._transport.close()
             self._is_malformed = self._transport.is_closing()
             if self._is_malformed and self._requests > 0:
@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
             self._close_within(self._limits.end_seconds_max if is_closing else self._limits.idle_seconds_max)
 
     def stop(self) -> None:
-        """Abort a running handshake; otherwise uvicorn closes the connection, after the response to a running request."""
+        """Abort a running handshake. Without a handshake, uvicorn closes the connection after the running request's response."""
         if self._handshake is not None and self._transport is None:
             self._handshake.cancel()
             self._tcp.abort()

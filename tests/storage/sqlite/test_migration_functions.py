@@ -237,7 +237,7 @@ class TestReading:
     @pytest.mark.parametrize(
         ("text", "said"),
         [
-            ("def other(session): ...  # no def migrate(", "has no function: define def migrate"),
+            ("def other(session): ...  # no def migrate(", "has no function migrate: add def migrate"),
             ("migrate = 1  # no def migrate(", "has no function"),
             ("async def migrate(session): ...", "has a function with async or yield"),
             ("def migrate(session):\n    yield", "has a function with async or yield"),
