@@ -47,9 +47,7 @@ _LASTING: Final = {
     sqlite3.SQLITE_NOLFS,
 }
 _PRIMARY_CODE_MASK: Final = 0xFF
-_UNDECODABLE_COLUMN: Final = (
-    "Could not decode to UTF-8"  # Python's own message; SQLite has no code for the error
-)
+_UNDECODABLE_COLUMN: Final = "Could not decode to UTF-8"  # Python's own message; SQLite has no such code
 
 DRIVER_ERRORS: Final = (sqlite3.Error, sqlite3.Warning, UnicodeDecodeError, MemoryError)
 """The errors that sqlite3 raises for a database, whatever the parameters.

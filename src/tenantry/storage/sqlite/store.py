@@ -77,7 +77,7 @@ class SQLiteStore:
         self._ownership = ownership
         self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
         self._lifecycle = asyncio.Lock()
-        # Another task may release this lock at the end of a transaction. An anyio.Lock must be released by the task that acquired it.
+        # One task may acquire this lock and another task release the lock. With an anyio.Lock, both must be the same task.
         self._writer_lock = asyncio.Lock()
         self._opener = DatabaseOpener(
             options,
@@ -148,7 +148,7 @@ class SQLiteStore:
             return False
         try:
             is_healthy = await connection.run(_select_one)
-        except (*DRIVER_ERRORS, ValueError):  # ValueError: the connection was closed in the meantime
+        except (*DRIVER_ERRORS, ValueError):  # ValueError: the connection has been closed
             is_healthy = False
         self._log.debug(events.BACKEND_HEALTH_CHECK, backend=self.backend, is_healthy=is_healthy)
         return is_healthy
@@ -186,7 +186,7 @@ class SQLiteStore:
         return self._submit(writer, job)
 
     def read(self, statements: Sequence["Statement"]) -> "asyncio.Future[list[ReadOutcome]]":
-        """Run reading statements on one snapshot; see `Store.read`."""
+        """Run read-only statements on one snapshot; see `Store.read`."""
         self.check_connected()
         connections = self._connections
         if connections.immutable_reader is not None:
@@ -231,7 +231,7 @@ class SQLiteStore:
                 await self._checked(self._submit(reader, check))
 
     def change_token(self) -> ChangeToken | None:
-        """Return a token of the present content, or None for a database in memory; see `Store.change_token`."""
+        """Return a token of the current content, or None for a database in memory; see `Store.change_token`."""
         path = self._options.path
         return None if path is None else read_change_token(path, is_wal=self._options.is_wal)
 
@@ -287,7 +287,7 @@ class SQLiteStore:
         ]
 
     def _with_limit_named(self, outcome: T, doing: str) -> T:
-        """Return the outcome of a write, with the limit's name in an error that the database's limit caused."""
+        """Return the outcome of a write; an error caused by the database's limit names the limit."""
         return with_limit_named(outcome, doing, self._database_bytes_max, self._options.path)
 
     async def copy_to(self, path: Path) -> None:
@@ -311,7 +311,7 @@ class SQLiteStore:
             raise SnapshotError(f"{self._options} was closed during a copy: try again", is_retryable=True)
 
     def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:
-        """Return whether this is the first read and the writer is idle.
+        """Return whether the writer is idle and no statement was read before.
 
         A tenant that is read once does not need a reader, and opening a reader takes longer than the read.
         """
@@ -358,7 +358,7 @@ class SQLiteStore:
         job.result()
 
     async def _read_later(self, statements: Sequence["Statement"]) -> list[ReadOutcome]:
-        """Wait until reads are no longer held and the writer is open, then read."""
+        """Wait until reads may run again and the writer is open, then read."""
         await self._log_limit.wait_released()
         try:
             with self._mapped_errors():
@@ -374,7 +374,7 @@ class SQLiteStore:
             reader = await self._connections.new_reader()
         except (*DRIVER_ERRORS, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
-        await self._log_limit.wait_released()  # new reads may be on hold by now
+        await self._log_limit.wait_released()  # new reads may have to wait by now
         return await self._submit(reader, job)
 
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
@@ -419,7 +419,7 @@ class SQLiteStore:
             raise self._map(error, f"cannot use {self._options}") from error
 
     def _map(self, error: Exception, doing: str) -> TenantryError:
-        # A job on a connection that was closed in the meantime raises these errors.
+        # These errors mean that the connection was closed before the job ran.
         is_late = isinstance(error, (ValueError, sqlite3.ProgrammingError))
         if is_late and not isinstance(error, UnicodeDecodeError):
             return PersistenceConnectionError(f"{doing}: the database was disconnected in the meantime")

@@ -25,7 +25,7 @@ class Inspection:
             raise map_connection_error(error, f"cannot open {path}") from error
 
     async def read(self, statement: Statement) -> Result:
-        """Run one reading statement."""
+        """Run one read-only statement."""
         try:
             return run_statement(statement, self._connection)
         except DRIVER_ERRORS as error:
@@ -37,7 +37,7 @@ class Inspection:
 
 
 def read_closed_owner(path: Path) -> str | None:
-    """Return the stable key of the tenant that a closed database names as its owner; empty if the database names no tenant.
+    """Return the stable key of the tenant that owns a closed database; empty if the database names no owner.
 
     The result is None if the database is not closed, because only the owner can then read the database without creating files.
     """
@@ -52,7 +52,7 @@ def read_closed_owner(path: Path) -> str | None:
         try:
             row = connection.execute(OWNER_SQL).fetchone()
         except DRIVER_ERRORS as error:
-            if not immutable_file.is_unchanged():  # the owner has started to write
+            if not immutable_file.is_unchanged():  # the owner has begun to write
                 return None
             raise map_error(error, f"cannot read {path}") from error
     if not immutable_file.is_unchanged():

@@ -43,7 +43,7 @@ class DatabaseReport:
     """The contents of a database that passed a check.
 
     Attributes:
-        tenant_uid: The stable key of the tenant that the database names as its owner; None if the database names no tenant.
+        tenant_uid: The stable key of the tenant that owns the database; None if the database names no owner.
     """
 
     size_bytes: int
@@ -61,13 +61,13 @@ def check(
     has_check_constraints: bool = False,
     seconds_min: float = CHECK_SECONDS_MIN,
 ) -> DatabaseReport:
-    """Check a closed database, which is opened as immutable and neither locked nor written, and report on its contents.
+    """Check a closed database without locking or changing the file, and report on the database's contents.
 
-    A thorough check (``integrity_check``) also compares indexes with their tables; the other check is ``quick_check``. The time
+    A thorough check (``integrity_check``) also compares indexes with their tables; otherwise ``quick_check`` runs. The time
     limit is `seconds_min` plus a time that depends on the size of the file. The check calls functions of the packs' connect hooks.
 
-    On a read-only connection SQLite ignores CHECK constraints. With `has_check_constraints` the rows are also checked against these:
-    the file is then opened for writing, and the caller must own it.
+    On a read-only connection SQLite ignores CHECK constraints. With `has_check_constraints` the rows are also checked against
+    CHECK constraints. The file is then opened for writing, and the caller must own the file.
 
     Raises:
         DatabaseCorruptError: The file is damaged, or not a database.
@@ -96,7 +96,7 @@ def check_connection(connection: sqlite3.Connection, *, name: str, is_thorough: 
 
 @repeated_on_damage
 def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Schema] = ()) -> None:
-    """Check a database that no process has open, and its write-ahead log if a crash left one, without changing any file.
+    """Check a database that no process has open, and any write-ahead log that a crash left, without changing any file.
 
     Args:
         path: The database file.
@@ -114,7 +114,7 @@ def check_closed(path: Path, *, is_thorough: bool = False, schemas: Sequence[Sch
 def read_closed_versions(path: Path) -> dict[str, int] | None:
     """Return the version of each schema in a closed database, without a lock; None if a process opens the database.
 
-    The result is None, too, if the versions in the database contradict each other; opening the database then reports the error.
+    The result is also None if the versions in the database contradict each other; opening the database then reports the error.
     """
     found = ImmutableFile.find(path)
     if found is None:
@@ -123,13 +123,13 @@ def read_closed_versions(path: Path) -> dict[str, int] | None:
         with closing(connect(path, IMMUTABLE)) as connection:
             versions = _schema_versions(connection)
             is_sound = read_file_version(connection) == sum(versions.values())
-    except DRIVER_ERRORS:  # the next opening of the database reports this error
+    except DRIVER_ERRORS:  # opening the database reports this error
         return None
     return versions if is_sound and found.is_unchanged() else None
 
 
 def read_tenant_uid(path: Path) -> str | None:
-    """Return the stable key of the tenant that a copied database names as its owner; None if the copy names no tenant."""
+    """Return the stable key of the tenant that owns a copied database; None if the copy names no owner."""
     try:
         with closing(connect(path, IMMUTABLE)) as connection:
             return _tenant_uid(connection)

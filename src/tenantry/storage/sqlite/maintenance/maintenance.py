@@ -82,7 +82,7 @@ def _check_rebuilt(connection: sqlite3.Connection, path: Path) -> None:
 
 
 def repair(path: Path, *, busy_seconds: float = BUSY_SECONDS, schemas: Sequence[Schema] = ()) -> None:
-    """Check a database thoroughly, and rebuild its indexes if only these are damaged."""
+    """Check a database thoroughly, and rebuild the indexes if only indexes are damaged."""
     try:
         with closing(
             connect(

@@ -70,10 +70,10 @@ def connect(
         Watch(None if seconds_min is None else check_seconds_max(path, seconds_min)).watch(connection)
         connection.executescript(hardening.PRAGMAS)
         add_functions(connection)
-        # EXTRA also syncs the removal of a rollback journal, which commits the data. With a write-ahead log, EXTRA equals FULL.
+        # EXTRA also syncs the removal of a rollback journal: the removal is the commit. With a write-ahead log, EXTRA equals FULL.
         connection.execute("PRAGMA synchronous = EXTRA")
         if parameters == WRITABLE:
-            # The first read creates a new log. SQLite syncs the directory at the first commit, but ignores an error of this sync.
+            # The first read creates a missing log. SQLite syncs the directory at the first commit, but ignores an error of this sync.
             read_file_version(connection)
             sync_foreign_directory(path.parent)
     except OSError as error:

@@ -1,7 +1,7 @@
-"""Copies a database of another program, which may have the database open, without changing the database.
+"""Copies another program's database without changing the database. The program may have the database open.
 
-SQLite makes the copy, because a copy of the file alone could mix two states and would lack the write-ahead log. The journal mode in
-the database's header decides how SQLite opens the database:
+SQLite makes the copy, because a plain copy of the file could mix two states and would lack the write-ahead log. The journal mode
+in the database's header decides how SQLite opens the database:
 
 * A database with a rollback journal is read with SQLite's shared lock. Programs that write to the database wait for the copy.
 * A database with a write-ahead log is read without delaying its writer.
@@ -42,8 +42,8 @@ def copy_outside(source: Path, target: Path, *, busy_seconds: float = BUSY_SECON
         busy_seconds: The longest wait for another program that holds the database's lock.
 
     Raises:
-        SnapshotError: The file is missing or not a regular file, another program holds the database's lock or changed the
-            database during each attempt, or a killed program left a rollback journal.
+        SnapshotError: The file is missing or is not a regular file. Or another program locked or changed the database during each
+            attempt. Or a killed program left a rollback journal.
         DatabaseCorruptError: The file is damaged, encrypted, or not an SQLite database.
         StorageFullError: The disk has too little space for the copy.
         PersistenceError: SQLite cannot read the database.
@@ -51,7 +51,7 @@ def copy_outside(source: Path, target: Path, *, busy_seconds: float = BUSY_SECON
     with storage_errors(f"copy {source}"):
         try:
             source = source.resolve()  # the log is beside the file itself, not beside a link to the file
-        except (RuntimeError, ValueError) as error:  # the path has links that point at each other, or a NUL
+        except (RuntimeError, ValueError) as error:  # the path has a loop of links, or a NUL
             raise SnapshotError(
                 f"{str(source)!r} is not the path of a file ({error}): give the path of an SQLite database"
             ) from error

@@ -27,7 +27,7 @@ def is_doubtful(error: BaseException) -> bool:
         if cause is None:
             return False
         if isinstance(cause, ConnectHookError):
-            return False  # an error of a connect hook does not show that the database is damaged
+            return False  # an error in a connect hook does not prove damage
         if isinstance(cause, DatabaseCorruptError) or is_damage(cause):
             return True
         cause = cause.__cause__
@@ -50,7 +50,7 @@ def is_damaged(path: Path, schemas: Sequence[Schema] = ()) -> bool:
 
 
 def _read_through(path: Path) -> None:
-    """Read a whole file, from the disk rather than from the system's cache if possible."""
+    """Read a whole file, if possible from the disk and not from the system's cache."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:

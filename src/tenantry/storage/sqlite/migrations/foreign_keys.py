@@ -1,8 +1,8 @@
 """Finds rows that lose their parent row in a migration.
 
 SQLite's procedure for changing a table (https://www.sqlite.org/lang_altertable.html, section 7) turns foreign keys off and checks them
-at the end. A row that lacked its parent row before the migration must not fail the migration, so all such rows are recorded first. A
-temporary table holds the records, because their number is not limited.
+at the end. A row that lacked its parent row before the migration must not fail the migration, so all such rows are recorded
+first, in a temporary table because the number of rows is not limited.
 """
 
 import sqlite3
@@ -48,10 +48,10 @@ class OrphanedRowsError(Exception):
 
 
 class Noted(NamedTuple):
-    """The tables with foreign keys before a step.
+    """The tables that had foreign keys before a step.
 
     Attributes:
-        whole: The tables whose parent tables all exist and can be checked.
+        whole: The tables that can be checked and whose parent tables all exist.
         unchecked: The tables that cannot be checked, because a parent table lacks the referenced unique key.
         orphaned: The tables that have rows without a parent row.
     """
@@ -74,7 +74,7 @@ def note_orphans(connection: sqlite3.Connection) -> Noted:
 
 
 def check_orphans(noted: Noted, connection: sqlite3.Connection) -> None:
-    """Check in the step's transaction that `note_orphans` recorded every row without a parent row.
+    """Check, in the step's transaction, that every row without a parent row was recorded by `note_orphans`.
 
     Raises:
         OrphanedRowsError: The step removed the parents of some rows, or added rows without a parent.

@@ -1,4 +1,4 @@
-"""Runs migrations in a database in memory to find the objects that they create."""
+"""Runs migrations in a database in memory to find which objects the migrations create."""
 
 import sqlite3
 from collections.abc import Iterable, Sequence
@@ -30,7 +30,7 @@ def database_of(
 ) -> sqlite3.Connection:
     """Return a database in memory that has the given migrations, and all tables that tenantry creates with them.
 
-    The connect hooks of `schemas` run first. All migrations together may take `seconds_max`.
+    The connect hooks of `schemas` run first. All migrations together may take at most `seconds_max`.
 
     Raises:
         MigrationError: A migration failed or took too long.

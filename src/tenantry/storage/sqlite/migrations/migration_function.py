@@ -23,7 +23,7 @@ _find_numbered = lru_cache(maxsize=128)(find_numbered)
 
 
 class _CancelledStepError(sqlite3.OperationalError):
-    """The caller was cancelled between two statements of the function, where SQLite has no statement to interrupt."""
+    """The caller was cancelled between two of the function's statements, so SQLite had no statement to interrupt."""
 
     sqlite_errorcode = sqlite3.SQLITE_INTERRUPT
     sqlite_errorname = "SQLITE_INTERRUPT"
@@ -33,7 +33,7 @@ class SQLiteMigrationSession:
     """The `MigrationSession` of a SQLite database.
 
     A failed statement may have ended the transaction, for example on a full disk. So no statement may run after a failed statement.
-    `failure` is the failed statement's error, or None.
+    `failure` is the failed statement's error, or None if no statement failed.
     """
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -87,7 +87,7 @@ class SQLiteMigrationSession:
         if cursor.description is not None:
             cursor.close()
             raise BrokenScriptError(
-                "its function calls execute() with a statement that returns rows: use fetch_one() or fetch_all()",
+                "the function passes execute() a statement that returns rows: use fetch_one() or fetch_all()",
                 code="SQLITE_ROW",
             )
         return count_rows(cursor, changes, self._connection)
@@ -102,7 +102,7 @@ class SQLiteMigrationSession:
         cursor = self._cursor(sql, parameters)
         if cursor.description is None:
             raise BrokenScriptError(
-                "its function calls fetch_one() or fetch_all() with a statement that returns no rows: use execute(), or add RETURNING",
+                "the function passes fetch_one() or fetch_all() a statement that returns no rows: use execute(), or add RETURNING",
                 code="SQLITE_DONE",
             )
         try:
@@ -132,7 +132,7 @@ def _check_cancelled() -> None:
 
 
 def failed_line(migration: Migration, error: BaseException) -> int | None:
-    """Return the line of the migration's file at which the function raised the error; None for errors from elsewhere."""
+    """Return the line of the migration's file where the function raised the error; None if other code raised the error."""
     if migration.function is None:
         return None
     cause: BaseException | None = error
@@ -164,5 +164,5 @@ def _call(function: MigrationFunction, session: SQLiteMigrationSession) -> None:
         else "its text may quote a row and is not shown; to give a reason, raise MigrationError"
     )
     raise BrokenScriptError(
-        f"its function raised {type(raised).__name__}: {reason}", code=type(raised).__name__
+        f"the function raised {type(raised).__name__}: {reason}", code=type(raised).__name__
     ) from raised

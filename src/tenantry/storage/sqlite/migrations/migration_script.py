@@ -1,7 +1,7 @@
 """Runs one migration inside the transaction that also records the migration's number.
 
-Statements are executed one by one, because Python's ``executescript`` commits first. SQLite's authorizer keeps the statements from
-ending the transaction and from changing the connection.
+Statements are executed one by one, because Python's ``executescript`` commits the open transaction before it runs the script.
+SQLite's authorizer keeps the statements from ending the transaction and from changing the connection.
 """
 
 import sqlite3
@@ -42,7 +42,7 @@ ORDER BY type = 'table', sql NOT LIKE 'CREATE VIRTUAL TABLE%' LIMIT 1
 
 
 class BrokenScriptError(ValueError):
-    """A migration did something that migrations may not do. The message says how to correct the migration."""
+    """A migration did something that is forbidden in migrations. The message says how to correct the migration."""
 
     def __init__(self, message: str, *, code: str) -> None:
         super().__init__(message)
@@ -92,7 +92,7 @@ def run_step(run: Callable[[], None], connection: sqlite3.Connection) -> None:
     except RefusedActionError as error:
         raise _refusal(error) from error
     except sqlite3.OperationalError as error:
-        # SQLite's message begins with "error in" if a rename would break a view or trigger, or if DROP COLUMN would break a constraint.
+        # # SQLite's message begins with "error in" if a rename breaks a view or a trigger, or if DROP COLUMN breaks a constraint.
         # SQLite's message about an added column, such as an untyped column in a STRICT table, needs no advice.
         if not str(error).startswith("error in ") or " after add column: " in str(error):
             raise
@@ -156,7 +156,7 @@ def _check_references(
         found += [f"{kind} {name}" for (kind, name), sql in changed.items() if written in sql.lower()]
         if found and ("table", table) not in after:
             raise BrokenScriptError(
-                f"it leaves a reference to the dropped table {table} in {', '.join(found[:_SHOWN_MAX])}: {_ADVICE}",
+                f"the step leaves a reference to the dropped table {table} in {', '.join(found[:_SHOWN_MAX])}: {_ADVICE}",
                 code="SQLITE_ERROR",
             )
 

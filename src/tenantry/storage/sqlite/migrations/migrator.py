@@ -1,16 +1,16 @@
 """Applies migrations to a SQLite database, each in one transaction with its row and the new ``user_version``.
 
-SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). Python's implicit transactions and ``executescript``, which
-commits first, would commit a part of a migration. So statements are executed one by one between tenantry's own BEGIN IMMEDIATE and COMMIT
-(`migration_script`).
+SQLite's DDL is transactional (https://www.sqlite.org/lang_transaction.html). Python's implicit transactions, and
+``executescript``, could commit only a part of a migration. So statements are executed one by one between tenantry's own BEGIN
+IMMEDIATE and COMMIT (`migration_script`).
 
 A step runs with foreign keys off, as SQLite's procedure for changing a table requires
 (https://www.sqlite.org/lang_altertable.html, section 7). With foreign keys on, dropping the old table would delete rows of its child
-tables. The pragma has no effect inside a transaction, so it comes before BEGIN. A step fails if it leaves rows without their parent
-(`foreign_keys`).
+tables. The pragma has no effect inside a transaction, so the pragma runs before BEGIN. A step that leaves rows without their
+parent fails (`foreign_keys`).
 
-Two processes may migrate the same file at the same time. Each process plans again under the write lock, so the second process sees the
-migrations that the first process applied.
+Two processes may migrate the same file at the same time. Each process plans again under the write lock, so the second process
+sees the first process's migrations.
 """
 
 import json
@@ -71,7 +71,7 @@ Planner: TypeAlias = Callable[[list[AppliedMigration], int], tuple[Migration, ..
 
 
 def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
-    """Plan from one snapshot, because rows and ``user_version`` from two moments could look like a manual change of the file."""
+    """Plan from one snapshot, because rows and ``user_version`` read at different times could look like a manual change."""
     connection.execute("BEGIN")
     try:
         return _plan(planner, connection)
@@ -122,7 +122,7 @@ def apply_migrations(
 
 @contextmanager
 def _step(connection: sqlite3.Connection) -> Iterator[None]:
-    """Begin the transaction of a step with foreign keys off. At the end roll back an open transaction, and reset every pragma."""
+    """Begin the transaction of a step with foreign keys off. At the end roll back any open transaction and reset the pragmas."""
     connection.execute("PRAGMA foreign_keys = OFF")
     try:
         connection.execute("BEGIN IMMEDIATE")

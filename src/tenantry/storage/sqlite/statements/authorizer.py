@@ -1,9 +1,9 @@
 """Authorizes the SQL of repositories and migrations, which share their connection with other callers.
 
-SQLite's authorizer callback decides, not the text of the SQL (https://www.sqlite.org/c3ref/set_authorizer.html). SQLite calls the
-authorizer for each action while it prepares a statement, before the action takes effect. Some actions take effect during preparation:
-preparing ``EXPLAIN PRAGMA query_only = ON`` sets the pragma. When an authorizer is set, SQLite prepares every cached statement again, so
-the authorizer also covers cached statements.
+SQLite's authorizer callback decides whether SQL may run, not the text of the SQL
+(https://www.sqlite.org/c3ref/set_authorizer.html). SQLite calls the authorizer for each action while it prepares a statement,
+before the action takes effect. Some actions take effect during preparation: preparing ``EXPLAIN PRAGMA query_only = ON`` sets the
+pragma. When an authorizer is set, SQLite prepares every cached statement again, so the authorizer also covers cached statements.
 
 The authorizer refuses actions that outlive their statement. Examples are a pragma that changes the connection, a temporary table that
 hides a table of the tenant, an attached database, and the end of a transaction that several callers share.
@@ -47,7 +47,7 @@ _CREATE_TEMPORARY: Final = frozenset(
 )
 # SQLite reports CREATE TRIGGER temp.name as a trigger of the main database. Only an INSERT into these tables shows a temporary trigger.
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
-# fts3_tokenizer takes the memory address of code to run (https://www.sqlite.org/fts3.html, section 8.1).
+# The argument of fts3_tokenizer is the memory address of code to run (https://www.sqlite.org/fts3.html, section 8.1).
 UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
 _OWN_TABLES: Final = frozenset(["schema_migrations", "tenantry_idempotency", "tenantry_owner"])
 _CHANGES: Final = frozenset(
@@ -56,7 +56,7 @@ _CHANGES: Final = frozenset(
         *(sqlite3.SQLITE_CREATE_TABLE, sqlite3.SQLITE_DROP_TABLE),
     ]
 )
-# The table is the second argument of these actions, and the first argument of the other changes.
+# The table is the second argument of these actions, but the first argument of all other changes.
 _CHANGES_BESIDE: Final = frozenset(
     [
         *(sqlite3.SQLITE_ALTER_TABLE, sqlite3.SQLITE_CREATE_TRIGGER, sqlite3.SQLITE_CREATE_INDEX),
@@ -77,9 +77,9 @@ _ACTING: Final = frozenset(["incremental_vacuum", "optimize", "shrink_memory", "
 
 
 class RefusedActionError(Exception):
-    """The authorizer refused an action of SQL before the SQL had any effect, for the reason in `reason`."""
+    """The authorizer refused an action before the SQL had any effect; `reason` says why."""
 
-    # MigrationError and QueryError carry the driver's code.
+    # MigrationError and QueryError have the driver's error code.
     sqlite_errorname = "SQLITE_AUTH"
 
     def __init__(self, action: str) -> None:
@@ -133,8 +133,8 @@ def makes_temporary(action: int, first: str | None, database: str | None) -> boo
 def judge_of(sql: str) -> Judge:
     """Return the `Judge` of a repository's statement.
 
-    The judge also refuses a trigger that names one of tenantry's own tables: a statement that is known already would run the trigger's
-    statements without an authorizer.
+    The judge also refuses a trigger that names one of tenantry's own tables: a statement that was authorized before the trigger
+    existed would run the trigger's statements without an authorizer.
     """
     text = sql.lower()
 

@@ -44,7 +44,7 @@ class _TransactionLostError(Exception):
 def write_batch(
     requests: Sequence[Request], guard: Guard, connection: sqlite3.Connection
 ) -> list[WriteOutcome]:
-    """Run the requests in one transaction and commit it; return one outcome for each request.
+    """Run the requests in one transaction, and commit; return one outcome for each request.
 
     A request that fails because of damage has no effect, and runs again alone: SQLite also reports damage after one failed disk read.
     """
@@ -62,7 +62,7 @@ def write_batch(
 
 
 def read_batch(statements: Sequence[Statement], connection: sqlite3.Connection) -> list[ReadOutcome]:
-    """Run reading statements on one snapshot, on a reader's connection; return one outcome for each statement.
+    """Run read-only statements on one snapshot, on a reader's connection; return one outcome for each statement.
 
     A statement that fails because of damage runs again, as in `write_batch`.
     """
@@ -134,7 +134,7 @@ def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Re
 
 
 def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
-    """Run one reading statement, inside or outside a transaction."""
+    """Run one read-only statement, inside or outside a transaction."""
     try:
         return run_statement(statement, connection)
     except Exception as error:  # noqa: BLE001  # any error of a caller's parameters fails only that caller
@@ -142,7 +142,7 @@ def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcom
 
 
 def read_in_transaction(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
-    """Run one reading statement inside the open transaction; a statement that writes is rolled back and refused."""
+    """Run one read-only statement inside the open transaction; a statement that writes is rolled back and refused."""
     connection.execute("SAVEPOINT unit")
     outcome = _read_unless_it_writes(statement, connection)
     _undo_unit(connection)
@@ -177,7 +177,7 @@ def _write_together(
                 raise _TransactionLostError(index, outcome)
         connection.execute("COMMIT")
     except (*DRIVER_ERRORS, TenantryError) as error:
-        # Nothing was committed, so no request may be acknowledged. Requests that failed before keep their errors.
+        # Nothing was committed, so no request may be acknowledged. Requests that failed earlier keep their errors.
         return [
             outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].name)
             for request, outcome in zip_longest(requests, outcomes)
@@ -203,9 +203,9 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
         return [run_statement(statement, connection)]
     except Exception as error:  # noqa: BLE001  # any error of a caller's parameters fails only that caller
         if connection.total_changes != changes or is_damage(error):
-            # A failed statement may keep changes that must not be committed. OR FAIL, RAISE(FAIL) and a result that cannot be fetched
-            # keep the earlier rows. A statement that fails because of damage may keep a row without its index entry. After the
-            # rollback the rest of the batch runs again.
+            # A failed statement may keep changes that must not be committed. With OR FAIL, RAISE(FAIL) or a result that cannot be
+            # fetched, the earlier rows stay. A statement that fails because of damage may leave a row without its index entry.
+            # After the rollback the rest of the batch runs again.
             roll_back(connection)
         return map_error(error, statement.name)
 
@@ -242,7 +242,7 @@ def _read_together(
 
 
 def _is_interrupted(outcome: object) -> TypeGuard[QueryError]:
-    """Return whether the batch was interrupted because all its callers were cancelled, so that no further statement should run."""
+    """Return whether all callers of the batch were cancelled; if so, no further statement should run."""
     return isinstance(outcome, QueryError) and outcome.code == "SQLITE_INTERRUPT"
 
 

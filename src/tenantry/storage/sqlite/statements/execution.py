@@ -53,7 +53,7 @@ def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) 
             f"{statement.name}: a statement may not use {error.action}, because {error.reason}"
         ) from error
     except sqlite3.IntegrityError:
-        # SQLite refused a row, so the authorizer allowed the statement. The text need not be authorized again.
+        # SQLite refused a row, so the authorizer allowed the statement. The SQL text need not be authorized again.
         _remember(sql, numbered)
         raise
     _remember(sql, numbered)
@@ -78,7 +78,7 @@ def _execute(
     if fetch is Fetch.NONE:
         if cursor.description is None:
             return None
-        cursor.close()  # ends the statement, so that its changes can be counted and rolled back
+        cursor.close()  # this ends the statement: its changes can now be counted and rolled back
         raise QueryError(
             f"{statement.name} returns rows, but its Fetch is NONE: nothing was written; use a Fetch that returns rows, or remove "
             "RETURNING"

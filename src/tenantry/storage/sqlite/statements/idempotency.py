@@ -1,7 +1,7 @@
 """Stores the results of a unit with the unit's idempotency key, in the unit's own transaction.
 
-So the key is stored if and only if the unit's changes are stored. These functions run inside the unit's savepoint. An error in one of
-these functions fails the unit.
+So the key is stored if and only if the unit's changes are stored. These functions run inside the unit's savepoint. If one of
+these functions raises an error, the unit fails.
 """
 
 import json
@@ -47,7 +47,7 @@ def find_results(request: KeyedRequest, connection: sqlite3.Connection) -> list[
     Raises:
         IdempotencyConflictError: Another unit was stored with this key.
     """
-    for sql in CREATE_SQL:  # takes a microsecond if the table and the index exist
+    for sql in CREATE_SQL:  # a microsecond if the table and the index already exist
         connection.execute(sql)
     found = connection.execute(_FIND, (request.key, _text(request.kept_since))).fetchone()
     if found is None:

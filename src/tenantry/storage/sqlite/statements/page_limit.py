@@ -1,7 +1,7 @@
 """Limits the size of a database with SQLite's page limit, and names the limit in the error of a write that exceeds it.
 
-SQLite never sets the limit below the database's present size (https://www.sqlite.org/pragma.html#pragma_max_page_count), so no stored
-data is lost. SQLite reuses pages freed by deletes before the database grows.
+SQLite never sets the limit below the database's current size (https://www.sqlite.org/pragma.html#pragma_max_page_count), so no
+stored data is lost. SQLite reuses pages freed by deletes before the database grows.
 """
 
 import os
@@ -47,12 +47,12 @@ def with_limit_named(outcome: T, doing: str, database_bytes_max: int | None, pat
 
 
 def _is_disk_full(path: Path) -> bool:
-    """Return whether the disk is full, because SQLite has the same code for a full disk and its page limit.
+    """Return whether the disk is full; SQLite's error code is the same for a full disk and for the page limit.
 
     A full disk remains full after the write is rolled back, because the write-ahead log keeps its size.
     """
     try:
         found = os.statvfs(path.parent)
-    except OSError:  # not raised, because other requests of the batch must get their outcomes
+    except OSError:  # ignored, because other requests of the batch must get their outcomes
         return True
     return found.f_bavail * found.f_frsize < _DISK_FREE_BYTES_MIN

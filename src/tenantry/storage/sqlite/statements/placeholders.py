@@ -1,9 +1,9 @@
 """Converts numbered placeholders (``?1``) to named placeholders (``:n1``).
 
-In SQLite the name of a numbered placeholder is its own text (https://www.sqlite.org/c3ref/bind_parameter_name.html). Python 3.12.0 to
-3.12.3 therefore issues a warning about named placeholders when the values are a sequence
-(https://github.com/python/cpython/issues/117995), and with ``-W error`` the call fails. Named placeholders take their values from a
-mapping, which every version of Python accepts.
+In SQLite a numbered placeholder such as ``?1`` has the name ``?1`` (https://www.sqlite.org/c3ref/bind_parameter_name.html).
+Python 3.12.0 to 3.12.3 therefore issues a warning about named placeholders when the values are a sequence
+(https://github.com/python/cpython/issues/117995), and with ``-W error`` the call fails. Named placeholders take their values from
+a mapping, which every version of Python accepts.
 """
 
 import re
@@ -38,7 +38,7 @@ class NumberedStatement(NamedTuple):
 
 
 def find_numbered(sql: str) -> NumberedStatement | None:
-    """Return the statement with named placeholders; None if it has no numbered placeholders, or also named placeholders."""
+    """Return the statement with its numbered placeholders converted; None without numbered placeholders, or with named ones."""
     tokens = list(_TOKEN.finditer(sql))
     if not any(token["number"] for token in tokens) or any(token["name"] for token in tokens):
         return None

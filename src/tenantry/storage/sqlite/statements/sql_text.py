@@ -7,7 +7,7 @@ _LOWER: Final = str.maketrans(string.ascii_uppercase, string.ascii_lowercase)
 
 
 def folded(name: str) -> str:
-    """Return a name with ASCII letters in lower case, because SQLite ignores the case of only these letters."""
+    """Return a name with its ASCII letters in lower case, because SQLite ignores the case of ASCII letters only."""
     return name.translate(_LOWER)
 
 
