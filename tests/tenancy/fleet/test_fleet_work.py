@@ -429,7 +429,7 @@ class TestFunctions:
         fleet = TenantRegistry(fleet_config(data_dir)).fleet
         fleet.register("mine", save)
         for name in ("migrate", "check", "snapshot", "mine"):
-            with pytest.raises(JobError, match=f"the kind '{name}' is taken"):
+            with pytest.raises(JobError, match=f"a built-in kind has the name '{name}': choose"):
                 fleet.register(name, fail_with(ValueError()))
 
     @pytest.mark.usefixtures("entries")

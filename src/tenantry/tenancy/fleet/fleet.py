@@ -50,13 +50,13 @@ class Fleet:
     * ``migrate``: opens the tenant, which applies its migrations. A tenant that has all migrations is skipped. A tenant whose
       migration fails is quarantined with the reason.
     * ``check``: checks the tenant's database for damage, while calls continue. A damaged tenant that serves calls is quarantined.
-      With the argument ``thorough``, indexes are compared with their tables too. Suspended, archived and quarantined tenants can
-      be checked too.
+      With the argument ``thorough``, the check also compares indexes with their tables. Suspended, archived and quarantined tenants
+      can be checked too.
     * ``snapshot``: takes a snapshot of the tenant. The tenant may be suspended, archived, quarantined or deleted.
     * the name of a registered function, see `register`.
 
     Each tenant gets one outcome, and a tenant with an outcome is not processed again. If the process dies during the work on a
-    tenant, the work is repeated, even if it was complete. Migrations and checks are idempotent; your own functions must be too.
+    tenant, the work may be done twice. Migrations and checks are idempotent, and your own functions must also be idempotent.
     """
 
     def __init__(self, tools: FleetTools, *, check_open: Callable[[], None], log: EventLog) -> None:
@@ -80,7 +80,7 @@ class Fleet:
             JobError: Another function or a built-in kind has this name.
         """
         if name in BUILT_IN or self._work.functions.get(name, function) is not function:
-            raise JobError(f"the kind {name!r} is taken: choose another name")
+            raise JobError(f"another function or a built-in kind has the name {name!r}: choose another name")
         self._work.functions[name] = function
 
     async def start(
@@ -106,8 +106,8 @@ class Fleet:
         call may have started the job.
 
         Args:
-            kind: The kind of work, see the class.
-            states: The states of the tenants. All kinds but ``check`` and ``snapshot`` are for active tenants only.
+            kind: The kind of work, see `Fleet`.
+            states: The states of the tenants. Only jobs of the kinds ``check`` and ``snapshot`` work on tenants that are not active.
             tenant_ids: The ids of the tenants, at most 10,000; None for all tenants.
             id_prefix: The prefix of the tenants' ids.
             below: Schema versions, such as ``{"company": 2}``; a tenant is selected if one of its recorded versions is lower.
@@ -115,8 +115,8 @@ class Fleet:
                 over the ids. The second wave begins when all tenants of the first wave have an outcome.
             concurrency: The number of tenants processed at the same time. All jobs of a registry together leave half of
                 ``open_tenants_max`` to callers.
-            failures_max: The number or share (0.02) of tenants that may fail; None for any number. If more fail, the job
-                stops: tenants in progress are finished, and no others are started. `resume` counts failures from zero again.
+            failures_max: The number or share (0.02) of tenants that may fail; None for any number. If more tenants fail, the job
+                finishes the tenants in progress and stops. After `resume`, failures are counted from zero again.
             canary_failures_max: The number or share of the first wave's tenants that may fail; 0 by default.
             snapshot_before: Whether to take a snapshot of each tenant before the work.
             return_on_failure: Whether to take a snapshot of each tenant, and to restore the tenant if the work fails.
@@ -230,7 +230,7 @@ class Fleet:
 
         Args:
             job_id: The job's id.
-            failures_max: The number or share of tenants that may still fail, see `start`; unchanged by default.
+            failures_max: The number or share of tenants that may fail from now on, see `start`; unchanged by default.
             by: The principal for the audit; by default the user of the process.
 
         Raises:
@@ -256,7 +256,7 @@ class Fleet:
     async def wait(self, job_id: str) -> FleetProgress:
         """Wait until a job is paused, is stopped or has ended, and return its progress. The job may run in another process.
 
-        When this method returns, this process does no more work of the job. Cancelling the caller does not stop the job.
+        When this method returns, this process no longer works on the job. Cancelling the caller does not stop the job.
 
         Raises:
             JobNotFoundError: The job does not exist.
@@ -309,9 +309,9 @@ class Fleet:
         await self._table.delete_expired(context.watch.expired_before(context.config.fleet_retention_seconds))
 
     async def aclose(self) -> None:
-        """Halt this process's jobs after the tenants in progress; another registry continues the jobs. Idempotent.
+        """Finish the tenants in progress, and halt this process's jobs; another registry continues the jobs. Idempotent.
 
-        Work that does not end within ``shutdown_timeout_seconds`` is cancelled, and the other registry repeats the work.
+        Work that does not end within ``shutdown_timeout_seconds`` is cancelled; the registry that continues the job repeats the work.
         """
         await self._runner.aclose()
 
@@ -338,7 +338,7 @@ class Fleet:
 
     @asynccontextmanager
     async def _audited_refusal(self, action: str, job_id: str | None, by: str) -> AsyncIterator[None]:
-        """Record in the audit that the block refused the caller's request."""
+        """If the body of the ``async with`` statement refuses the caller's request, record the refusal in the audit."""
         try:
             yield
         except (JobError, MissingSchemaError) as error:

@@ -89,9 +89,9 @@ class FleetJob(BaseModel):
         kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
         options: The selection of tenants, and the limits of the work.
         state: The job's lifecycle state.
-        reason: The reason for the present state, if a reason is known.
+        reason: The reason for the current state; None if no reason is known.
         created_by: The principal that started the job (``by=`` of `Fleet.start`).
-        created_at, state_changed_at: The times of the start and of the last change of state, in UTC.
+        created_at, state_changed_at: The time when the job was started, and the time of its last change of state, in UTC.
         begun_at: The time when a process last began to run the job, in UTC.
         finished_before: The number of tenants that were finished at `begun_at`.
         failures_accepted: The number of failed tenants that no longer count, because the job was resumed after a stop.
@@ -130,14 +130,14 @@ class FleetWave(BaseModel):
 
 
 class FleetProgress(BaseModel):
-    """The progress of a job. `done`, `failed` and `skipped` never shrink.
+    """The progress of a job. The numbers `done`, `failed` and `skipped` never decrease.
 
     Attributes:
         job_id, kind, state, reason: The fields of the job, see `FleetJob`.
-        wave: The number of the present wave, or of the last wave after the job has ended.
+        wave: The number of the current wave; after the job has ended, the number of the last wave.
         waves: The number of waves.
         total: The number of tenants.
-        done: The number of tenants that are finished and did not fail, `skipped` included.
+        done: The number of finished tenants that did not fail; includes the `skipped` tenants.
         failed: The number of failed tenants.
         skipped: The number of tenants in `done` that needed no work.
         left: The number of tenants without an outcome.

@@ -8,7 +8,8 @@ Any process may pause or cancel the job. So between two tenants the run reads th
 ``catalog_poll_interval_seconds``. A halted run finishes the tenants in progress, and then releases the lock.
 
     ``handing out``  Workers take tenants. After the last tenant of a wave, the next wave begins.
-    ``halted``       A pause, a cancellation, too many failures, a shutdown or a catalog error ends each worker after its tenant.
+    ``halted``       After a pause, a cancellation, too many failures, a shutdown or a catalog error, each worker finishes its
+                     tenant and ends.
 """
 
 import asyncio
@@ -70,7 +71,7 @@ class JobRun:
         self._failed: dict[int, int] = {}
 
     def halt(self) -> None:
-        """Stop the run after the tenants in progress are finished."""
+        """Let the workers finish the tenants in progress, and then end the run."""
         self._halted.set()
 
     async def run(self) -> None:
@@ -130,7 +131,7 @@ class JobRun:
             return item
 
     async def _check_state(self) -> None:
-        """Halt if the job's state in the catalog is not running; read the catalog once per poll interval."""
+        """Halt the run if the job's state in the catalog is not ``running``; read the state at most once per poll interval."""
         now = self._now()
         if now - self._checked_seconds < self._context.config.catalog_poll_interval_seconds:
             return
@@ -147,7 +148,7 @@ class JobRun:
             self.halt()
             return
         seconds = self._now() - started
-        # Retry the recording: without a recorded outcome, the work would be repeated.
+        # Retry until the outcome is recorded: without a recorded outcome, the work on the tenant would be repeated.
         await with_retries(
             lambda: self._table.results.finish(self._job.id, item, outcome, seconds),
             self._limits,
@@ -158,7 +159,7 @@ class JobRun:
         self._context.report(FleetTenantFinished(item.tenant_id, self._job.kind, outcome.outcome, seconds))
 
     async def _check_failures(self, wave: FleetWave) -> None:
-        """Stop the job if too many tenants have failed since the job was started, or was resumed after a stop."""
+        """Stop the job if too many tenants have failed since the job's start, or since its last stop if the job was resumed."""
         options, accepted = self._job.options, self._job.failures_accepted
         failed = sum(self._failed.values()) - accepted
         limits = [("failures_max", options.failures_max, self._total)]
@@ -177,7 +178,7 @@ class JobRun:
         try:
             job = await self._table.apply(self._job.id, event, reason=reason)
         except JobError:
-            return  # an operator paused or cancelled the job at the same moment
+            return  # an operator has paused or cancelled the job in the meantime
         self._log.info(FLEET_JOB_ENDED, state=job.state, reason=reason)
 
 

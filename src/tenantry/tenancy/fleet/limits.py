@@ -10,9 +10,9 @@ class FleetLimits:
 
     Attributes:
         retry_seconds: The wait before each retry of work that failed with a retryable error.
-        retry_after_seconds_max: The longest wait that a retryable error can ask for.
+        retry_after_seconds_max: The longest wait before a retry that an error's `retry_after_seconds` can cause.
         failed_retry_seconds: The wait before a job runs again after the catalog failed.
-        deleted_rows_max: The number of outcomes deleted in one transaction; a larger number delays other callers of the catalog.
+        deleted_rows_max: The most outcomes deleted in one transaction; a larger number delays other callers of the catalog.
     """
 
     retry_seconds: tuple[float, ...] = (0.1, 0.2, 0.4, 0.8, 1.6)

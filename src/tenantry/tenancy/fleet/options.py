@@ -19,7 +19,7 @@ NESTED_MAX: Final = 32
 """The deepest nesting of JSON values. The API adds more levels around a value, and JSON parsers have a limit."""
 
 _PERCENT: Final = re.compile(r"(?P<percent>\d{1,3}(?:\.\d{1,2})?)%")
-_HUNDREDTHS: Final = 10_000  # hundredths of a percent in 100%
+_HUNDREDTHS: Final = 10_000  # 100% as hundredths of a percent
 
 Fraction: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 FailuresMax: TypeAlias = Annotated[int, Field(ge=0, strict=True)] | Fraction | None
@@ -27,7 +27,9 @@ FailuresMax: TypeAlias = Annotated[int, Field(ge=0, strict=True)] | Fraction | N
 
 def _check_arguments(arguments: dict[str, Any]) -> dict[str, Any]:
     if len(as_json(arguments)) > ARGUMENTS_CHARACTERS_MAX:
-        raise ValueError(f"at most {ARGUMENTS_CHARACTERS_MAX} characters as JSON: store the rest elsewhere")
+        raise ValueError(
+            f"the arguments exceed {ARGUMENTS_CHARACTERS_MAX} characters as JSON: store large values elsewhere"
+        )
     return arguments
 
 
@@ -54,19 +56,19 @@ class FleetOptions(BaseModel):
     @classmethod
     def _check_canary(cls, canary: int | str | None) -> int | str | None:
         if isinstance(canary, str) and not 0 < _hundredths(canary) <= _HUNDREDTHS:
-            raise ValueError("give a number of tenants, or a share above 0% and up to 100%")
+            raise ValueError("give a number of tenants, or a percentage above 0% and up to 100%")
         return canary
 
     @property
     def canary_size(self) -> tuple[int, int]:
-        """The size of the first wave, as a number of tenants or as hundredths of a percent; the other value is 0."""
+        """The size of the first wave as two values: a number of tenants, and hundredths of a percent. One of the values is 0."""
         if isinstance(self.canary, str):
             return 0, _hundredths(self.canary)
         return self.canary or 0, 0
 
 
 def failures_allowed(failures_max: float | None, total: int) -> float:
-    """Return the number of tenants that may fail, out of `total` tenants."""
+    """Return how many of `total` tenants may fail."""
     if failures_max is None:
         return math.inf
     return math.floor(failures_max * total) if 0 < failures_max < 1 else failures_max

@@ -40,15 +40,15 @@ class FleetRunner:
         self._is_closed = False
 
     def task(self, job_id: str) -> "asyncio.Task[None] | None":
-        """Return the task that runs the job in this process or tries to acquire its lock; None if there is no task."""
+        """Return this process's task that runs the job or tries to acquire the job's lock; None if there is no such task."""
         return self._tasks.get(job_id)
 
     @asynccontextmanager
     async def spawning(self, job_id: str) -> AsyncIterator[None]:
         """Hold the job's lock during the block, which starts or resumes the job in the catalog, and then run the job.
 
-        Holding the lock ensures that this process runs the job. Another process, which could see the job in the catalog
-        immediately, may lack the function that the job needs.
+        The lock ensures that this process runs the job. Without the lock, another process could find the job in the catalog and
+        run the job, but that process may lack the function that the job needs.
 
         Raises:
             PersistenceConnectionError: The lock file cannot be opened.
@@ -65,7 +65,7 @@ class FleetRunner:
             self._runs[job_id].halt()
 
     async def adopt(self) -> None:
-        """Run the jobs that no process runs."""
+        """Start to run the live jobs that no process runs."""
         now = self._context.clock.monotonic_seconds()
         for job_id in await self._table.live():
             if self._is_closed:
@@ -88,9 +88,9 @@ class FleetRunner:
 
     def _spawn(self, job_id: str, lock: AsyncExitStack | None = None) -> None:
         """Run the job in a task, which acquires the job's lock if `lock` is None and releases the lock at the end."""
-        # The task first waits for the job's previous task, which may end without noticing that the job was resumed.
+        # The new task first waits for the job's previous task, because the previous task may miss that the job was resumed, and end.
         work = self._run(job_id, self._tasks.get(job_id), lock)
-        # Use a new context: the starting call's deadline must not apply to the job, which may run for hours.
+        # Use a new context: the deadline of the call that starts the job must not apply to the job, which may run for hours.
         task = asyncio.get_running_loop().create_task(
             work, name=f"tenantry fleet {job_id}", context=contextvars.Context()
         )

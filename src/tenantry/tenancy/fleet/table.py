@@ -1,7 +1,7 @@
 """The table of fleet jobs in the catalog. Every decision about a job is first written to the catalog.
 
-Several processes may have the catalog open. A job's state changes by a compare-and-set, so that concurrent changes take effect
-one after the other.
+Several processes may have the catalog open. A job's state is changed by compare-and-set, so concurrent changes take effect one
+after the other.
 """
 
 import secrets
@@ -104,7 +104,9 @@ class FleetTable:
         statement = Statement("fleet.get", f"{_SELECT_JOB} WHERE id = ?", (job_id,), Fetch.ONE)
         row = await self._catalog.read(statement)
         if row is None:
-            raise JobNotFoundError(f"there is no fleet job {job_id!r}: list the jobs", job_id=job_id)
+            raise JobNotFoundError(
+                f"there is no fleet job {job_id!r}: list the jobs to find its id", job_id=job_id
+            )
         return _to_job(row)
 
     async def list(self, state: JobState | None, limit: int | None, cursor: str | None) -> Page[FleetJob]:
@@ -127,7 +129,7 @@ class FleetTable:
         return [job_id for (job_id,) in rows]
 
     async def delete_expired(self, before: datetime) -> None:
-        """Delete the jobs that were done or cancelled before the time `before`, oldest first."""
+        """Delete the jobs that ended (done or cancelled) before the time `before`, oldest first."""
         parameters = (as_text(before),)
         while row := await self._catalog.read(Statement("fleet.expired", _EXPIRED, parameters, Fetch.ONE)):
             (job_id,) = row
@@ -141,7 +143,7 @@ class FleetTable:
             )
 
     async def begin(self, job_id: str) -> FleetJob | None:
-        """Record that this process begins to run the job, and return the job; None if the job is no longer live."""
+        """Record that this process begins to run the job, and return the job; None if the job is neither pending nor running."""
         now = as_text(self._clock.now())
         statement = Statement("fleet.begin", _BEGIN, (now, now, job_id), Fetch.ROWCOUNT)
         (count,) = await self._catalog.write(statement)

@@ -78,7 +78,7 @@ class FleetWork:
         self.functions: dict[str, FleetFunction] = {}
 
     async def check_kind(self, kind: str, *, job_id: str | None = None) -> None:
-        """Raise unless this registry can run jobs of this kind.
+        """Raise an error unless this registry can run jobs of this kind.
 
         Raises:
             JobError: No function with this name is registered.
@@ -89,7 +89,7 @@ class FleetWork:
         if kind not in BUILT_IN and kind not in self.functions:
             then = ", and resume the job" if job_id is not None else ""
             raise JobError(
-                f"no function {kind!r} is registered here: register it (fleet.register) before the registry opens{then}; "
+                f"no function {kind!r} is registered here: register the function (fleet.register) before the registry opens{then}; "
                 f"built-in kinds are {', '.join(BUILT_IN)}",
                 job_id=job_id,
             )
@@ -138,7 +138,7 @@ class FleetWork:
         try:
             tenant = await self._tools.catalog.find_by_uid(item.tenant_uid)
             if tenant is not None:
-                # Do not migrate the snapshot: a migration that failed before would fail again.
+                # Do not migrate the restored database: if a migration has failed, the migration would fail again.
                 await self._tools.snapshots.restore(
                     tenant.id, item.detail["snapshot_before"], migrate=False, by=job.created_by
                 )
@@ -163,8 +163,8 @@ class FleetWork:
     async def _is_current(self, tenant: TenantRecord) -> bool:
         """Return whether the database has all migrations, without opening the tenant.
 
-        The catalog has the versions of the tenant's last opening, but an operator may have replaced the file. So the versions are
-        also read from the file. If the file cannot be read without a lock, return False, so that the tenant is opened.
+        The catalog has the versions of the tenant's last opening, but an operator may have replaced the file. The versions are
+        therefore also read from the file. If the file cannot be read without a lock, return False: the job then opens the tenant.
         """
         if not self._are_current(tenant.schema_versions):
             return False
@@ -224,15 +224,15 @@ class FleetWork:
 
 
 def permission_for(kind: str) -> Permission:
-    """Return the permission that a job of this kind needs from a tenant's state."""
+    """Return the permission that a tenant's state must give, so that a job of this kind can work on the tenant."""
     return _PERMISSIONS.get(kind, Permission.WRITE)
 
 
 def _skipped_by_state(tenant: TenantRecord | None, item: PendingTenant) -> Outcome:
-    """Return the outcome ``skipped`` for a tenant that has left the job's states since the job was started.
+    """Return the outcome ``skipped`` for a tenant whose state was changed since the job's start to one that the job does not select.
 
     Raises:
-        TenantQuarantinedError: The tenant was quarantined, which counts as a failure.
+        TenantQuarantinedError: The tenant was quarantined. The job counts a quarantined tenant as failed.
     """
     if tenant is not None and tenant.state.allows(TenantEvent.REPAIR):
         check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
@@ -241,7 +241,7 @@ def _skipped_by_state(tenant: TenantRecord | None, item: PendingTenant) -> Outco
 
 
 async def _awaited(work: Awaitable[object]) -> object:
-    """Await a user's function, without letting a cancellation inside the function cancel the job.
+    """Await a user's function; a cancellation inside the function does not cancel the job.
 
     Raises:
         RuntimeError: A task or a future that the function awaited was cancelled.

@@ -32,7 +32,7 @@ class Archive:
             return await self._compact(operation, archived)
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
-        """Finish an archive operation whose process died, or roll it back if it cannot be finished."""
+        """Finish an archive operation whose process died; if this fails, roll the operation back."""
         try:
             await self._compact(operation, tenant)
         except TenantryError:

@@ -35,7 +35,7 @@ def reported(operation: Operation, context: ActorContext) -> Iterator[None]:
 
 
 async def audited(operation: Operation, work: Work[T], catalog: Catalog, log: EventLog) -> T:
-    """Do an operation's work, and audit the operation unless its last transaction has done so.
+    """Do an operation's work, and append the operation to the audit unless the work's last transaction has appended it.
 
     Raises:
         TenantryError: The work failed; the failure is audited.
@@ -48,7 +48,9 @@ async def audited(operation: Operation, work: Work[T], catalog: Catalog, log: Ev
         operation.detail["error"] = str(error)
         try:
             await catalog.write(operation.audited(error.outcome))
-        except TenantryError as failure:  # for example a full disk; the caller gets the first error
+        except (
+            TenantryError
+        ) as failure:  # for example, the disk is full; the caller gets the error of the work
             log.failure(AUDIT_FAILED, failure, tenant_id=operation.tenant_id, action=operation.action)
         raise
     if not operation.is_audited:
@@ -61,7 +63,7 @@ async def _done(operation: Operation, work: Work[T]) -> T:
         try:
             return await work(operation)
         except StaleTenantError:
-            continue  # The tenant was changed after it was read: read it again.
+            continue  # The tenant was changed after its record was read: try again with the new record.
         except OSError as error:
             raise PersistenceConnectionError(
                 f"{operation.action} of tenant {operation.tenant_id!r} failed: {error}"

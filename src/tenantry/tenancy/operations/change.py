@@ -20,7 +20,7 @@ class Change:
         self._tools = tools
 
     async def apply(self, operation: Operation, *, event: TenantEvent, reason: str | None) -> TenantRecord:
-        """Apply a lifecycle event, and close the tenant if the new state does not allow an open tenant."""
+        """Apply a lifecycle event; close the tenant if a tenant in the new state must not be open."""
         tenant = await operation.apply(await operation.get(), event, reason=reason)
         if tenant.state.allows(Permission.STAY_OPEN):
             await self._tools.apply_record(tenant)
@@ -33,7 +33,7 @@ class Change:
         tenant = await operation.get()
         if tenant.deletion_protected:
             raise DeletionProtectedError(
-                f"tenant {tenant.id!r} is protected from deletion: remove the protection (deletion_protected) with an update",
+                f"tenant {tenant.id!r} is protected from deletion: remove the protection with an update (deletion_protected=False)",
                 tenant_id=tenant.id,
                 state=tenant.state,
                 event=TenantEvent.DELETE,
@@ -52,7 +52,7 @@ class Change:
         changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
         tenant = await operation.change(tenant, **changed) if changed else tenant
         if "limits" in changes:
-            # Apply unchanged limits too: an earlier request may have failed after it changed the catalog.
+            # Apply limits even if the catalog has them already: an earlier request may have changed the catalog and then failed.
             await self._tools.apply_record(tenant)
         return tenant
 
