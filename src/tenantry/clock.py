@@ -12,17 +12,17 @@ class Clock(Protocol):
         """Return the seconds since an arbitrary moment; the number never decreases."""
 
     def now(self) -> datetime:
-        """Return the present instant in UTC."""
+        """Return the current time in UTC."""
 
 
 class SystemClock:
     """The machine's clocks."""
 
-    # Every call to a tenant reads the clock twice, so this is the function itself and not a slower method that calls it.
+    # This attribute is the function itself, because every call to a tenant reads the clock twice and a method would be slower.
     monotonic_seconds = staticmethod(time.perf_counter)
 
     def now(self) -> datetime:
-        """Return the present instant in UTC."""
+        """Return the current time in UTC."""
         return datetime.now(UTC)
 
 

@@ -23,14 +23,14 @@ class Commands(TyperGroup):
         """Parse the command line.
 
         Raises:
-            BadParameter: An argument is not UTF-8. Python decodes such bytes to characters that cannot be written.
+            BadParameter: An argument is not UTF-8. Python decodes invalid bytes to characters that cannot be written.
         """
         for argument in args:
             try:
                 argument.encode()
             except UnicodeEncodeError as error:
                 raise typer.BadParameter(
-                    f"{argument!r} is not valid UTF-8: give it in UTF-8, with LC_ALL=C.UTF-8 if the locale has another "
+                    f"{argument!r} is not valid UTF-8: use UTF-8, with LC_ALL=C.UTF-8 if the locale has another "
                     "encoding"
                 ) from error
         ctx.meta[_IS_JSON] = "--json" in args

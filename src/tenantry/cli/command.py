@@ -80,12 +80,12 @@ def command(
 
     Args:
         group: The command's group.
-        show: Formats the function's document for people.
+        show: Formats the function's result for people.
         question: The question to confirm before the command runs, with arguments in braces; None for no question.
         alone: The only field that ``--quiet`` prints; None for a command without ``--quiet``.
         may_create: Whether the command creates a missing data directory.
-        needs_service: Whether the command on a data directory needs a service in this process.
-        is_wrong: Returns whether the document reports a failure, which means exit code 1.
+        needs_service: Whether the command needs the service's modules even if its target is a data directory.
+        is_wrong: Returns whether the function's result reports a failure; if so, the exit code is 1.
         note: Returns a note for people, which is printed on standard error; an empty string for no note.
     """
 

@@ -27,7 +27,7 @@ from rich.text import Text
 from tenantry.cli.exits import CommandError, Exit
 
 Show: TypeAlias = Callable[[Mapping[str, Any]], RenderableType]
-"""Formats a document for people; a string is printed unchanged."""
+"""Formats a command's result for people; a string is printed unchanged."""
 
 _PIPE_COLUMNS: Final = 200
 """The width of tables in a pipe, which is large so that ids are not wrapped."""
@@ -39,7 +39,7 @@ _UNITS: Final = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
 def print_document(document: Mapping[str, Any], show: Show, *, is_json: bool) -> None:
-    """Print a document on standard output; for people, note on standard error that more pages follow."""
+    """Print a command's result on standard output; for people, note on standard error that more pages follow."""
     shown = _as_json(document) if is_json else show(document)
     if isinstance(shown, str):
         print_text(shown)
@@ -53,7 +53,7 @@ def print_on_console(render: Callable[[Console], object]) -> None:
     """Print on standard output the text that a function renders on a console; raise the errors of `print_text`."""
     has_width = sys.stdout.isatty() or os.environ.get("COLUMNS")
     console = Console(width=None if has_width else _PIPE_COLUMNS)
-    with console.capture() as captured:  # without a capture, a closed pipe would make rich end the process
+    with console.capture() as captured:  # if rich wrote to a closed pipe, rich would end the process
         render(console)
     print_text(captured.get().removesuffix("\n"))
 
@@ -100,7 +100,7 @@ def _say(line: str) -> None:
 
 
 def _as_json(document: Mapping[str, Any]) -> str:
-    # The document may contain control characters from any client. Escaping control characters does not change its meaning.
+    # A result may contain control characters from any client. Escaping these characters does not change the JSON's meaning.
     text = json.dumps(document, indent=2, ensure_ascii=False)
     if not text.replace("\n", "").isprintable():
         text = "".join(map(_escaped, text))
@@ -120,11 +120,11 @@ def _escaped(character: str) -> str:
 
 
 def listing(*columns: str, items: str = "items") -> Show:
-    """Return a formatter that shows the items of a document as the rows of a table.
+    """Return a formatter that shows the items of a command's result as the rows of a table.
 
     Args:
         columns: The names of the shown fields, in this order.
-        items: The name of the document's field that contains the items.
+        items: The name of the result's field that contains the items.
     """
 
     def show(document: Mapping[str, Any]) -> RenderableType:
@@ -140,7 +140,7 @@ def listing(*columns: str, items: str = "items") -> Show:
 
 
 def record(document: Mapping[str, Any]) -> RenderableType:
-    """Format a document as a table with a row for each field."""
+    """Format a command's result as a table with a row for each field."""
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(style="bold")
     table.add_column(overflow="fold")

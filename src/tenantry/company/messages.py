@@ -94,7 +94,7 @@ class SQLMessageRepository(RecordRepository[Message], MessageRepository):
 
 
 def _parameters(message: Message) -> tuple[object, ...]:
-    # Messages are the most frequent writes. `_value_` is faster than the property `value`; most messages have no JSON.
+    # Messages are the most frequent writes: `_value_` is faster than the property `value`, and most messages need no JSON.
     attachments = message.attachments
     metadata = message.metadata
     return (

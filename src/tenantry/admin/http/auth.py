@@ -93,7 +93,7 @@ def authenticate_by_key(keys: ApiKeys) -> Authenticate:
     async def authenticate(request: Request) -> Principal:
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "bearer" or not token:
-            raise _unauthorized("send a key: Authorization: Bearer tnt_…", "")
+            raise _unauthorized("send a key in the header 'Authorization: Bearer tnt_…'", "")
         key = await keys.authenticate(token.strip()[:_TOKEN_CHARACTERS_MAX])
         if key is None:
             raise unauthorized()

@@ -193,7 +193,7 @@ async def _forget(pending: PendingRequest) -> None:
 
 @contextmanager
 def _logged_if_not_recorded() -> Iterator[None]:
-    """Log a recording error instead of raising the error, because the response must be sent anyway."""
+    """If a response cannot be recorded, log the error instead of raising the error: the response must be sent anyway."""
     try:
         with anyio.CancelScope(shield=True):
             yield

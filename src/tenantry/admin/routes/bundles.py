@@ -97,7 +97,7 @@ class BundleResponse(StreamingResponse):
         except TimeoutError as error:
             raise ClientDisconnect from error
         finally:
-            # Close the generator, or the file stays open until the generator is garbage collected.
+            # Without this call, the file would stay open until the generator is garbage collected.
             with anyio.CancelScope(shield=True):
                 await self._chunks.aclose()
 
@@ -159,7 +159,7 @@ async def import_tenant(
 ) -> TenantOut:
     """Verify a bundle, and create a tenant with this id from the bundle.
 
-    A bundle whose database has tables, indexes, views or triggers of no schema pack is refused, and the problem names them.
+    A bundle is refused if its database has tables, indexes, views or triggers of no schema pack; the problem names these objects.
     """
     accepted = _names(accept_tables)
     if accepted:

@@ -22,7 +22,7 @@ _MEDIA_TYPES: Final = {
 }
 
 # The browser runs only the console's own scripts and sends requests only to the console's service, even if a tenant's name or an
-# error contains markup. Trusted Types keep these scripts from turning text into markup.
+# error contains markup. Trusted Types keep the console's scripts from turning text into markup.
 # https://www.w3.org/TR/CSP3/, https://www.w3.org/TR/trusted-types/
 _POLICY: Final = (
     "default-src 'none'",

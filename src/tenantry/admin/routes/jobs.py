@@ -195,7 +195,7 @@ async def follow_job(job: FoundJob, service: CurrentService) -> AsyncIterator[Se
 async def pause_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
-    """Pause a job. The job starts no further tenant until it is resumed."""
+    """Pause a job. The job begins no work on further tenants until the job is resumed."""
     principal.check_fleet()
     return await service.registry.fleet.pause(job_id, reason=reason_of(body), by=principal.name)
 
@@ -204,7 +204,7 @@ async def pause_job(
 async def resume_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ResumeJobRequest | None = None
 ) -> FleetJob:
-    """Resume a paused or stopped job. After a stop, earlier failures no longer count against the limit."""
+    """Resume a paused or stopped job. A resumed job does not count failures before its stop against the limit."""
     principal.check_fleet()
     failures_max = body.failures_max if body is not None else None
     return await service.registry.fleet.resume(job_id, failures_max=failures_max, by=principal.name)
@@ -214,6 +214,6 @@ async def resume_job(
 async def cancel_job(
     job_id: JobPath, principal: Administrator, service: CurrentService, body: ReasonRequest | None = None
 ) -> FleetJob:
-    """Cancel a job. The job starts no further tenant."""
+    """Cancel a job. The job begins no work on further tenants."""
     principal.check_fleet()
     return await service.registry.fleet.cancel(job_id, reason=reason_of(body), by=principal.name)

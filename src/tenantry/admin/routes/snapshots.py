@@ -1,4 +1,4 @@
-"""Endpoints that take, list, delete, restore and drill snapshots, and that undo a restore."""
+"""Endpoints that take, list, delete, restore and test snapshots, and that undo a restore."""
 
 from contextlib import suppress
 from functools import partial
@@ -84,8 +84,8 @@ async def restore_snapshot(
     change: CurrentChange,
     service: CurrentService,
 ) -> Operation:
-    """Replace the tenant's database with the snapshot; `undo-restore` undoes this. The operation's result is the tenant."""
-    # The id may also belong to a restore point.
+    """Restore the snapshot as the tenant's database; `undo-restore` undoes the restore. The operation's result is the tenant."""
+    # The `snapshot_id` may also be the id of a restore point.
     if snapshot_id not in await service.registry.snapshots.points(tenant_id):
         await service.registry.snapshots.get(tenant_id, snapshot_id)
     return await change.begin("restore", partial(service.registry.snapshots.restore, tenant_id, snapshot_id))
@@ -102,7 +102,7 @@ async def list_restore_points(tenant_id: TenantPath, _: Reader, service: Current
 async def drop_restore_point(
     tenant_id: TenantPath, point: PointPath, principal: Administrator, service: CurrentService
 ) -> None:
-    """Remove a database that a restore has replaced, to free disk space. The restore can then no longer be undone."""
+    """Remove a database that a restore has replaced, to free disk space. That restore can no longer be undone."""
     await service.registry.snapshots.drop_point(tenant_id, point, by=principal.name)
 
 
@@ -119,7 +119,7 @@ async def undo_restore(
 
 @fleet_router.post("/claim-storage", responses=documented(409))
 async def claim_storage(principal: Administrator, service: CurrentService) -> StorageClaimed:
-    """Make this data directory the owner of the snapshot storage. The storage then refuses its former owner."""
+    """Make this data directory the owner of the snapshot storage. The storage then refuses the previous owner's directory."""
     principal.check_fleet()
     before = await service.registry.snapshots.claim_storage(by=principal.name)
     location = service.registry.snapshots.storage_location

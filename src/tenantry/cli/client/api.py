@@ -17,7 +17,7 @@ from tenantry.errors import SnapshotError, StorageFullError
 from tenantry.files.atomic_file import DraftFile, storage_errors
 
 if TYPE_CHECKING:
-    import httpx  # slow to import, so only `remote` and `local` import it
+    import httpx  # only `remote` and `local` import httpx, because the import is slow
 
 Document: TypeAlias = dict[str, Any]
 
@@ -53,7 +53,7 @@ class Paging:
 
 
 class Api:
-    """Sends requests and returns documents.
+    """Sends requests and returns the JSON bodies of the responses.
 
     Args:
         client: The HTTP client; None for a subclass that creates its client on the first request.
@@ -70,7 +70,7 @@ class Api:
         return self._client
 
     async def get(self, path: str, **query: Any) -> Document:
-        """Return the document at a path."""
+        """Send a GET, and return the JSON body of the response."""
         return await self._ask("GET", path, params=_given(query))
 
     async def check_missing(self, path: str, message: str) -> None:
@@ -91,15 +91,15 @@ class Api:
         return True
 
     async def post(self, path: str, body: Document | None = None) -> Document:
-        """Send a POST, and return the response's document."""
+        """Send a POST, and return the JSON body of the response."""
         return await self._ask("POST", path, json=body)
 
     async def patch(self, path: str, body: Document, headers: dict[str, str]) -> Document:
-        """Send a PATCH, and return the response's document."""
+        """Send a PATCH, and return the JSON body of the response."""
         return await self._ask("PATCH", path, json=body, headers=headers)
 
     async def delete(self, path: str) -> Document:
-        """Send a DELETE, and return the response's document."""
+        """Send a DELETE, and return the JSON body of the response."""
         return await self._ask("DELETE", path)
 
     async def operate(self, path: str, body: Document | None = None) -> Document:
@@ -123,7 +123,7 @@ class Api:
         return dict(operation["result"] or {})
 
     async def pages(self, path: str, paging: Paging, **query: Any) -> Document:
-        """Return one page, or all pages from the cursor on as one document."""
+        """Return one page; with `paging.is_all`, return the items of all pages from the cursor on as one page."""
         limit = PAGE_ITEMS_MAX if paging.is_all else paging.limit
         page = await self.get(path, limit=limit, cursor=paging.cursor, **query)
         items = page["items"]
@@ -133,7 +133,7 @@ class Api:
         return {"items": items, "next_cursor": page["next_cursor"]}
 
     async def export(self, tenant_id: str, target: Path) -> int:
-        """Write a tenant's bundle to a file, and return its size in bytes. The file appears only when it is complete.
+        """Write a tenant's bundle to a file, and return its size in bytes. An incomplete file never appears at `target`.
 
         Raises:
             CommandError: The request was refused, the bundle is incomplete, or the file cannot be written.
@@ -200,7 +200,7 @@ class Api:
         return self._checked(response)
 
     def _checked(self, response: "httpx.Response") -> Document:
-        """Return a response's document; raise if the request was refused."""
+        """Return the JSON body of a response; raise if the request was refused."""
         try:
             found = response.json() if response.content else {}
         except ValueError:
@@ -228,7 +228,7 @@ def api_path(*parts: str) -> str:
     """Return a path of the API, with each part quoted.
 
     Raises:
-        CommandError: A part is empty, ``.`` or ``..``. Clients and proxies would remove such a part (RFC 3986, section 5.2.4).
+        CommandError: A part is empty, ``.`` or ``..``. HTTP clients and proxies remove such parts (RFC 3986, section 5.2.4).
     """
     for part in parts:
         if part in _PART_OF_NO_PATH:
@@ -242,7 +242,7 @@ def tenant_path(tenant_id: str, *parts: str) -> str:
 
 
 def poll_seconds() -> Iterator[float]:
-    """Yield the pauses between polls in seconds; each pause is longer than the last, up to a limit."""
+    """Yield the pauses between polls in seconds; each pause is longer than the previous pause, up to a limit."""
     seconds = _POLL_SECONDS_MIN
     while True:
         yield seconds

@@ -71,7 +71,7 @@ class _LocalApi(Api):
         accepted_tables: Collection[str],
         is_dry_run: bool,
     ) -> Document:
-        """Return the new tenant's record, or a dry run's differences. In `at`, None stands for the only pack."""
+        """Return the new tenant's record, or a dry run's differences. In `at`, None as a name means the only pack."""
         versions: dict[str, int] = {}
         for name, version in at:
             schema = name or self._only_schema()
@@ -112,7 +112,7 @@ class _LocalApi(Api):
         return given[0]
 
     async def _list_tenants(self, *, limit: int, cursor: str | None, **filters: Any) -> Document | None:
-        """Return a page of tenants in the API's form; None for an invalid request, whose error the API then reports."""
+        """Return a page of tenants in the API's form; None for an invalid request, because the API then reports the error."""
         from tenantry.admin.query_digest import cursor_prefix
         from tenantry.admin.schemas import TenantOut, TenantPage
 

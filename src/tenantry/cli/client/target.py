@@ -1,4 +1,4 @@
-"""Chooses the target of a command: a running service, or a data directory in this process."""
+"""Chooses the target of a command: a running service, or a data directory that this process opens."""
 
 import os
 import pwd
@@ -26,7 +26,7 @@ class Target:
     Attributes:
         url: The URL of a running service.
         data_dir: The data directory, to be opened in this process.
-        snapshot_storage: The storage of the directory's snapshots; None for the directory itself.
+        snapshot_storage: The storage of the directory's snapshots; None if the directory itself stores its snapshots.
         schemas: The names of the directory's schema packs; empty for the built-in pack.
     """
 
@@ -42,7 +42,7 @@ def choose_target(
     snapshot_storage: str | None = None,
     schemas: Sequence[str] | None = None,
 ) -> Target:
-    """Return the target from the command line or, without one, from the environment.
+    """Return the command line's target; if the command line names no target, return the environment's target.
 
     Raises:
         CommandError: The target is missing or ambiguous, or schema packs are given for a service.

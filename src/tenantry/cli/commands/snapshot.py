@@ -40,7 +40,7 @@ async def delete(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgum
 
 @command(group, question="Replace the data of tenant {tenant_id} by snapshot {snapshot_id}?")
 async def restore(api: Api, tenant_id: TenantArgument, snapshot_id: SnapshotArgument) -> Document:
-    """Replace a tenant's data by the data of a snapshot; `undo-restore` undoes the restore."""
+    """Replace a tenant's data with the data of a snapshot; `undo-restore` undoes the restore."""
     return await api.operate(tenant_path(tenant_id, "snapshots", snapshot_id, "restore"))
 
 
@@ -52,7 +52,7 @@ async def points(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group, question="Remove restore point {point} of tenant {tenant_id} permanently?")
 async def drop_point(api: Api, tenant_id: TenantArgument, point: SnapshotArgument) -> Document:
-    """Remove a restore point to free disk space. The restore that created this restore point can no longer be undone."""
+    """Remove a restore point to free disk space. Then the restore that created the restore point can no longer be undone."""
     await api.delete(tenant_path(tenant_id, "restore-points", point))
     return {"tenant_id": tenant_id, "dropped": point}
 
@@ -68,7 +68,7 @@ async def undo_restore(api: Api, tenant_id: TenantArgument) -> Document:
     question="Make this data directory the owner of the snapshot storage? The storage will refuse the former owner.",
 )
 async def claim_storage(api: Api) -> Document:
-    """Make this data directory the owner of its snapshot storage, after a move or to take over another's snapshots."""
+    """Make this data directory the owner of its snapshot storage, after a move or to take over another directory's snapshots."""
     return await api.post("/v1/snapshots/claim-storage")
 
 

@@ -69,7 +69,7 @@ async def replace_file(
     ] = None,
     accept_tables: _AcceptTablesOption = None,
 ) -> Document:
-    """Replace a tenant's database by a plain SQLite file, which is verified first.
+    """Replace a tenant's database with a plain SQLite file, which is verified first.
 
     The old database is kept with its log, and `snapshot undo-restore` undoes the replacement.
     """
@@ -99,7 +99,7 @@ async def import_(
     display_name: DisplayNameOption = None,
     accept_tables: _AcceptTablesOption = None,
 ) -> Document:
-    """Create a tenant from a bundle, which is verified first. A bundle with objects that no schema pack has is refused."""
+    """Create a tenant from a bundle, which is verified first. A bundle is refused if it has objects of no schema pack."""
     if not path.is_file():
         raise CommandError(
             Exit.USAGE, f"{path} is not a regular file with a known size: write the bundle to a file first"
