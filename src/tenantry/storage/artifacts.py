@@ -1,6 +1,6 @@
 """Functions on a database as one SQLite file, which is the form of copies, snapshots and bundles with every back end.
 
-Each function works on a thread. Cancelling a call stops the work; the caller stays responsible for the file.
+Each function runs its work on a thread. Cancelling a call stops the work; the caller stays responsible for the file.
 """
 
 from tenantry.files.digests import file_sha256

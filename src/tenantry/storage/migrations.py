@@ -1,4 +1,4 @@
-"""Decides which migrations are pending, by comparing two lists without I/O."""
+"""Compares the code's and the database's migrations to find the pending migrations, without I/O."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple

@@ -97,7 +97,7 @@ class StoreTransaction(Protocol):
         """
 
     async def read(self, statement: Statement) -> ReadOutcome:
-        """Run one reading statement inside the transaction.
+        """Run one read-only statement inside the transaction.
 
         Raises:
             TransactionClosedError: The transaction has ended.
@@ -125,7 +125,7 @@ class Store(Protocol):
 
     @property
     def backend(self) -> str:
-        """The back end's name, ``sqlite`` or ``postgres``, in labels of metrics and as a directory of migrations."""
+        """The back end's name, ``sqlite`` or ``postgres``, used as a metrics label and as the name of a migrations directory."""
 
     @property
     def is_connected(self) -> bool:
@@ -148,7 +148,7 @@ class Store(Protocol):
         """
 
     async def health_check(self) -> bool:
-        """Return whether the database answers a query."""
+        """Return whether the database responds to a query."""
 
     async def migrate(self) -> MigrationReport:
         """Apply the pending migrations, each in a transaction with its version number.
@@ -161,15 +161,15 @@ class Store(Protocol):
     def write(self, requests: Sequence[Request]) -> Awaitable[list[WriteOutcome]]:
         """Run the requests in one transaction, commit the transaction durably, and return one outcome for each request.
 
-        A failed request does not affect the other requests. A store that can start at once returns a future. Cancelling the
-        awaitable interrupts the batch: the whole batch is committed, or nothing.
+        A failed request does not affect the other requests. A store that can start immediately returns a future. Cancelling the
+        awaitable interrupts the batch: either the whole batch is committed, or nothing.
 
         Raises:
             PersistenceConnectionError: The store is not connected.
         """
 
     def read(self, statements: Sequence[Statement]) -> Awaitable[list[ReadOutcome]]:
-        """Run reading statements together, and return one outcome for each statement; see `write` for cancellation.
+        """Run read-only statements together, and return one outcome for each statement; see `write` for cancellation.
 
         Raises:
             PersistenceConnectionError: The store is not connected.
@@ -204,8 +204,8 @@ class Store(Protocol):
         The result of a query that ran after a call stays valid as long as later calls return the same token.
 
         Returns:
-            The token. None if the next commit might not change the token, because the last commit was a moment ago or because
-            the back end cannot detect commits.
+            The token. None if the next commit might not change the token, because the last commit was very recent or the back end
+            cannot detect commits.
         """
 
     async def changes_by_others(self) -> int:
@@ -257,7 +257,7 @@ class Place(NamedTuple):
     Attributes:
         tenant_id: The tenant's current id, for messages.
         uid: The tenant's stable key, which is also stored in the database.
-        location: The back end's own name for the place, such as a directory or a schema. The name never changes.
+        location: The back end's name of the database's place, such as a directory or a schema. The name never changes.
     """
 
     tenant_id: TenantId
@@ -312,26 +312,26 @@ class ClosedDatabase(Protocol):
         """Check the database thoroughly, and rebuild its indexes if only the indexes are damaged.
 
         Raises:
-            DatabaseCorruptError: More than the indexes is damaged.
+            DatabaseCorruptError: Other parts than the indexes are damaged.
             PersistenceError: The repair failed for another reason.
         """
 
     async def check_repairable(self) -> None:
-        """Raise if the files of the database seem to come from two databases, which a repair would mix permanently.
+        """Raise an error if the database's files seem to come from two databases, because a repair would mix the two.
 
         Raises:
             DatabaseCorruptError: The files seem to come from two databases; no file was changed.
         """
 
     async def keep(self, point: str, *, is_as_found: bool) -> None:
-        """Keep the database as the restore point, before `exchange`; a no-op after `exchange`.
+        """Save the database as the restore point, before `exchange`; do nothing after `exchange`.
 
         Args:
             point: The restore point's name.
             is_as_found: Whether to keep the database's files unchanged, because they may be damaged.
 
         Raises:
-            SnapshotError, PersistenceError: The database cannot be kept, and was not exchanged.
+            SnapshotError, PersistenceError: The database cannot be saved as a restore point, and was not exchanged.
         """
 
     async def exchange(self, point: str) -> None:
@@ -377,7 +377,7 @@ class RestorePoints(Protocol):
 
         Args:
             newest: The new restore point, which is kept.
-            latest: Restore points with names after `latest` are dated in the future, and are neither counted nor removed.
+            latest: Restore points with names after `latest` have dates in the future: they are not counted, and not removed.
             kept_max: The number of restore points to keep.
         """
 
@@ -385,7 +385,7 @@ class RestorePoints(Protocol):
         """Move a file from `Backend.prepare` beside the tenant's database; the file replaces any other staged file.
 
         Raises:
-            SnapshotError, StorageFullError: The file cannot be moved there.
+            SnapshotError, StorageFullError: The file cannot be moved beside the tenant's database.
         """
 
     async def unstage(self, point: str) -> bool:
@@ -431,7 +431,7 @@ class Backend(Protocol):
             place: The place of the tenant's database.
             limits: The tenant's limits.
             log: The event log, bound to the tenant.
-            is_new: Whether to create a missing database, which otherwise is an error.
+            is_new: Whether to create a missing database; if false, a missing database is an error.
         """
 
     async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
@@ -482,7 +482,7 @@ class Backend(Protocol):
     async def prepare(self, path: Path) -> dict[str, int]:
         """Apply the pending migrations to a copy of a tenant's database, and return the version of each schema.
 
-        The caller checks the copy for damage before this call. If this call applies migrations, it then checks the copy again.
+        The caller checks the copy for damage before this call. If migrations are applied, this call checks the copy afterwards.
 
         Args:
             path: The copy, which is changed. The copy may come from a storage that others can write to.
@@ -497,7 +497,7 @@ class Backend(Protocol):
         """Move a prepared copy to the place of a tenant that has no database yet, durably.
 
         Raises:
-            SnapshotError: The copy cannot be moved there.
+            SnapshotError: The copy cannot be moved to the tenant's place.
         """
 
     def points(self, place: Place) -> RestorePoints:

@@ -126,7 +126,7 @@ class StoreSession:
         return outcome
 
     async def read(self, statement: Statement[T]) -> T:
-        """Run one reading statement."""
+        """Run one read-only statement."""
         outcome: T | TenantryError = (await self._store.read([statement]))[0]
         if isinstance(outcome, TenantryError):
             raise outcome

@@ -64,7 +64,7 @@ def read_bundle(
 ) -> tuple[Manifest, Path]:
     """Check every byte of a bundle, and write its database as ``tenant.db`` into a directory, durably.
 
-    This function does not check the database for damage, or whether the database is a tenant's. After an error no new file exists.
+    This function checks neither whether the database is damaged nor whether it is a tenant's. After an error no new file exists.
 
     Args:
         source: The path of the bundle.
@@ -113,7 +113,7 @@ class _LeavingRoom:
         self._room = room
 
     def write(self, content: bytes) -> None:
-        """Write the bytes; raise `StorageFullError` if tenants need the space for their writes."""
+        """Write the bytes; raise `StorageFullError` if tenants' writes need the free space."""
         if self._room(self._directory) < len(content):
             raise StorageFullError(
                 f"the disk of {self._directory} has only the space that tenants need for their writes: free disk space, then try again"
@@ -156,7 +156,7 @@ def _read_manifest(archive: CompressedReader, source: Path) -> Manifest:
     )
     if not is_expected:
         raise SnapshotCorruptError(
-            f"{source} is not a bundle: its contents are not exactly a manifest, checksums and a database, or it was packed again "
+            f"{source} is not a bundle: it has other contents than a manifest, checksums and a database, or it was packed again "
             "with tar; import the original .tar.gz of the export"
         )
     return manifest
@@ -210,7 +210,7 @@ def _parsed(block: bytes) -> tarfile.TarInfo | None:
 
 
 def _is_same(found: tarfile.TarInfo | None, expected: tarfile.TarInfo) -> bool:
-    """Return whether two headers are equal except for the checksum, because earlier versions wrote unused fields differently."""
+    """Return whether two headers are equal except for the checksum, because old bundles have other values in unused fields."""
     return found is not None and {**found.get_info(), "chksum": 0} == {**expected.get_info(), "chksum": 0}
 
 

@@ -1,4 +1,4 @@
-"""Compresses and decompresses files with gzip, and hashes them in the same pass.
+"""Compresses and decompresses files with gzip, and hashes the content in the same pass.
 
 The output is in a temporary file until the pass has ended without an error.
 
@@ -27,7 +27,7 @@ _CHUNK_BYTES: Final = 1024 * 1024
 
 
 class Writer(Protocol):
-    """An object that bytes can be written to."""
+    """An object with a method that writes bytes."""
 
     def write(self, content: bytes, /) -> object:
         """Write all of the bytes."""
@@ -84,7 +84,7 @@ def decompress(source: Path, target: Path, *, bytes_max: int, content_sha256: st
         if reader.read(1):
             raise SnapshotCorruptError(f"{source} contains more than {bytes_max} bytes")
         if (found, reader.stored_sha256) != (content_sha256, sha256):
-            raise SnapshotCorruptError(f"{source} is damaged: its SHA-256 differs from the expected one")
+            raise SnapshotCorruptError(f"{source} is damaged: its SHA-256 differs from the expected SHA-256")
 
 
 @contextmanager
@@ -175,7 +175,7 @@ class _Digested:
         return len(content)
 
     def flush(self) -> None:
-        """Do nothing; `gzip.GzipFile` may call it."""
+        """Do nothing: `gzip.GzipFile` may call this method."""
 
 
 def _gzip_into(target: _Digested) -> gzip.GzipFile:

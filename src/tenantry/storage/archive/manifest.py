@@ -1,4 +1,4 @@
-"""The manifest of a snapshot or a bundle, which describes the contents and detects every changed byte of itself.
+"""The manifest of a snapshot or a bundle; it describes the contents, and its seal shows whether a byte of it was changed.
 
 A manifest is JSON in exactly one form, with sorted keys, in ASCII, and with an indent of one. The field ``seal`` is the SHA-256 of
 the manifest with an empty seal. All later formats must keep this form and the seal, so that a newer manifest can be distinguished
@@ -48,10 +48,10 @@ class Manifest(BaseModel):
     Attributes:
         format: The format version of the manifest and of the snapshot or bundle.
         kind: ``snapshot`` for a compressed database in object storage, or ``bundle`` for an archive that other programs can read.
-        snapshot_id: The snapshot's id. In a bundle, the id of the exported snapshot, or None if the tenant was exported directly.
+        snapshot_id: The snapshot's id. In a bundle, the exported snapshot's id; None for an export of the tenant itself.
         tenant_id: The tenant's id when the manifest was made.
         tenant_uid: The tenant's stable key, which is also stored in the database.
-        display_name: The tenant's name for people.
+        display_name: The tenant's name as people read it.
         created_at: The time of creation, in UTC.
         trigger: The cause of the snapshot or bundle (``manual``, ``schedule``, ``fleet``, ``export``).
         schema_versions: The version of each schema.

@@ -1,4 +1,4 @@
-"""Recognizes files that are not bundles by their first bytes, and gives advice for the error message."""
+"""Recognizes, by its first bytes, the kind of a file that is not a bundle, and gives advice for the error message."""
 
 import zlib
 from pathlib import Path
@@ -19,7 +19,7 @@ _ORIGINAL: Final = "import the original .tar.gz of the export"
 
 
 def recognize(path: Path) -> str | None:
-    """Return the kind of a file and advice, as the end of a sentence "The file is …"; None for a bundle or a damaged bundle."""
+    """Return a file's kind, with advice, to complete the sentence "The file is …"; None for a bundle, damaged or not."""
     with path.open("rb") as file:
         head = file.read(_HEAD_BYTES)
     if head.startswith(_GZIP):

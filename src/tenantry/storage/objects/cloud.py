@@ -53,7 +53,7 @@ class ObstoreStorage(ObjectStorage):
 
     Args:
         store: A store of `obstore.store`, with its credentials, timeouts and retries.
-        prefix: The prefix of every key in the bucket, without a final ``/``; may be empty.
+        prefix: The prefix of every key in the bucket, without a final ``/``, or an empty string.
     """
 
     def __init__(self, store: "ObjectStore", prefix: str = "") -> None:
@@ -138,10 +138,10 @@ class ObstoreStorage(ObjectStorage):
             with _store_errors(f"delete {key}"):
                 await self._store.delete_async(location)
         except SnapshotNotFoundError:
-            pass  # S3 does not report a missing object at all
+            pass  # S3 reports no error if the object is missing
 
     async def remove_leftovers(self, prefix: str) -> None:
-        """Do nothing, because an interrupted upload creates no object, and the bucket's lifecycle rules remove its parts."""
+        """Do nothing, because an interrupted upload creates no object, and the bucket's lifecycle rules remove the parts."""
         check_prefix(prefix)
 
     async def _head(self, location: str) -> "ObjectMeta":
@@ -152,7 +152,7 @@ class ObstoreStorage(ObjectStorage):
         except BaseError as error:
             if not StoreAnswer.of(error).is_refusal:
                 raise
-            # The response to HEAD has no body with the reason (RFC 9110, section 9.3.2), so a GET asks for it.
+            # The response to HEAD has no body with the reason (RFC 9110, section 9.3.2), so a GET asks for the reason.
             return (await self._store.get_async(location)).meta
 
     async def _part(self, found: "ObjectMeta", start: int) -> bytes:

@@ -1,6 +1,6 @@
 """Explains the errors of an object store with the store's code and message, advice, and whether to retry.
 
-obstore gives the store's response as text. S3, stores that are compatible with it, and Azure respond with XML that has a ``Code`` and
+obstore gives the store's response as text. S3, S3-compatible stores and Azure respond with XML that has a ``Code`` and
 a ``Message`` (https://docs.aws.amazon.com/AmazonS3/latest/API/ErrorResponses.html). Google responds with JSON that has a
 ``message``.
 """
@@ -93,7 +93,7 @@ class StoreAnswer(NamedTuple):
         """Return whether the same call may succeed later.
 
         Args:
-            by_default: The result if the store's response does not show whether a retry may succeed.
+            by_default: The value to return if the store's response does not show whether a retry may succeed.
         """
         if self.code in _PASSING_CODES:
             return True

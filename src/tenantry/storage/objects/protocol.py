@@ -50,8 +50,8 @@ class ObjectStorage(Protocol):
     async def put(self, key: str, path: Path) -> None:
         """Store a file durably as an object. The object replaces an existing object with the same key.
 
-        Readers never see a partial object. If two calls change the same key at once, one call may fail with a retryable error,
-        and the object is complete. After a cancellation the object is either unchanged or the whole new file.
+        Readers never see a partial object. If two calls change the same key at the same time, one call may fail with a retryable
+        error; the object stays complete. After a cancellation the object is either unchanged or the whole new file.
 
         Raises:
             StorageFullError: The storage has too little space.
@@ -153,7 +153,7 @@ class LocalStorage(ObjectStorage):
         return await run_in_thread(self._list, check_prefix(prefix), prefix)
 
     async def delete(self, key: str) -> None:
-        """See `ObjectStorage.delete`. This method also removes the temporary file that a crash left."""
+        """See `ObjectStorage.delete`. This method also removes a temporary file left behind by a crash."""
         await run_in_thread(self._delete, check_key(key))
 
     async def remove_leftovers(self, prefix: str) -> None:
@@ -213,7 +213,7 @@ class LocalStorage(ObjectStorage):
                     self._remove_empty_directories(target.parent)
 
     def _draft(self, key: str) -> DraftFile:
-        """Create the directory and open an object's temporary file; retry if a concurrent `delete` removes the directory."""
+        """Create an object's directory and open its temporary file; retry if a concurrent `delete` removes the directory."""
         draft = DraftFile(self.directory / key)
         for attempts_left in reversed(range(_DIRECTORY_ATTEMPTS)):
             try:
@@ -241,7 +241,7 @@ class LocalStorage(ObjectStorage):
         for part in key.split("/") if key else ():
             path /= part
             if stat.S_ISLNK(path.lstat().st_mode):
-                raise SnapshotError(f"{path} is a link: put the linked file or directory itself there")
+                raise SnapshotError(f"{path} is a link: put the file or directory itself at this path")
         return path
 
     def _remove_empty_directories(self, directory: Path) -> None:

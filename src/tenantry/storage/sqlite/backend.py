@@ -167,7 +167,7 @@ class SQLiteBackend:
                 raise lock_error(lock.path, error) from error
             yield
         finally:
-            # A cancelled caller also removes the lock, because by then the thread has acquired the lock.
+            # Remove the lock even if the caller was cancelled, because the thread has acquired the lock at this point.
             lock.remove()
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
@@ -185,8 +185,8 @@ class SQLiteBackend:
     async def prepare(self, path: Path) -> dict[str, int]:
         """Migrate a database file, and check the file if a migration was applied; see `Backend.prepare`.
 
-        Triggers of the file might never end. So migrating may take only as long as a check of the file, and the file may grow only by
-        half of the disk space for copies. Migrating is tried again after damage, which SQLite also reports after one failed disk read.
+        Triggers in the file might never end. So migrating may take only as long as a check of the file, and the file may grow only by
+        half of the disk space for copies. A migration that fails with damage is repeated, because a failed disk read looks like damage.
         """
         try:
             return await self._prepare(path)
@@ -198,7 +198,7 @@ class SQLiteBackend:
         await run_in_thread(self._adopt, self._paths(place).database, path)
 
     def points(self, place: Place) -> RestorePoints:
-        """Return the tenant's database files from before restores."""
+        """Return the tenant's restore points: the database files that restores have replaced."""
         return SQLiteRestorePoints(self._paths(place), self._config.data_dir, self._schemas)
 
     async def report(self) -> BackendReport:
@@ -284,6 +284,6 @@ def _size_bytes(database: Path) -> int:
 
 
 def _limits_of_copy(path: Path, *, growth_bytes_max: int) -> TenantLimits:
-    """Return the size limit of a copy. The other half of the free space is for the write-ahead log."""
+    """Return the size limit for a copy of a database. The other half of the free space is for the write-ahead log."""
     bytes_max = path.stat().st_size + min(room_bytes(path.parent) // 2, growth_bytes_max)
     return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))
