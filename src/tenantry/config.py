@@ -1,4 +1,4 @@
-"""The settings of tenantry, which are immutable and have their units in their names."""
+"""The settings of tenantry. Settings are immutable, and their names contain the units."""
 
 import contextlib
 from collections.abc import Mapping
@@ -72,7 +72,7 @@ class PersistenceConfig(BaseModel):
     sqlite: SQLiteConfig | None = None
 
 
-# Each setting, the setting that limits it, and its default.
+# Settings that another setting limits: the name, the other setting's name, and the default.
 _BOUNDED = (
     ("batch_requests_max", "mailbox_requests_max", BATCH_REQUESTS_MAX),
     ("transaction_timeout_seconds", "call_timeout_seconds", TRANSACTION_TIMEOUT_SECONDS),
@@ -84,13 +84,13 @@ class RegistryConfig(BaseModel):
     """The settings of a `TenantRegistry`. Only `from_environment` reads environment variables.
 
     Attributes:
-        data_dir: The data directory, which must be on a local disk because of its locks, and is created if it is missing.
+        data_dir: The data directory, which must be on a local disk because of file locks. A missing directory is created.
         open_tenants_max: The largest number of open tenants; each uses ``4 + 2 * readers_per_tenant`` open files.
-        readers_per_tenant: The number of each tenant's read-only connections, and so of its concurrent read batches.
+        readers_per_tenant: The number of each tenant's read-only connections, and of each tenant's concurrent read batches.
         idle_timeout_seconds: The time without a call after which a tenant is closed.
         pool_waiters_max: The largest number of callers that wait for a place among the open tenants.
         pool_wait_timeout_seconds: The longest wait of a caller for a place among the open tenants.
-        mailbox_requests_max: The largest number of a tenant's waiting writes, and of its waiting reads.
+        mailbox_requests_max: The largest number of a tenant's waiting writes, and also of the tenant's waiting reads.
         batch_requests_max: The largest number of calls that share a transaction.
         call_timeout_seconds: The deadline of a call to an open tenant. Opening a tenant has its own timeout of the same length.
         transaction_timeout_seconds: The longest time that ``transaction()`` may occupy its tenant's writer.
@@ -101,16 +101,16 @@ class RegistryConfig(BaseModel):
         durability: The time at which a write is acknowledged, see `Durability`.
         wal_bytes_max: The largest size of a tenant's write-ahead log. At this size, reads wait until the log is checkpointed.
         delete_grace_seconds: The grace period in which a deleted tenant can be undeleted.
-        clock_hold_seconds: The time after a jump of the machine's clock in which no old data is deleted.
-        idempotency_retention_seconds: The time for which a write's idempotency key is kept, longer than callers retry the write.
+        clock_hold_seconds: The time after a jump of the machine's clock during which no old data is deleted.
+        idempotency_retention_seconds: The time for which a write's idempotency key is kept; callers may retry only in this time.
         snapshot_interval_seconds: The interval of each active tenant's scheduled snapshots; by default no snapshots are scheduled.
-        snapshot_jitter_seconds: The random jitter of scheduled snapshots, so that not all tenants' snapshots start at once.
-        snapshot_jobs_max: The largest number of scheduled snapshots that are taken at once.
+        snapshot_jitter_seconds: The random jitter of scheduled snapshots, to avoid simultaneous snapshots of all tenants.
+        snapshot_jobs_max: The largest number of scheduled snapshots that are taken at the same time.
         snapshots_kept_max: The largest number of snapshots that are kept of each tenant.
         snapshot_age_seconds_max: The age after which a snapshot is deleted; a tenant's newest snapshot is always kept.
         fleet_retention_seconds: The time for which an ended fleet job is kept with its tenants' outcomes.
         catalog_poll_interval_seconds: The interval at which a process checks for changes by other processes.
-        shutdown_timeout_seconds: The time for accepted calls to finish when the registry closes.
+        shutdown_timeout_seconds: The longest time that a closing registry waits for accepted calls.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -186,7 +186,7 @@ class RegistryConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _fit_defaults(cls, data: object) -> object:
-        """Lower a default to the setting that limits it, so that a short ``call_timeout_seconds`` alone is valid."""
+        """Lower each default to the setting that limits the default: a short ``call_timeout_seconds`` is then valid alone."""
         if not isinstance(data, dict):
             return data
         fitted = dict(data)

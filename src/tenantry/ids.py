@@ -1,8 +1,8 @@
 """Tenant ids.
 
-A tenant id has 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, and begins with a letter. Therefore an id is a safe part of
-a path, a DNS label (RFC 1035, section 2.3.1) and, with a prefix, a PostgreSQL identifier of fewer than 63 bytes. `parse_tenant_id`
-checks each id that enters the program; code that receives a `TenantId` does not check the id again.
+A tenant id has 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, and begins with a letter. Therefore an id is a safe part
+of a path, a DNS label (RFC 1035, section 2.3.1) and, with a prefix, a PostgreSQL identifier of fewer than 63 bytes.
+`parse_tenant_id` checks each id that enters the program; code that receives a `TenantId` does not check the id again.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The limits of one tenant, which the catalog stores and which can be changed while the tenant is open."""
+"""The limits of one tenant. The catalog stores the limits, which can be changed while the tenant is open."""
 
 from typing import Annotated, Self
 
@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from tenantry.config import Durability
 
 DATABASE_BYTES_MIN = 64 * 1024
-CALLS_PER_SECOND_MIN = 1e-6  # a smaller rate would allow one call in years
+CALLS_PER_SECOND_MIN = 1e-6  # one call in about twelve days
 DATABASE_BYTES_MAX = 2**48  # https://www.sqlite.org/limits.html, "Maximum Database Size"
 
 
@@ -30,13 +30,13 @@ class TenantLimits(BaseModel):
     """The limits of a tenant; a limit that is None does not apply.
 
     Attributes:
-        database_bytes_max: The largest size of the tenant's database. A write that needs more raises `StorageFullError`; reads
-            still work. SQLite counts the size in pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so the limit is
+        database_bytes_max: The largest size of the tenant's database. A write that needs more space raises `StorageFullError`;
+            reads still work. SQLite counts the size in pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so the limit is
             rounded down to a whole page.
         calls_per_second_max: The average rate of calls; more calls raise `TenantRateLimitedError`. Opening a transaction counts
             as a call, and so does each call inside a transaction.
-        calls_burst_max: The number of calls that the tenant may make at once after a pause. The default is `calls_per_second_max`,
-            but at least 1. The burst should not be smaller than the number of calls in a transaction.
+        calls_burst_max: The number of calls that the tenant may make in a burst after a pause. The default is
+            `calls_per_second_max`, but at least 1. The burst should not be smaller than the number of calls in a transaction.
         calls_in_flight_max: The number of the tenant's calls that may wait or run at the same time; more calls raise
             `TenantOverloadedError`. An open transaction counts as one call.
         durability: The time at which the tenant's writes are acknowledged, see `Durability`. The default is the registry's setting.

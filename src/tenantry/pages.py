@@ -1,7 +1,7 @@
 """Pages of results, with a cursor for the next page (keyset pagination).
 
-A cursor contains the sort key of the last row. So every page costs the same time, and a row that is inserted between two reads
-neither repeats nor hides another row. A cursor is a URL-safe string; callers must not rely on its format.
+A cursor contains the sort key of the last row. Every page therefore costs the same time, and a row that is inserted between two
+reads neither repeats nor hides another row. A cursor is a URL-safe string; callers must not rely on its format.
 """
 
 import base64
@@ -36,7 +36,7 @@ class Page(tuple[T_co, ...]):  # noqa: SLOT001  # CPython gives a tuple's subcla
 
 
 def page_rows(limit: int | None) -> int:
-    """Return the number of rows that a page may have: `limit`, or `PAGE_ROWS_MAX` if it is None.
+    """Return the number of rows that a page may have: `limit`, or `PAGE_ROWS_MAX` if `limit` is None.
 
     Raises:
         QueryError: `limit` is below 1 or above `PAGE_ROWS_MAX`.

@@ -138,7 +138,7 @@ class Attachment(_Record):
 
 
 class MessageMetadata(_Record):
-    """The metadata of a message; `extra` holds pairs of unique keys and values."""
+    """The metadata of a message; `extra` holds pairs of a key and a value, with each key only once."""
 
     task_id: NotBlankStr | None = None
     project_id: NotBlankStr | None = None

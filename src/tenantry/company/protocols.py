@@ -19,14 +19,14 @@ class TaskRepository(Protocol):
     """Stores tasks."""
 
     async def save(self, task: Task) -> None:
-        """Insert the task, or replace the stored task with this id, without a check of the transition.
+        """Insert the task, or replace the stored task with the same id; the transition is not checked.
 
         Raises:
             QueryError: The task was made without validation and cannot be stored.
         """
 
     async def get(self, task_id: str) -> Task | None:
-        """Return the task with this id, or None.
+        """Return the task with this id; None if no such task exists.
 
         Raises:
             QueryError: The id is not a string.
@@ -117,9 +117,9 @@ class CostRecordRepository(Protocol):
     ) -> float:
         """Return the sum of `cost_usd` over the records that match all given filters, or 0.0 if no record matches.
 
-        The sum of a million records is exact to the cent. The store keeps each cost as the given 64-bit float, and its
-        function `exact_sum` rounds only once, at the end, like `math.fsum`. The result is within half a unit in the last place
-        of the true sum of the stored floats. Each stored float has a relative error of at most 2⁻⁵³. For a million
+        The sum of a million records is exact to the cent. The store keeps each cost as the given 64-bit float, and the
+        store's function `exact_sum` rounds only once, at the end, like `math.fsum`. The result is within half a unit in the last
+        place of the true sum of the stored floats. Each stored float has a relative error of at most 2⁻⁵³. For a million
         calls of 1,000 dollars, these errors add up to at most a ten-thousandth of a cent.
 
         Args:

@@ -1,15 +1,15 @@
 """Builds the statements that read many rows: filters, a time window, and the keyset at which a page begins.
 
-Every page, the last as well as the first, reads one range of one index. Three rules ensure this, and tests check them with
+Every page, from the first to the last, reads one range of one index. Three rules ensure this, and tests check them with
 `EXPLAIN QUERY PLAN`:
 
 * The keyset always has a bound; the bound of the first page is a key before all keys. Without a bound SQLite would scan and
   sort.
-* The end of the window at which a listing starts is part of the keyset's bound. SQLite uses only one bound for each end of a
+* If the window limits a listing's start, the limit is part of the keyset's bound. SQLite uses only one bound for each end of a
   range, and might choose the wider of two bounds.
 * The first given filter chooses the index, so the most selective filter comes first. The other filters are written
-  ``NOT column <> ?``, for which SQLite never uses an index. SQLite has no statistics here: with two indexes it may read all tasks
-  of a project to find five tasks of one agent. PostgreSQL has statistics, and treats ``NOT column <> ?`` as ``column = ?``.
+  ``NOT column <> ?``, for which SQLite never uses an index. SQLite has no statistics here: with two indexes SQLite may read all
+  tasks of a project to find five tasks of one agent. PostgreSQL has statistics, and treats ``NOT column <> ?`` as ``column = ?``.
 """
 
 from collections.abc import Iterable, Mapping
@@ -133,7 +133,7 @@ def aggregate(name: str, select: Sql, filters: Filters, window: Window) -> State
         QueryError: The window is not valid.
     """
     since, until = _bounds(window)
-    # The lower bound makes SQLite use the index on time, which covers the sum, even without filters.
+    # Even without filters, the lower bound makes SQLite use the index on time, which covers the sum.
     conditions = [*_equals(filters), _Condition("timestamp >= ?", (since or _FIRST_TIMESTAMP,))]
     if until is not None:
         conditions.append(_Condition("timestamp <= ?", (until,)))

@@ -34,7 +34,7 @@ class RecordType(Generic[ModelT]):
     Attributes:
         entity: The model's name in errors.
         table: The table's name.
-        model: The model. The column `seq`, the insertion number, is not a field of the model; all other columns are.
+        model: The model. The column `seq`, the insertion number, is not a field of the model; all other columns are fields.
         key: The columns of the sort key, which are selected first.
         columns: The other columns.
         json: The JSON columns, each with the JSON of its field's default.
@@ -57,13 +57,13 @@ class RecordType(Generic[ModelT]):
     def __post_init__(self) -> None:
         """Compute the values that `decode` needs for every row."""
         object.__setattr__(self, "selected", self.key + self.columns)
-        # `validate_python` is faster than `model_validate`, which passes seven keyword arguments to it.
+        # `validate_python` is faster than `model_validate`, which calls `validate_python` with seven keyword arguments.
         object.__setattr__(self, "_validate", self.model.__pydantic_validator__.validate_python)
 
     @property
     def select(self) -> str:
         """The ``SELECT`` of all columns, without a ``WHERE``."""
-        # Names are constants of this package; values are always parameters.
+        # The SQL contains only names that are constants of this package; values are always parameters.
         return f"SELECT {_names(self.selected)} FROM {self.table}"  # noqa: S608
 
     @property
@@ -78,7 +78,7 @@ class RecordType(Generic[ModelT]):
         return tuple(column for column in self.selected if column != "seq")
 
     def decode(self, row: TupleRow) -> ModelT:
-        """Return the model of a selected row.
+        """Return a selected row as a model.
 
         Raises:
             MalformedRowError: The row is not valid. The message names fields, never values.
@@ -110,7 +110,7 @@ class RecordRepository(Repository, Generic[ModelT]):
     _record_type: ClassVar[RecordType[ModelT]]
 
     def _decode(self, row: TupleRow, **asked: object) -> ModelT:
-        """Return the model of a row; log a malformed row with the call's parameters."""
+        """Return a row as a model; log a malformed row with the call's parameters."""
         try:
             return self._record_type.decode(row)
         except MalformedRowError as error:
@@ -210,6 +210,6 @@ def _reason(error: Exception) -> str:
 
 
 def _location(detail: ErrorDetails) -> str:
-    # The name of an unknown field is part of the payload.
+    # The name of an unknown field is left out, because the name is part of the payload.
     known = detail["loc"][:-1] if detail["type"] == "extra_forbidden" else detail["loc"]
     return ".".join(map(str, known)) or "the record"

@@ -40,7 +40,7 @@ def configure_logging(level: str = "info", output: Literal["json", "console"] = 
 def log_libraries(level: str = "warning") -> None:
     """Write the messages that libraries log through `logging` as events of tenantry.
 
-    Of an exception only its type and the line that raised it are logged, because the message may contain data of a request.
+    For an exception, only the type and the line of code are logged, because the message may contain data of a request.
 
     Args:
         level: The lowest level to log.

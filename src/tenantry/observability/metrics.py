@@ -75,7 +75,7 @@ class _Series:
 
 
 class _Histogram:
-    """A histogram that is cheap to observe."""
+    """A histogram with a fast method `observe`."""
 
     def __init__(self, name: str, documentation: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         self._name = name
@@ -225,9 +225,9 @@ class RegistryMetrics(Collector):
         self._batch_requests.observe(channel, len(event.calls), tenant_id, now)
 
     def _calls(self) -> _Histogram:
-        """Return a histogram of the tenants' calls by channel, added up at the scrape rather than at each call.
+        """Return a histogram of the tenants' calls by channel; the calls are added up at each scrape.
 
-        The channel of an operation is unknown until its first call has run. Calls refused before that are added later.
+        The channel of an operation is unknown until its first call has run. Earlier, refused calls are added after this call.
         """
         calls = _Histogram(
             "tenantry_call_duration_seconds",

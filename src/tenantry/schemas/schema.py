@@ -33,7 +33,7 @@ class Schema:
     """A named pack of migrations, with the repositories that use its tables.
 
     Attributes:
-        name: Lower-case letters, digits and ``_``. Every applied migration is stored with the name, so the name must never change.
+        name: Lower-case letters, digits and ``_``. Applied migrations are stored with the name, so the name must never change.
         package: The importable package that contains the files ``migrations/<backend>/NNNN_name.sql`` or ``.py``.
         repositories: The types of the repositories, by the attribute of a tenant's handle. For example, ``{"notes": NoteRepository}``
             makes ``tenant.notes`` a `NoteRepository`.
