@@ -41,8 +41,8 @@ R = TypeVar("R", bound=Repository)
 class PersistenceBackend(CompanyRepositories, Protocol):
     """A store and the company's repositories. A new back end is not connected.
 
-    Before `connect` and after `disconnect`, every repository raises `PersistenceConnectionError`. Without the built-in pack, its four
-    repositories raise AttributeError.
+    Before `connect` and after `disconnect`, every repository raises `PersistenceConnectionError`. Without the built-in pack, the
+    pack's four repositories raise AttributeError.
     """
 
     @property
@@ -94,7 +94,7 @@ _READ_THREADS: Final = 2
 class StoreSession:
     """Runs a repository's statements directly on a store; see `tenantry.sql.statements.Session`.
 
-    If a caller is cancelled, a write that has started is still committed, and a write that waits for its turn does not run.
+    If a caller is cancelled, a write that has started is still committed, and a write that has not started does not run.
     """
 
     def __init__(self, store: Store, log: EventLog) -> None:
@@ -111,7 +111,7 @@ class StoreSession:
         """Run the statements as one transaction; a no-op without statements."""
         if not statements:
             return []
-        # Writes run one at a time. A caller that is cancelled during this wait has written nothing.
+        # Writes run one at a time. If a caller is cancelled during this wait, nothing was written.
         await self._writing.acquire()
         try:
             running = asyncio.ensure_future(self._store.write([statements]))

@@ -357,7 +357,7 @@ async def test_a_read_beside_its_own_transaction_is_served_by_a_full_pool(data_d
             waiter = next(iter(registry._parts.pool._queue._tenants.values()))[0]
             registry._parts.pool._preempt(waiter)
             assert len(await soon(acme.messages.get_history("general"))) == 1
-            with pytest.raises(QueryError, match="would wait for its end"):
+            with pytest.raises(QueryError, match="would wait until the transaction ends"):
                 await acme.messages.save(make_message("outside"))
         await soon(newcomer)
     assert stored_contents(data_dir, "acme") == ["before", "inside"]
@@ -379,7 +379,7 @@ async def test_a_child_task_of_a_transaction_is_refused_at_once(data_dir: Path):
                 registry.tenant("acme").messages.save(make_message("outside")),
                 begin(),
             ):
-                with pytest.raises(QueryError, match="would wait for its end"):
+                with pytest.raises(QueryError, match="would wait until the transaction ends"):
                     await soon(asyncio.create_task(call))
             # What waits for nothing goes on: a read, another tenant, and the transaction itself.
             assert len(await soon(asyncio.create_task(acme.messages.get_history("general")))) == 1

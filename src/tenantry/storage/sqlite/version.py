@@ -16,7 +16,7 @@ _WAL_FIXED_ALSO: Final = {(3, 44, 6), (3, 50, 7)}
 
 
 def has_wal_reset_bug(version: tuple[int, ...] = sqlite3.sqlite_version_info) -> bool:
-    """Return whether a version of SQLite has the WAL-reset bug, which a single writer per file avoids."""
+    """Return whether a version of SQLite has the WAL-reset bug. A single writer per file avoids the bug."""
     return version < _WAL_FIXED_FROM and version not in _WAL_FIXED_ALSO
 
 

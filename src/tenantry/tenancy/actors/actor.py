@@ -36,7 +36,7 @@ ACTOR_RECOVERED: Final = "tenantry.actor.recovered"
 _ROLLBACK_TIMEOUT_SECONDS: Final = 5.0
 _INTERRUPTED_SECONDS_MAX: Final = 0.5
 """The longest wait for an interrupted statement to end."""
-# The tasks that close the stores of abandoned actors, because the event loop keeps only weak references to tasks.
+# The tasks that close abandoned actors' stores, kept here because the event loop has only weak references to tasks.
 _LEFTOVERS: Final[set[asyncio.Task[None]]] = set()
 # After these errors the actor must close: the file is damaged, or no longer owned by this process.
 _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
@@ -67,7 +67,7 @@ class TenantActor:
 
     Args:
         on_failure: The function that is called once, when the actor must close because of an error.
-        entry: The tenant's record in the catalog; the store has the record's limits. None for the catalog's own actor.
+        entry: The tenant's catalog record; the store already applies the record's limits. None for the catalog's own actor.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class TenantActor:
         )
         self._entry = entry
         self._is_read_only = False
-        # The limits that the store applied last; None if the last call failed.
+        # The limits that the store applied last; None if applying them failed.
         self._store_limits = None if entry is None else entry.limits
         if entry is not None:
             self._limit_calls(entry)
@@ -119,7 +119,7 @@ class TenantActor:
 
     @property
     def uid(self) -> str | None:
-        """The tenant's permanent key; after a rename another tenant may have the id."""
+        """The tenant's permanent key; after a rename, another tenant may get this tenant's old id."""
         return self._entry.uid if self._entry is not None else None
 
     def has_applied(self, entry: TenantRecord) -> bool:
@@ -130,7 +130,7 @@ class TenantActor:
         )
 
     async def open(self) -> None:
-        """Connect and migrate the store; if an error occurs, close it.
+        """Connect and migrate the store; close the store if an error occurs.
 
         Raises:
             PersistenceError: The store cannot be connected or migrated.
@@ -158,7 +158,7 @@ class TenantActor:
         Raises:
             QueryError: The caller runs inside the tenant's open transaction.
             TenantStateError: The tenant's state allows reads only.
-            ChannelClosedError: The actor is closing; acquire a new lease.
+            ChannelClosedError: The actor is closing; the caller must acquire a new lease.
             TenantError, PersistenceError: The errors of `Channel.call`.
         """
         self._check_is_outside("write")
@@ -166,14 +166,14 @@ class TenantActor:
         return self._writes.call(request[0].name, request)
 
     def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
-        """Return an awaitable that runs one unit only once for its key, see `KeyedRequest`. Raises like `write`."""
+        """Return an awaitable that runs one unit at most once for each key, see `KeyedRequest`. Raises like `write`."""
         now = self._context.clock.now()
         kept_since = self._context.watch.expired_before(self._context.config.idempotency_retention_seconds)
         request = KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
         return self.write(request)
 
     def read(self, statement: Statement[T]) -> Awaitable[T]:
-        """Return an awaitable that runs one reading statement through the readers. Raises like `write`."""
+        """Return an awaitable that runs one read-only statement through the readers. Raises like `write`."""
         return self._reads.call(statement.name, statement)
 
     async def copy_to(self, path: Path) -> None:
@@ -187,15 +187,15 @@ class TenantActor:
         return await self._writes.call_alone("transaction", self._hold, on_lost=TransactionSession.abandon)
 
     async def apply_record(self, entry: TenantRecord) -> None:
-        """Apply the limits and the state of the tenant's record; accepted calls are finished.
+        """Apply the limits and the state of the tenant's record; calls that were already accepted still finish.
 
-        Call limits apply at once. Database limits apply after an open transaction has ended, unless they are unchanged.
+        Call limits apply immediately. Changed database limits apply as soon as no transaction is open.
 
         Args:
-            entry: The tenant's record, as it was read. Records may arrive in any order; a record older than the last has no effect.
+            entry: The tenant's record from the catalog. Records may arrive in any order; an outdated record has no effect.
 
         Raises:
-            PersistenceError: The limits of the database could not be applied; call again.
+            PersistenceError: The database limits could not be applied; call this method again.
         """
         known = self._entry
         if known is None or known.uid != entry.uid or known.revision > entry.revision:
@@ -233,12 +233,12 @@ class TenantActor:
         """Finish the accepted calls, then close the store; idempotent.
 
         Args:
-            timeout_seconds: The time after which a running batch is interrupted. If the batch still does not end, because the disk
-                hangs, its thread keeps the tenant's lock until the batch ends. So no other process can open the file while the
-                effect of the batch is unknown.
+            timeout_seconds: The time after which a running batch is interrupted. If the batch then still runs, because the disk
+                hangs, the batch's thread keeps the tenant's lock until the batch ends. So no other process can open the file
+                while the effect of the batch is unknown.
 
         Raises:
-            PersistenceConnectionError: The store could not be closed; call again.
+            PersistenceConnectionError: The store could not be closed; call this method again.
         """
         now = self._context.clock.monotonic_seconds
         until = now() + timeout_seconds
@@ -288,7 +288,7 @@ class TenantActor:
 
     def _load(self) -> Load:
         writes, reads = self._writes.load(), self._reads.load()
-        # A transaction that has ended still counts in the channel until the writer's task runs again.
+        # The channel still counts a transaction that has ended, until the writer's task runs again.
         has_ended = self._transaction is not None and self._transaction.has_ended
         return Load(writes.calls + reads.calls - has_ended, writes.seconds + reads.seconds)
 
@@ -318,12 +318,12 @@ class TenantActor:
         """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""
         if self._transaction is not None and self._transaction.encloses_caller:
             raise QueryError(
-                f"this call is made inside an open transaction of tenant {self._tenant_id!r}, and a {what} outside of that "
-                "transaction would wait for its end: use the repositories of the transaction (tx.…), or call after its end"
+                f"this call is made inside an open transaction of tenant {self._tenant_id!r}, and a {what} outside the "
+                "transaction would wait until the transaction ends: use the transaction's repositories (tx.…), or call after that"
             )
 
     async def _hold(self, begun: asyncio.Future[TransactionSession]) -> None:
-        """Begin a transaction, pass the session to its caller and occupy the writer until the transaction ends."""
+        """Begin a transaction, pass the session to the caller, and occupy the writer until the transaction ends."""
         async with self._context.limiters.write.permit(self._tenant_id):
             transaction = await self._store.begin()
         session = TransactionSession(

@@ -1,6 +1,6 @@
 """Admits a tenant's calls: limits its calls per second and its calls in flight.
 
-Theory of operation. The decision is synchronous and in memory, before the call enters a mailbox, so a refused call costs almost
+Theory of operation. The decision is synchronous, in memory, and before the call enters a mailbox. So a refused call costs almost
 nothing and has no effect. Calls in flight are counted in the tenant's channels, without a separate counter. A call whose caller
 was cancelled counts until its batch ends. Calls per second are limited by a token bucket: each call takes a token, and tokens
 return at the tenant's rate until the bucket is full.
@@ -19,7 +19,7 @@ RETRY_AFTER_SECONDS_MIN: Final = 0.001
 BUCKETS_MAX: Final = 16_384
 """The largest number of buckets, for the tenants that were opened last; other tenants begin with a full bucket."""
 
-# The waiting time is rounded up by this amount, because a retry after exactly that time could come just before the token.
+# Added to the waiting time: a retry after exactly the waiting time could come shortly before the token.
 _TICK_SECONDS: Final = 1e-6
 _TICK_RATIO: Final = 1 + 1e-9
 
@@ -28,7 +28,7 @@ class Bucket:
     """A token bucket for one tenant's calls, which begins full.
 
     Args:
-        now_seconds: The current time of a monotonic clock, as in all methods.
+        now_seconds: The current time of a monotonic clock; all methods take this time.
     """
 
     __slots__ = ("_max", "_per_second", "_seconds", "_tokens")
@@ -49,7 +49,7 @@ class Bucket:
         return 0.0
 
     def change(self, tokens_per_second: float, tokens_max: float, now_seconds: float) -> None:
-        """Change the rate and the size from now on; the present tokens remain, up to the new size."""
+        """Change the rate and the size from now on; the current tokens remain, up to the new size."""
         self._tokens, self._seconds = self._held(now_seconds), now_seconds
         self._per_second, self._max = tokens_per_second, tokens_max
 
@@ -121,7 +121,7 @@ class Admission:
         self.admit_inside()
 
     def admit_inside(self) -> None:
-        """Admit a call inside the open transaction, which counts as in flight already."""
+        """Admit a call inside the open transaction; the transaction already counts as a call in flight."""
         if self._bucket is not None:
             retry_after_seconds = self._bucket.take(self._now())
             if retry_after_seconds:

@@ -92,7 +92,7 @@ def run_step(run: Callable[[], None], connection: sqlite3.Connection) -> None:
     except RefusedActionError as error:
         raise _refusal(error) from error
     except sqlite3.OperationalError as error:
-        # # SQLite's message begins with "error in" if a rename breaks a view or a trigger, or if DROP COLUMN breaks a constraint.
+        # SQLite's message begins with "error in" if a rename breaks a view or a trigger, or if DROP COLUMN breaks a constraint.
         # SQLite's message about an added column, such as an untyped column in a STRICT table, needs no advice.
         if not str(error).startswith("error in ") or " after add column: " in str(error):
             raise

@@ -1,4 +1,4 @@
-"""Operations on a tenant's SQLite file that no store has open, and the lock that excludes other processes."""
+"""Works on the SQLite file of a tenant that no store has open, under a lock that excludes other processes."""
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -59,7 +59,7 @@ class SQLiteClosedDatabase:
         )
 
     async def repair(self) -> None:
-        """Rebuild the indexes if only these are damaged; see `ClosedDatabase.repair`."""
+        """Rebuild the indexes if only indexes are damaged; see `ClosedDatabase.repair`."""
         busy_seconds = self._limits.repair_busy_seconds
         await run_in_thread(
             maintenance.repair, self._paths.database, busy_seconds=busy_seconds, schemas=self._schemas

@@ -1,11 +1,11 @@
-"""The files of a restore: the new database, and the replaced databases, which are kept as restore points.
+"""The files of a restore: the new database, and the replaced databases, which become restore points.
 
     placed    the new database is ``restore-<point>.db`` in the tenant's directory
     kept      the old database has a second name, ``points/<point>/tenant.db``
     exchanged ``restore-<point>.db`` is renamed to ``tenant.db``, which replaces the old database atomically
 
-Each restore has its own restore point. A leftover file of an earlier restore has another name, so no restore uses the file, and the
-next restore removes the file. If ``restore-<point>.db`` exists, the databases were not exchanged. If neither
+Each restore has its own restore point. A file that an earlier restore left behind has another name, so no restore uses that file.
+The next restore removes the file. If ``restore-<point>.db`` exists, the databases were not exchanged. If neither
 ``restore-<point>.db`` nor ``points/<point>`` exists, the restore has not started.
 
 These functions block; each function can be repeated after a crash.
@@ -61,7 +61,7 @@ def copy_plain_file(source: Path, database: Path) -> None:
 
 
 def kept_database(paths: TenantPaths, point: str) -> Path:
-    """Return the path of a restore point's database, which a restore replaced."""
+    """Return the path of a restore point's database, that is, the database that a restore replaced."""
     return _points_directory(paths) / point / paths.database.name
 
 
@@ -72,7 +72,7 @@ def list_points(paths: TenantPaths) -> list[str]:
 
 
 def copy_kept(kept: Path, database: Path, schemas: Sequence[Schema]) -> None:
-    """Copy a restore point with its log, and leave the restore point unchanged, because no other copy of its state exists."""
+    """Copy a restore point with its log. The restore point stays unchanged, because no second copy exists."""
     try:
         size_bytes = sum(path.stat().st_size for path in (kept, log_of(kept)) if path.exists())
         check_copy_fits(database.parent, size_bytes, size_bytes)
@@ -89,7 +89,7 @@ def copy_kept(kept: Path, database: Path, schemas: Sequence[Schema]) -> None:
 
 
 def placed_database(paths: TenantPaths, point: str) -> Path:
-    """Return the path that the restored database has before the exchange."""
+    """Return the restored database's path before the exchange."""
     return paths.directory / _PLACED.format(point)
 
 
@@ -97,7 +97,7 @@ def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> Non
     """Move the restored database into the tenant's directory."""
     try:
         make_directories(data_dir, paths.directory)
-        # No other restore of this tenant runs now, because the caller holds the operation's lock.
+        # No other restore of this tenant runs now, because the caller holds the operation lock.
         for stale in paths.directory.glob(_ANY_PLACED):
             remove_files(stale)
         database.chmod(FILE_MODE)
@@ -107,7 +107,7 @@ def place(database: Path, paths: TenantPaths, point: str, data_dir: Path) -> Non
 
 
 def give_up(paths: TenantPaths, point: str) -> bool:
-    """Undo a restore that has not exchanged the databases; return False if the databases were exchanged."""
+    """Undo a restore that has not exchanged the databases; return False, with no effect, after the exchange."""
     placed, kept = placed_database(paths, point), kept_database(paths, point)
     if not placed.exists() and kept.parent.exists():
         return False
@@ -120,9 +120,9 @@ def give_up(paths: TenantPaths, point: str) -> bool:
 
 
 def keep(paths: TenantPaths, point: str, *, is_merged: bool) -> None:
-    """Keep the tenant's database under a second name; a no-op if the exchange was done before a crash.
+    """Keep the tenant's database under a second name; a no-op if the databases were already exchanged.
 
-    The function creates the restore point's directory first, which shows that the exchange may have been done.
+    The function creates the restore point's directory first. If the placed file is then missing, the exchange was done.
 
     Args:
         paths: The tenant's files.
@@ -173,7 +173,7 @@ def has_begun(paths: TenantPaths, point: str) -> bool:
 
 
 def forget_points(paths: TenantPaths, newest: str, *, latest: str, kept_max: int) -> None:
-    """Remove the oldest restore points except `newest`; restore points with names after `latest` are neither counted nor removed."""
+    """Remove the oldest restore points except `newest`; ignore restore points whose names sort after `latest`."""
     others = [point for point in list_points(paths) if point != newest and point <= latest]
     for old in others[: max(0, len(others) + 1 - kept_max)]:
         shutil.rmtree(_points_directory(paths) / old, ignore_errors=True)

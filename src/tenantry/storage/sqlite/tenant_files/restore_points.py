@@ -17,7 +17,7 @@ class SQLiteRestorePoints:
 
     Args:
         data_dir: The data directory, which contains the tenant's directory.
-        schemas: The packs whose connect hooks define functions that the check of a copy calls.
+        schemas: The packs whose connect hooks define the functions that a check of the copy calls.
     """
 
     def __init__(self, paths: TenantPaths, data_dir: Path, schemas: Sequence[Schema]) -> None:
