@@ -10,15 +10,15 @@ _INTERRUPTED = 130
 
 
 def main() -> None:
-    """Load the command line and run it.
+    """Load and run the command line.
 
-    Ctrl-C during the loading ends the process at once, before anything has begun. If the extra ``cli`` is not installed, an error says
-    what to install.
+    Ctrl-C while the package loads ends the process immediately, before the command begins. If the extra ``cli`` is not installed,
+    an error says what to install.
     """
-    # Loaded modules are never garbage, and searching them would take a fifth of a short command's time. `run_async` enables the
-    # collector again.
+    # Loaded modules are never garbage, and the collector would spend a fifth of a short command's time on them. `run_async`
+    # enables the collector again.
     gc.disable()
-    # A process that a shell runs in the background ignores Ctrl-C, and must continue to ignore it.
+    # A process that a shell runs in the background ignores Ctrl-C, and must continue to ignore Ctrl-C.
     was = signal.getsignal(signal.SIGINT)
     if was is signal.default_int_handler:
         signal.signal(signal.SIGINT, lambda *_: os._exit(_INTERRUPTED))

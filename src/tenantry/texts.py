@@ -23,7 +23,7 @@ TABLES_MAX: Final = 10_000
 SCHEMAS_MAX: Final = 100
 """The largest number of schema packs of a registry, a fleet job or a manifest."""
 
-# A list of characters, because regular expressions of different languages disagree about what `\s` matches.
+# The characters are listed, because `\s` matches different characters in the regular expressions of different languages.
 _BLANKS: Final = r"\x00-\x20\x7f-\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"
 _NOT_BLANK: Final = rf"^[^\x00]*[^{_BLANKS}][^\x00]*$"
 

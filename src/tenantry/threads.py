@@ -89,7 +89,7 @@ def in_thread(work: Callable[P, T]) -> Callable[P, Coroutine[Any, Any, T]]:
 
 
 def is_cancelled() -> bool:
-    """Return whether the work on this thread was cancelled, by its caller in `run_in_thread` or by the event of `cancelled_by`."""
+    """Return whether this thread's work is cancelled: `run_in_thread` was cancelled, or the event of `cancelled_by` is set."""
     cancelled: threading.Event | None = getattr(_work, "cancelled", None)
     return cancelled is not None and cancelled.is_set()
 
@@ -105,4 +105,4 @@ def check_cancelled() -> None:
 
 
 class CancelledWorkError(Exception):
-    """Ends work on a thread whose caller was cancelled."""
+    """Ends the work of a thread after the work was cancelled."""

@@ -17,7 +17,7 @@ class RegistryStatistics:
         tenants: The number of tenants in each state, at most ``catalog_poll_interval_seconds`` old.
         mailbox_requests: The number of waiting calls of all open tenants, by channel (``write``, ``read``).
         mailbox_requests_peak: The largest number of waiting calls of one tenant, by channel.
-        threads_max: The number of threads; each job that takes too long adds a thread.
+        threads_max: The largest number of threads, not counting an extra thread for each job that takes too long.
         disk: The size and free space of the disk, at most `CHORES_INTERVAL_SECONDS` old; None before the first measurement.
         snapshot_interval_seconds: The interval of each tenant's scheduled snapshots; None without a schedule.
         unfinished_operations: The number of tenants with a lifecycle operation that cannot be finished for now, by action.

@@ -58,7 +58,7 @@ class TenantOpener:
         self._log = log
         self._on_failure = on_failure
         self._opened: set[TenantId] = set()
-        self._for_operations: set[str] = set()  # the uids of tenants that an operation opens
+        self._for_operations: set[str] = set()  # the uids of tenants that operations are opening
 
     async def open(self, tenant_id: TenantId) -> TenantActor:
         """Return the tenant's actor, open and migrated.
@@ -144,7 +144,7 @@ class TenantOpener:
         return quarantined
 
     async def _open_or_quarantine(self, tenant: TenantRecord) -> TenantActor:
-        """Open the tenant for its callers. If the database seems damaged, check it again and retry if the check finds no damage."""
+        """Open the tenant for its callers. If the database seems damaged but a second check finds no damage, retry."""
         try:
             return await self._opened_actor(tenant)
         except TenantryError as error:
@@ -199,7 +199,7 @@ class TenantOpener:
             raise busy_error(tenant.id, "rename")
 
     async def _quarantine_if_damaged(self, tenant: TenantRecord, error: TenantryError) -> None:
-        """Quarantine the tenant if the error is a fault of its database; otherwise only record the error."""
+        """Quarantine the tenant if its database caused the error; otherwise only record the error."""
         is_its_own = isinstance(error, DatabaseCorruptError) or (
             isinstance(error, MigrationError) and error.is_step_failure
         )
@@ -209,7 +209,7 @@ class TenantOpener:
             await self._note(tenant, tenant.schema_versions, str(error))
 
     async def _note(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
-        """Record the result of the opening in the catalog; if that fails, only log the error."""
+        """Record the result of the opening in the catalog; if the recording fails, only log the error."""
         try:
             await self._catalog.record_opened(tenant, versions, error)
         except TenantryError as failure:

@@ -1,4 +1,4 @@
-"""A tenant as a record of the catalog."""
+"""The record of a tenant in the catalog."""
 
 from datetime import datetime
 from typing import Final
@@ -16,7 +16,7 @@ OBJECTS_LEFT: Final = "objects_left"
 
 
 class Intent(BaseModel):
-    """A lifecycle operation that has started and not ended, with the data to finish it or to roll it back.
+    """A lifecycle operation that has started but not ended, with the data to finish or roll back the operation.
 
     Attributes:
         arguments: The operation's arguments, and the decisions that it made before its first step.
@@ -47,7 +47,7 @@ class TenantRecord(BaseModel):
         schema_versions: The version of each schema pack when the tenant was last opened.
         last_error: The error of the last opening; None if the opening succeeded.
         revision: A number that increases with every change of state, id, limits and other settings.
-        intent: The lifecycle operation that has started and not ended, if there is one.
+        intent: The lifecycle operation that has started but not ended; None if no operation is running or unfinished.
         previous_id: The tenant's id before the last rename.
         deletion_protected: Whether `delete` is refused.
         limits: The tenant's limits.
@@ -81,7 +81,7 @@ class TenantRecord(BaseModel):
 
     @property
     def is_under_way(self) -> bool:
-        """Whether an operation of the tenant has started and not ended, in this process or another."""
+        """Whether an operation of the tenant has started but not ended, in this or another process."""
         return self.intent is not None or self.state.allows(TenantEvent.PROVISION)
 
     @property

@@ -1,6 +1,6 @@
 """Pytest fixtures for the tests of an application: ``pytest_plugins = ["tenantry.testing.fixtures"]`` in ``conftest.py``.
 
-The fixtures are asyncio coroutines. Either anyio's pytest plugin, which is installed with tenantry, runs them
+The fixtures are asyncio coroutines. One of two pytest plugins runs the fixtures: anyio's, which is installed with tenantry
 (``anyio_mode = "auto"``), or pytest-asyncio (``asyncio_mode = "auto"``).
 """
 

@@ -10,7 +10,7 @@ from tenantry.config import RegistryConfig
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
-# A small pool closes tenants during a test, as a busy pool does. A test's data need not survive a power failure.
+# A small pool closes tenants during a test, like a busy pool in production. A test's data need not survive a power failure.
 _SETTINGS: Final[dict[str, Any]] = {"open_tenants_max": 8, "durability": "normal"}
 
 
@@ -18,7 +18,7 @@ _SETTINGS: Final[dict[str, Any]] = {"open_tenants_max": 8, "durability": "normal
 async def open_test_registry(
     directory: Path, *, schemas: Sequence[Schema] = (COMPANY,), **settings: Any
 ) -> AsyncIterator[TenantRegistry]:
-    """Open a registry for a test, with a small pool, whose commits do not wait for the disk.
+    """Open a registry for a test; the registry has a small pool, and its commits do not wait for the disk.
 
     An example as a pytest fixture::
 

@@ -74,7 +74,7 @@ def make_identity(data_dir: Path, *, is_replaced: bool = False) -> DirectoryIden
         is_replaced: Whether to replace an existing identity. Replacing the identity ends the ownership of the snapshot storage.
 
     Raises:
-        SnapshotError: The identity cannot be created, or another process creates it at this moment (retryable).
+        SnapshotError: The identity cannot be created, or another process is creating the identity (retryable).
         StorageFullError: The disk has no space for the identity.
     """
     path = data_dir / _FILE_NAME
@@ -97,6 +97,6 @@ def _generation(fd: int) -> int | None:
     buffer = bytearray(8)  # the ioctl request is declared with a long, but the kernel writes only an int
     try:
         fcntl.ioctl(fd, _GET_GENERATION, buffer)
-    except OSError:  # tmpfs, overlayfs and others have no generations
+    except OSError:  # tmpfs, overlayfs and other file systems have no generations
         return None
     return int.from_bytes(buffer[:_GENERATION_BYTES], sys.byteorder)

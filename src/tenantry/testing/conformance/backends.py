@@ -165,14 +165,14 @@ async def check_locations(make_backend: MakeBackend, _directory: Path) -> None:
         third = await backend.new_location(_ACME, [first, second])
         expect(len({first, second, third}), 3)
         await _created(backend)
-        # The database at this location belongs to a tenant of another catalog, because this catalog does not list it.
+        # This catalog does not list the database at this location, so the database belongs to another catalog's tenant.
         with expect_raised(PersistenceError):
             await backend.new_location(_ACME, [])
 
 
 @_checks.add
 async def check_a_missing_database_is_no_new_one(make_backend: MakeBackend, _directory: Path) -> None:
-    """A store creates a database only for a new tenant; otherwise a missing database raises."""
+    """A store creates a database only for a new tenant; for any other tenant, a missing database raises an error."""
     async with _opened(make_backend) as backend:
         place = await _place(backend)
         store = backend.store(place, limits=TenantLimits(), log=_LOG)
@@ -197,7 +197,7 @@ async def check_a_database_knows_its_tenant(make_backend: MakeBackend, _director
 
 @_checks.add
 async def check_exclusive_keeps_others_out(make_backend: MakeBackend, _directory: Path) -> None:
-    """During exclusive work on a closed database, other processes cannot work on the database or write to it."""
+    """During exclusive work on a closed database, other processes can neither work on the database nor write to the database."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
         place = await _created(backend, "one")
         async with backend.exclusive(place) as closed:
@@ -277,7 +277,7 @@ async def check_a_damaged_copy_is_refused(make_backend: MakeBackend, directory: 
 
 @_checks.add
 async def check_a_restore(make_backend: MakeBackend, directory: Path) -> None:
-    """A restore replaces the database by the staged copy and keeps the old database; repeated steps change nothing."""
+    """A restore replaces the database with the staged copy and keeps the old database; repeated steps change nothing."""
     async with _opened(make_backend) as backend:
         place = await _created(backend, "one")
         await _restored(backend, place, directory)

@@ -226,7 +226,7 @@ async def check_calls_at_once_store_one_file_whole(storage: ObjectStorage) -> No
 
 @_checks.add
 async def check_cancelled_calls_leave_nothing_half(storage: ObjectStorage) -> None:
-    """A cancelled call leaves a whole object or file, or none, wherever the call was interrupted."""
+    """A cancelled call leaves either a whole object or file or nothing, wherever the call was interrupted."""
     content = b"x" * 1_000_000
     with _directory() as directory:
         (directory / "source").write_bytes(content)

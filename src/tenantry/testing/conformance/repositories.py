@@ -142,7 +142,7 @@ async def check_repositories_have_their_names(repositories: CompanyRepositories)
 
 @_checks.add
 async def check_empty_database_has_nothing(repositories: CompanyRepositories) -> None:
-    """On an empty database every method that reads works without optional arguments, and returns nothing."""
+    """On an empty database, every read method works without optional arguments, and returns nothing."""
     expect(await repositories.tasks.get("task"), None)
     expect(await repositories.tasks.list_tasks(), ())
     expect(await repositories.tasks.delete("task"), False)

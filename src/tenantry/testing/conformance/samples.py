@@ -19,7 +19,7 @@ _NOON = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def at_minute(minutes: float) -> datetime:
-    """Return the time that is this number of minutes after a fixed noon."""
+    """Return the time this many minutes after noon on a fixed day."""
     return _NOON + timedelta(minutes=minutes)
 
 

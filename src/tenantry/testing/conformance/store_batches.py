@@ -34,7 +34,7 @@ checks: Final = Checks[StoreCheck]()
 
 @checks.add
 async def check_results_follow_fetch(make_store: MakeStore) -> None:
-    """The `Fetch` of a statement determines its result: None, a count, a row or None, or rows."""
+    """The `Fetch` of a statement determines the result: None, a row count, one row (None if there is none), or a list of rows."""
     async with connected(make_store) as store:
         unit = (insert(1, 10), insert(2, 20, Fetch.ROWCOUNT), select(Fetch.ONE), select())
         expect(await store.write([unit]), [[None, 1, (1, 10), [(1, 10), (2, 20)]]])
@@ -51,7 +51,7 @@ async def check_results_follow_fetch(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_named_rows(make_store: MakeStore) -> None:
-    """Named rows know their columns, and a statement that cannot return the requested rows is refused without a change."""
+    """Named rows have column names, and a statement that cannot return the requested rows is refused without a change."""
     async with connected(make_store) as store:
         written = run(_RETURNING, 1, 10, fetch=Fetch.NAMED_ONE)
         unit = (written, insert(2, 20), select(Fetch.NAMED_ONE), select(Fetch.NAMED_ALL))
@@ -270,7 +270,7 @@ async def check_read_failure_is_the_statements_own(make_store: MakeStore) -> Non
 
 @checks.add
 async def check_reads_cannot_write(make_store: MakeStore) -> None:
-    """A write through the read path is refused and changes nothing, even in a transaction."""
+    """A write statement in a read call is refused and changes nothing, even in a transaction."""
     async with connected(make_store) as store:
         (outcome,) = await store.read([insert(1)])
         expect_error(outcome, QueryError)
@@ -294,7 +294,7 @@ async def check_cancelled_unit_is_whole_or_absent(make_store: MakeStore) -> None
             if row_id % 2:
                 write.cancel()
         await asyncio.gather(*writers, return_exceptions=True)
-        await store.write([(insert(0),)])  # waits for the writes that still run
+        await store.write([(insert(0),)])  # this write waits for the writes that still run
         found = set(await ids(store))
         expect({-row_id for row_id in found}, found)
         assert found >= {row_id for row_id in range(1, CALLERS + 1) if row_id % 2 == 0}, found

@@ -1,4 +1,4 @@
-"""The type of a check of a `Store`, and the checks' common table and statements."""
+"""The type of the checks of a `Store`, and the table and statements that these checks share."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -66,7 +66,7 @@ async def ids(store: Store) -> list[int]:
 
 @asynccontextmanager
 async def connected(make_store: MakeStore) -> AsyncIterator[Store]:
-    """Yield a new, connected store with the table of the checks."""
+    """Yield a new, connected store, after creating the table that the checks use."""
     store = make_store()
     try:
         await store.connect()

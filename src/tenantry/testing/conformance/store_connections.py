@@ -97,7 +97,7 @@ async def check_looks_for_damage_beside_calls(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_tells_of_changes(make_store: MakeStore) -> None:
-    """Each commit changes the token of a store with tokens, and `changes_by_others` ignores the store's own commits."""
+    """In a store with tokens, each commit changes the token, and `changes_by_others` ignores the store's own commits."""
     async with connected(make_store) as store:
         others, tokens = await store.changes_by_others(), [store.change_token()]
         expect(await store.write([(insert(1),)]), [[None]])
@@ -133,7 +133,7 @@ async def check_use_needs_a_connection(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_limits_change_while_it_is_used(make_store: MakeStore) -> None:
-    """A database at its size limit refuses large writes but stays usable, and accepts them once the limit is raised."""
+    """A database at its size limit refuses large writes but stays usable; after the limit is raised, large writes succeed."""
     async with connected(make_store) as store:
         await store.write([(run("CREATE TABLE conformance_text (t TEXT NOT NULL)"),)])
         fill = run("INSERT INTO conformance_text (t) VALUES (?)", "x" * 100_000)

@@ -53,7 +53,7 @@ async def check_transaction_control_is_refused(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_transaction_commits_all(make_store: MakeStore) -> None:
-    """A commit makes all writes of a transaction visible at once, and no reader sees a part of them."""
+    """A commit makes all writes of a transaction visible together; no reader sees only some of the writes."""
     async with connected(make_store) as store:
         transaction = await store.begin()
         await transaction.write((insert(1),))
