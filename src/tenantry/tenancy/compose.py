@@ -1,4 +1,4 @@
-"""Creates the parts of a registry. Each part is complete after its constructor."""
+"""Creates the parts of a registry. Each part is fully initialised by its constructor."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

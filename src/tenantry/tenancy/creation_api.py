@@ -35,7 +35,7 @@ class CreationAPI(ABC):
         """Create a tenant with a migrated database, and return its record.
 
         Args:
-            tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and inner ``-``, beginning with a letter.
+            tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and ``-``; begins with a letter, and does not end with ``-``.
             display_name: The name that people see; by default the id.
             if_not_exists: Whether to return an existing tenant unchanged. A deleted tenant still raises `TenantExistsError`.
             by: The principal for the audit, see `OperatorAPI`.

@@ -47,7 +47,7 @@ class LeaseSource(Protocol):
 
 
 class _TenantRepositories(PackRepositories):
-    """The repositories of a tenant. Type checkers know the repositories of the built-in pack, which is the default."""
+    """The repositories of a tenant. Type checkers know only the repositories of the built-in pack, which is the default pack."""
 
     if TYPE_CHECKING:
         tasks: SQLTaskRepository
@@ -197,8 +197,8 @@ class TenantHandle(_TenantRepositories):
         other writes of this tenant wait, reads see the state before the transaction, and other tenants are not affected. After
         ``transaction_timeout_seconds`` the transaction is rolled back, and every later use of `tx` raises `TransactionClosedError`.
 
-        Inside the block the tenant's handle can still read. Writes and further transactions of the handle raise `QueryError`,
-        because they would wait for this transaction, even in tasks that were started inside the block.
+        Inside the block, the tenant's handle can still read. Its writes and further transactions raise `QueryError`, even in tasks that
+        were started inside the block, because a write would wait for this transaction.
 
         Raises:
             TransactionClosedError: The transaction was rolled back before it could commit.
@@ -210,8 +210,8 @@ class TenantHandle(_TenantRepositories):
         """Return repositories for one idempotent write: ``await tenant.idempotent("order-17").tasks.save(task)``.
 
         The key and the write's result are stored in the tenant's database, in the transaction of the write. If the same write is
-        repeated with the same key, even concurrently or after a crash, it returns the stored result and writes nothing. So a caller
-        that does not know whether a write took effect (`CallTimeoutError`, a cancellation, a restart) can retry the write.
+        repeated with the same key, even concurrently or after a crash, the repetition returns the stored result and writes nothing.
+        A caller can therefore retry a write that may have taken effect (after `CallTimeoutError`, a cancellation or a restart).
 
         - A write that fails has no effect and stores no key, so a retry runs the write again.
         - A retry must have the same SQL and the same parameters, including ids and times. So send the same record again, not a new

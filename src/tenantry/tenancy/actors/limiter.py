@@ -4,12 +4,12 @@
 task must wake up. The limiter tells whether a tenant is alone.
 
 Theory of operation. A tenant's batch holds a permit while it runs, for at most `PERMIT_SECONDS`. A longer batch continues without
-its permit, and the next tenant in the queue gets a permit. So a slow query or a runaway statement delays other tenants by at most
-`PERMIT_SECONDS`.
+its permit, and the next tenant in the queue gets a permit. A slow query or a runaway statement therefore delays other tenants by at
+most `PERMIT_SECONDS`.
 
 The number of batches without a permit is limited too. A tenant has one writer and ``readers_per_tenant`` readers, each reader or
-writer runs one batch at a time, and at most ``open_tenants_max`` tenants are open. Where a back end runs batches on threads, each
-batch without a permit occupies an additional thread, until its deadline at the latest.
+writer runs one batch at a time, and at most ``open_tenants_max`` tenants are open. If a back end runs batches on threads, a batch
+without a permit occupies an additional thread until the batch ends, at the latest at its deadline.
 
 If a permit is free, a batch starts in its caller's own step of the event loop. A single timer, set for the oldest permit, serves
 all permits.

@@ -13,11 +13,11 @@ a tenant half open.
     closing                      callers wait until the tenant has closed, so that a file never has two writers
     held                         the tenant is closed and without a place; callers wait until the operation that owns its files ends
 
-A tenant is idle while no caller holds a lease. A call holds its lease until it is answered, and a transaction until it ends.
+A tenant is idle while no caller holds its lease. A call holds a lease until the call is answered; a transaction, until it ends.
 
-Under constant load no tenant would be idle, and no other tenant would be opened. So after `PREEMPT_AFTER_SHARE` of its wait
-timeout, a waiting caller preempts an open tenant: the pool drains that tenant. Tenants are drained in the order in which they were
-opened, so that each tenant gets its share of the time. No accepted call fails. The pool drains or closes one tenant for each tenant
+Under constant load, no open tenant would become idle, and the waiting tenants would never open. After `PREEMPT_AFTER_SHARE` of its
+wait timeout, a caller therefore preempts an open tenant: the pool drains that tenant. Tenants are drained in the order in which they
+were opened, so each gets its share of the time. No accepted call fails. The pool drains or closes one tenant for each tenant
 with a preempting caller. If more tenants drain than are needed, the tenants that began to drain last accept callers again.
 """
 
@@ -107,7 +107,7 @@ class ActorPool:
     Args:
         waiters_max: The largest number of callers that wait for a place.
         wait_timeout_seconds: The longest wait of a caller for a place.
-        close_timeout_seconds: The time for the accepted calls of a closing tenant.
+        close_timeout_seconds: The time that the accepted calls of a closing tenant have to finish.
     """
 
     def __init__(

@@ -132,7 +132,7 @@ class TransactionSession:
         Cancellation during the commit leaves the transaction committed or rolled back, never open.
 
         Raises:
-            TransactionClosedError: The transaction was rolled back before, for example at its deadline.
+            TransactionClosedError: The transaction had been rolled back earlier, for example at its deadline.
             PersistenceError: The commit failed; the transaction was rolled back.
         """
         async with self._lock:

@@ -58,7 +58,7 @@ class ApiKey(BaseModel):
     revoked_at: datetime | None = None
 
     def allows(self, scope: Scope) -> bool:
-        """Return whether the key permits the calls of this scope."""
+        """Return whether the key permits calls that need this scope."""
         return any(mine.includes(scope) for mine in self.scopes)
 
     def is_for(self, tenant_id: str) -> bool:
@@ -190,7 +190,7 @@ class ApiKeys:
         """Return the key with this token; None if the token is unknown, expired or revoked."""
         match = _TOKEN.fullmatch(token)
         found = await self._find(match["id"]) if match is not None else None
-        # The hashes are compared even if the key does not exist, so that the duration does not reveal which ids exist.
+        # Compare hashes even if the key does not exist, so that the duration of this call does not reveal which ids exist.
         known_hash = found[1] if found is not None else _hash("")
         given_hash = _hash(match["secret"] if match is not None else token)
         if not hmac.compare_digest(known_hash, given_hash) or found is None:
@@ -215,7 +215,9 @@ class ApiKeys:
             return
         is_expired = manager.expires_at is not None and manager.expires_at <= self._clock.now()
         if is_expired or not all(manager.allows(scope) for scope in (Scope.ADMIN, *scopes)):
-            raise _refused("the key is expired, or lacks the scope 'admin' or a scope of the new key")
+            raise _refused(
+                "the caller's key has expired, lacks the scope 'admin', or lacks a scope of the new key"
+            )
 
     def _audited(self, action: str, detail: dict[str, object], by: str | None) -> Statement:
         return append(

@@ -60,7 +60,7 @@ _HEAD: Final = Sql({"sqlite": "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_h
 
 
 def shown_path(path: Path, data_dir: Path) -> str | None:
-    """Return a file's path for the audit; None for a temporary file in the data directory."""
+    """Return a file's path as the audit shows it; None for a temporary file in the data directory."""
     return None if data_dir in path.parents else str(path)
 
 
@@ -179,8 +179,8 @@ class AdminAudit:
         """Return a page of the audit, newest first.
 
         Args:
-            tenant_id: The tenant's id in the returned calls.
-            tenant_uid: The permanent key of the tenant in the returned calls, whatever id the calls used.
+            tenant_id: Return only calls that used this tenant id.
+            tenant_uid: Return only calls that concerned the tenant with this permanent key, even under another id.
             limit: The largest number of rows in the page; by default 100.
             cursor: The `next_cursor` of the previous page.
 

@@ -1,4 +1,4 @@
-"""A cache of tenants' records, which is valid until any process changes the catalog."""
+"""A cache of tenants' records; the cache is valid until any process changes the catalog."""
 
 from collections.abc import Callable
 from typing import Final
@@ -16,7 +16,7 @@ class TenantCache:
     def __init__(self, change_token: Callable[[], ChangeToken | None]) -> None:
         self._change_token = change_token
         self._records: dict[TenantId, TenantRecord] = {}
-        self._token: ChangeToken | None = None  # the catalog's token when the records were read
+        self._token: ChangeToken | None = None  # the catalog's change token when the cached records were read
 
     def get(self, tenant_id: TenantId) -> TenantRecord | None:
         """Return the tenant's record if it is in the cache and the catalog has not changed."""
@@ -25,7 +25,7 @@ class TenantCache:
         return self._records.get(tenant_id)
 
     def add(self, record: TenantRecord, token: ChangeToken | None) -> None:
-        """Add a record to the cache, unless the catalog's token has changed since the record was read."""
+        """Add a record to the cache, unless `token`, which was read before the record, is no longer the catalog's token."""
         if token is None or token != self._change_token():
             return
         if self._token != token or len(self._records) >= CACHED_TENANTS_MAX:

@@ -101,7 +101,7 @@ class RecordedSchemas:
             await self._catalog.write(*new)
 
     async def forget(self, name: str, *, by: str | None = None) -> RecordedSchema:
-        """Remove a pack from the list and return its record, so that a registry without the pack can create and migrate tenants.
+        """Remove a pack from the list, and return the pack's record. A registry without the pack can then create and migrate tenants.
 
         Existing tenants keep the pack's tables, rows and recorded version. New tenants do not get the tables. A registry that has
         the pack adds it to the list again when it next creates or migrates a tenant.

@@ -47,7 +47,7 @@ class Fleet:
 
     The kind of a job is the work on each tenant:
 
-    * ``migrate``: opens the tenant, which applies its migrations. A tenant that has all migrations is skipped. A tenant whose
+    * ``migrate``: opens the tenant, and thereby applies its migrations. A tenant that has all migrations is skipped. A tenant whose
       migration fails is quarantined with the reason.
     * ``check``: checks the tenant's database for damage, while calls continue. A damaged tenant that serves calls is quarantined.
       With the argument ``thorough``, the check also compares indexes with their tables. Suspended, archived and quarantined tenants
@@ -110,7 +110,7 @@ class Fleet:
             states: The states of the tenants. Only jobs of the kinds ``check`` and ``snapshot`` work on tenants that are not active.
             tenant_ids: The ids of the tenants, at most 10,000; None for all tenants.
             id_prefix: The prefix of the tenants' ids.
-            below: Schema versions, such as ``{"company": 2}``; a tenant is selected if one of its recorded versions is lower.
+            below: Schema versions, such as ``{"company": 2}``; selects tenants with a recorded version below one of these versions.
             canary: The size of a first wave, as a number or a share of all tenants (``"5%"``, at least one tenant), spread evenly
                 over the ids. The second wave begins when all tenants of the first wave have an outcome.
             concurrency: The number of tenants processed at the same time. All jobs of a registry together leave half of
@@ -197,7 +197,7 @@ class Fleet:
 
         Args:
             job_id: The job.
-            outcome: The outcome of the tenants; ``failed`` for any error, ``left`` for no outcome yet, None for any outcome.
+            outcome: The outcome of the returned tenants; ``failed`` for any error, ``left`` for tenants without an outcome, None for all.
             limit: The largest number of items; 100 by default.
             cursor: The `next_cursor` of the previous page.
 
@@ -226,7 +226,7 @@ class Fleet:
     ) -> FleetJob:
         """Continue a paused or stopped job. Idempotent.
 
-        After a stop, only new failures count towards `failures_max`.
+        When a stopped job is resumed, its earlier failures no longer count towards `failures_max`.
 
         Args:
             job_id: The job's id.

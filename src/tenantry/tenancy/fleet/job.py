@@ -94,7 +94,7 @@ class FleetJob(BaseModel):
         created_at, state_changed_at: The time when the job was started, and the time of its last change of state, in UTC.
         begun_at: The time when a process last began to run the job, in UTC.
         finished_before: The number of tenants that were finished at `begun_at`.
-        failures_accepted: The number of failed tenants that no longer count, because the job was resumed after a stop.
+        failures_accepted: The number of failures before the job's last stop; after `resume`, these no longer count as failures.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -226,7 +226,7 @@ class TenantMigrationStatus(BaseModel):
     Attributes:
         schema_versions: The version of each schema when the tenant was last opened.
         pending: The migrations that the tenant lacks, in the order in which they will be applied.
-        unknown_schemas: The schema packs that tenants have but this process lacks; their pending migrations are unknown.
+        unknown_schemas: The schema packs that tenants have but this process lacks; these packs' pending migrations are unknown.
         last_error: The error of the last failed opening, or the reason for the quarantine.
     """
 
