@@ -32,7 +32,7 @@ def directory(text: str) -> Path:
     """Return a directory's path.
 
     Raises:
-        BadParameter: The text is empty, for example because a variable is not set.
+        BadParameter: The text is empty, for example because a shell variable is not set.
     """
     if not text:
         raise typer.BadParameter("the path is empty: name a directory")

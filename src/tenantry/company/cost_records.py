@@ -40,7 +40,7 @@ _COST_RECORD = RecordType(
     malformed=events.COST_RECORD_QUERY_FAILED,
 )
 _INSERT = _COST_RECORD.insert
-# SQLite returns NULL for a sum of no rows, because CPython's sqlite3 then creates no aggregate object.
+# `exact_sum` of no rows is NULL, because CPython's sqlite3 creates the aggregate object only at the first row.
 _SUM = Sql({"sqlite": "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"})
 _QUERY = Listing(
     "cost_records.query",

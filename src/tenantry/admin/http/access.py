@@ -13,7 +13,7 @@ from tenantry.ids import parse_tenant_id
 from tenantry.tenancy.registry import TenantRegistry
 
 ANSWERS_MAX: Final = 5
-"""The most attempts to make a response while the tenants of the caller's key change."""
+"""The maximum number of attempts to make a response while the tenants of the caller's key change."""
 
 _RETRY_AFTER_SECONDS: Final = 1
 

@@ -70,9 +70,9 @@ class LimitedReceive:
 
         Raises:
             ProblemError: The body arrives too slowly (408), or is too large (413).
-            Exception: The error of `on_complete`, or the error that was passed to `refuse`.
+            Exception: `on_complete` raised this error, or this error was passed to `refuse`.
         """
-        if self._is_complete:  # the next message reports a disconnect
+        if self._is_complete:  # after the whole body, the next message reports a disconnect
             return await self._receive()
         if self._ends_at is None or self._is_streamed:
             self._ends_at = anyio.current_time() + self._seconds_max
@@ -118,7 +118,7 @@ def check_media_type(request: Request, expected: str) -> None:
 def declared_bytes(request: Request) -> int:
     """Return the request's Content-Length; 0 if the header is missing."""
     text = request.headers.get("content-length", "0")
-    # The server refuses a Content-Length that is not a number. A number with too many digits exceeds every limit.
+    # The server refuses a Content-Length that is not a number. A very long number is cut, and still exceeds every limit.
     return int(text[:_LENGTH_CHARACTERS_MAX]) if text.isdecimal() else 0
 
 

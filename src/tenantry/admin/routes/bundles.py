@@ -213,7 +213,7 @@ async def _check_free(registry: TenantRegistry, tenant_id: str) -> None:
 
 
 async def _receive(request: Request, path: Path) -> None:
-    """Write a request's body to a file, while enough disk space for tenants' writes is left."""
+    """Write a request's body to a file, as long as enough disk space is left for tenants' writes."""
     with storage_errors(f"receive {path}"):
         await _check_room(path.parent, declared_bytes(request))
         bytes_unmeasured = 0

@@ -36,7 +36,7 @@ FailuresMax = (
 )
 SchemaVersions = Annotated[
     dict[SchemaName, Annotated[int, Field(ge=1, le=SCHEMA_VERSION_MAX), Number]],
-    # pydantic describes the valid names in the OpenAPI document, but not that other names are refused.
+    # pydantic describes the valid names in the OpenAPI document, but does not state that other names are refused.
     Field(min_length=1, max_length=SCHEMAS_MAX, json_schema_extra={"additionalProperties": False}),
 ]
 # A percentage above 0 % and up to 100 %: the rule of fleet jobs, as a pattern for the OpenAPI document.

@@ -179,7 +179,7 @@ async def _exposition(families: Iterator[Metric], write: Callable[[Any], bytes],
 
 
 def _without_exemplars(family: Metric) -> Metric:
-    found = copy(family)  # the collector may keep the original family
+    found = copy(family)  # a copy, because the collector may keep the original family
     found.samples = [sample._replace(exemplar=None) for sample in family.samples]
     return found
 

@@ -65,7 +65,7 @@ def _said(error: Exception) -> str:
 def _checked_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text)
-        url.host.encode("idna")  # the form that the resolver needs
+        url.host.encode("idna")  # the resolver needs the IDNA form of the name
     except (httpx.InvalidURL, UnicodeError):
         url = httpx.URL("")
     if url.scheme not in {"http", "https"} or not url.host or url.userinfo:

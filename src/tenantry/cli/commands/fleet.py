@@ -68,7 +68,7 @@ def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | fl
 _canary: Final = _parser("canary", "a number of tenants, from 1, nor a share of them, up to 100%")
 _FAILURES: Final = "a number of tenants nor a share between 0 and 1"
 _failures: Final = _parser("failures_max", _FAILURES)
-# `_NONE` stands for any number of failures, and differs from an omitted option.
+# `_NONE` allows any number of failures; an omitted option keeps the default limit.
 _failures_or_none: Final = _parser("failures_max", _FAILURES, _NONE)
 
 

@@ -40,5 +40,5 @@ async def list_(api: Api) -> Document:
     question="Forget the schema pack {name}? The tenants keep its tables, and new tenants will not get them.",
 )
 async def forget(api: Api, name: _NameArgument) -> Document:
-    """Remove a missing pack from the list: then tenants can be created and migrated without the pack. The pack's tables are kept."""
+    """Remove a missing pack from the list: then tenants can be created and migrated without the pack. Its tables are kept."""
     return await api.delete(api_path("schemas", name))
