@@ -1,7 +1,7 @@
 """Runs the connect hooks of schema packs, and checks that they only added functions.
 
 A hook gets the sqlite3 connection itself, because SQLite extensions need it. With the connection a hook could turn off settings that
-protect durability and isolation. Hooks therefore run first, and tenantry applies its own settings after them. An authorizer refuses all
+protect durability and isolation. Hooks therefore run first, and tenantry's own settings are applied last. An authorizer refuses all
 SQL except SELECT without a table. The connection's attributes, limits and options are compared before and after the hook.
 """
 
@@ -19,7 +19,7 @@ _ATTRIBUTES: Final = ("isolation_level", "row_factory", "text_factory", "in_tran
 _LIMITS: Final = tuple(name for name in dir(sqlite3) if name.startswith("SQLITE_LIMIT_"))
 # Python before 3.12 cannot set these options.
 _OPTIONS: Final = tuple(name for name in dir(sqlite3) if name.startswith("SQLITE_DBCONFIG_"))
-# No hook runs this text: SQLite does not ask about a statement that the connection has prepared before.
+# No hook runs this text: SQLite does not ask the authorizer about a statement that the connection prepared earlier.
 _PROBE: Final = "SELECT 'Is the authorizer of tenantry called?'"
 
 
@@ -56,7 +56,7 @@ def run_hooks(hooks: Iterable[NamedHook], connection: sqlite3.Connection) -> Non
             if isinstance(result, Coroutine):
                 result.close()
                 changed = "is an async function, which does not run when it is called"
-        except BaseException as error:  # SystemExit would end the event loop, and the program
+        except BaseException as error:  # SystemExit would end the event loop and so the program
             refused = f" ({authorizer.refused})" if authorizer.refused else ""
             raise ConnectHookError(
                 f"{hook.owner} failed, so no connection can be opened: {type(error).__name__}: {error}{refused}: correct the hook",
@@ -64,14 +64,14 @@ def run_hooks(hooks: Iterable[NamedHook], connection: sqlite3.Connection) -> Non
             ) from error
         if changed:
             raise ConnectHookError(
-                f"{hook.owner} {changed}: it may only add functions, aggregates, collations and extensions",
+                f"{hook.owner} {changed}: a hook may only add functions, aggregates, collations and extensions",
                 schema=hook.schema,
             )
         connection.set_authorizer(None)
 
 
 class _Authorizer:
-    """Allows SELECT without a table, and function calls."""
+    """An authorizer that allows function calls, and a SELECT without a table."""
 
     def __init__(self) -> None:
         self.refused = ""  # the first refused action
@@ -112,5 +112,5 @@ def _state(connection: sqlite3.Connection) -> dict[str, object]:
 def _reset(connection: sqlite3.Connection) -> None:
     """Remove the hook's progress handler, which cannot be inspected, and disable the loading of extensions."""
     connection.set_progress_handler(None, 0)
-    if hasattr(connection, "enable_load_extension"):  # missing if Python was built without extensions
+    if hasattr(connection, "enable_load_extension"):  # a Python built without extensions lacks this method
         connection.enable_load_extension(False)

@@ -5,7 +5,7 @@ The sqlite3 connection must be opened with ``check_same_thread=False``: its jobs
 
 Only this module uses private parts of aiosqlite: the attributes set by the constructor, and the queue ``_tx`` of futures and functions.
 aiosqlite's public interface starts a thread for each connection and switches to that thread for each statement. A batch of 64 saves
-would need 66 thread switches; as one job the batch needs one. The best of seven runs on a database in memory made 73,000 saves/s and
+would need 66 thread switches; a batch in one job needs one. The best of seven runs on a database in memory made 73,000 saves/s and
 44,000 reads/s with the public interface, and 397,000 and 230,000 with jobs. `tests/storage/sqlite/test_connection.py` pins the private parts.
 """
 
@@ -70,7 +70,7 @@ class JobConnection(aiosqlite.Connection):
         return connection
 
     def __del__(self) -> None:
-        """Close a connection that its owner did not close; `Connections` warns about the leak."""
+        """Close a connection that its owner did not close; `Connections` gives the warning about the leak."""
         if not sys.is_finalizing():
             with contextlib.suppress(sqlite3.Error):
                 self.abandon()
@@ -81,7 +81,7 @@ class JobConnection(aiosqlite.Connection):
         return self._connection is not None
 
     def move_to(self, thread_pool: ThreadPool) -> None:
-        """Run later jobs on another pool's threads. The connection must have no job when this method is called."""
+        """Run all later jobs on the threads of another pool. The connection must have no job when this method is called."""
         self._thread_pool.unregister()
         self._thread_pool = thread_pool
         self._tx = thread_pool.register()
@@ -153,7 +153,7 @@ class JobConnection(aiosqlite.Connection):
             then()
 
     def opened(self) -> sqlite3.Connection:
-        """Return the sqlite3 connection; raise `ValueError` if the connection is closed or closing."""
+        """Return the sqlite3 connection; raise `ValueError` if the connection was closed or is closing."""
         connection = self._conn
         if not self._running:
             raise ValueError("the connection is closing")
@@ -173,7 +173,7 @@ class JobConnection(aiosqlite.Connection):
             self._running_job = None
 
     def interrupt_job(self, job: "Job[Any]") -> bool:
-        """Interrupt the connection if the connection runs this job; return whether the job runs."""
+        """Interrupt the connection if it runs this job; return whether it runs this job."""
         # Under the lock the job cannot end, so the interrupt cannot hit the next caller's job.
         with self._job_lock:
             is_running = self._running_job is job
@@ -196,7 +196,7 @@ class Job(asyncio.Future[T]):
         self._database = connection.opened()
 
     def cancel(self, msg: Any = None) -> bool:
-        """Cancel the job, and interrupt it if it runs."""
+        """Cancel the job; if the job runs, interrupt it."""
         is_cancelled = super().cancel(msg)
         if is_cancelled:
             self._interrupt()

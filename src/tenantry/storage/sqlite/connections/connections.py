@@ -1,14 +1,14 @@
 """Opens the connections of one database when they are needed, and chooses a connection for each job.
 
 Theory of operation. A tenant that is only read needs no writer. A closed database (see `tenantry.storage.sqlite.connections.immutable`)
-that is locked by this process cannot change. So its file is opened as immutable, without SQLite's own lock, log or shared memory.
-Opening a tenant for one read then takes 0.1 ms on ext4. With a write-ahead log, whose two files are created and removed again, opening
-takes 1.4 ms. The first write waits for running reads, closes the immutable reader, and opens the writer. Later reads use other readers.
+that is locked by this process cannot change. So the file is opened as immutable, without SQLite's own lock, log or shared memory.
+Opening a tenant for one read takes 0.1 ms on ext4. With a write-ahead log, opening takes 1.4 ms, because two files are created and
+removed. The first write waits for running reads, closes the immutable reader, and opens the writer. Later reads use other readers.
 
     open for reading   one immutable reader, nothing else
     open for writing   the writer; readers, opened on the second read
 
-Every read of the immutable file checks that the file is unchanged, so a change made with SQLite's shell, for example, is seen.
+Every read of the immutable file checks that the file is unchanged, so changes by other programs are seen.
 A database that was not closed cleanly, has pending migrations, or has no owner is open for writing from the start.
 """
 
@@ -40,7 +40,7 @@ class _NotImmutableError(Exception):
 
 
 class Connections:
-    """The connections of one database, as the module describes."""
+    """The connections of one database; the module's docstring describes them."""
 
     def __init__(self, opener: DatabaseOpener, thread_pools: ThreadPools) -> None:
         self._opener = opener
@@ -86,14 +86,14 @@ class Connections:
             last = self.immutable_reader or self.writer
             if last is not None:
                 await self._close_last(last)
-            self._opener.release()  # a no-op if the lock was released before
+            self._opener.release()  # releasing a released lock is a no-op
             self.immutable_reader = self.writer = self._new_log = None
             self.is_open = False
 
     def __del__(self) -> None:
         """Close connections that their owner did not close, and release the lock, so that the next owner need not wait.
 
-        The lock stays held while a thread still uses a connection, because the effect of its job is unknown.
+        The lock stays held while a thread still uses a connection, because the effect of that thread's job is unknown.
         """
         if not self.is_open or sys.is_finalizing():
             return
@@ -104,14 +104,14 @@ class Connections:
             *filter(None, (self.immutable_reader, self.writer)),
         ]
         with suppress(sqlite3.Error, ValueError), ExitStack() as afterwards:
-            # The garbage collector finalizes a cycle in any order, so it may have closed the writer already.
+            # The garbage collector finalizes a cycle in any order, so the collector may have closed the writer already.
             if self.writer is not None and self.writer.is_open and not self.writer.backlog:
                 keeper = self._keeper(self.writer.opened())
                 if keeper is not None:
                     afterwards.callback(keeper.close)
             if all(connection.abandon() for connection in connections):
                 self._opener.release(is_clean=False)
-        # The warning comes last, because it raises an exception if warnings are errors.
+        # The warning comes last, because `warn` raises an exception if warnings are errors.
         warnings.warn(
             f"{self._opener.options} was not closed: use 'async with', or close its store",
             ResourceWarning,
@@ -161,7 +161,7 @@ class Connections:
     async def long_lived_reader(self) -> AsyncIterator[JobConnection]:
         """Open a reader for a long read of the whole database. Other reads do not use this reader or wait for it.
 
-        The writer is opened first and closed last, so the file is not read as immutable while it is written to.
+        The writer is opened first and closed last, so the file is never read as immutable while a writer is open.
         """
         async with self._opening:
             await self._ensure_writer()

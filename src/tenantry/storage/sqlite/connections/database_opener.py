@@ -1,6 +1,6 @@
 """Opens the writer or the immutable reader of a database: locks the file, plans the migrations and claims the file.
 
-A thread of the pool runs these functions as one job.
+A thread of the pool runs all of these steps as one job.
 """
 
 import sqlite3
@@ -23,7 +23,7 @@ _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # no
 
 
 class DatabaseOpener:
-    """Opens the connections of one database. `ownership` is None for a database that has a single user by agreement."""
+    """Opens the connections of one database. `ownership` is None for a database that only one user opens by agreement."""
 
     def __init__(
         self,
@@ -47,7 +47,7 @@ class DatabaseOpener:
         self.options = replace(self.options, database_bytes_max=database_bytes_max, durability=durability)
 
     def take_plan(self) -> migrator.Plan | MigrationError | None:
-        """Return and forget the migration plan, or the error that refused the file; None if neither is known."""
+        """Return and forget the migration plan, or the error that refused the file; None if there is neither."""
         plan, self._plan = self._plan, None
         return plan
 
@@ -66,7 +66,7 @@ class DatabaseOpener:
             except DRIVER_ERRORS as error:
                 if not is_damage(error):
                     raise
-                # SQLite also reports damage after a single failed read of the disk. (`TenantOpener` does this check for tenants.)
+                # SQLite also reports damage after a single failed read of the disk. (For tenants, `TenantOpener` checks again.)
                 return open_writer(self.options, self._known_version, self._log)
         self._ownership.acquire()
         try:
@@ -84,7 +84,7 @@ class DatabaseOpener:
     def _open_writer_or_immutable(self) -> sqlite3.Connection:
         """Open the writer, or on a full disk an immutable reader, so that the database can be read.
 
-        A previous owner may still be alive. The first write's own transaction fences off such an owner, and sees its earlier writes.
+        A previous owner may still run. The first write's own transaction locks that owner out, and sees that owner's writes.
         """
         try:
             return self._open_planned_writer()
@@ -108,7 +108,7 @@ class DatabaseOpener:
             plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
             self._ownership.recognize(uid, epoch, owner)
         except (sqlite3.Error, TypeError, ValueError, TenantryError):
-            plan = None  # opening the writer reports the same error
+            plan = None  # `open_writer` will report the same error
         if plan is None or plan.pending:
             connection.close()
             return None
@@ -138,7 +138,7 @@ class DatabaseOpener:
         return open_writer(self.options, self._known_version, self._log, is_log_synced=False)
 
     def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
-        """Plan the migrations, then claim the file, so that a refused database is not changed. A new log of `noted` is recorded."""
+        """Plan the migrations, then claim the file, so that a refused database is not changed. `claim` explains `noted`."""
         assert self._ownership is not None
         try:
             self._plan = migrator.plan(self._planner, connection)

@@ -11,7 +11,7 @@ from tenantry.storage.sqlite.connections.pace import PROCESS
 DIGESTED_BYTES_MAX: Final = 64 * 2**20
 """The longest argument of `sha256`, of which Python holds a copy in memory."""
 
-_VALUES_PER_LOOK: Final = 256  # a check for each row would take 1 µs, longer than the addition
+_VALUES_PER_LOOK: Final = 256  # calling `give_way` for each row would take 1 µs, longer than the addition
 
 
 def add_functions(connection: sqlite3.Connection) -> None:

@@ -2,9 +2,9 @@
 
 The schema of a database file is code: triggers, views, CHECK constraints, generated columns and expressions in indexes run
 whenever the file is read, written or checked. https://www.sqlite.org/security.html lists SQLite's defences against a hostile
-file. `harden` is for every connection. `confine` is for a file whose schema has not been checked.
+file. `harden` is for every connection. Call `confine` for a file whose schema has not been checked.
 
-``trusted_schema`` stays on for the databases of tenants. With the setting off, SQLite before 3.41 refuses even ``json_valid`` in a
+``trusted_schema`` stays on for the databases of tenants. With `trusted_schema` off, SQLite before 3.41 refuses ``json_valid`` in a
 CHECK constraint, which many schemas use. The setting guards against functions with side effects; tenantry's functions have none.
 """
 
@@ -54,7 +54,7 @@ class Watch:
         self._ends_at_seconds = math.inf if seconds_max is None else time.monotonic() + seconds_max
 
     def watch(self, connection: sqlite3.Connection) -> None:
-        """Watch a connection from now on. Call this method on the thread that uses the connection."""
+        """Install this progress handler on a connection. Call this method on the thread that uses the connection."""
         connection.set_progress_handler(self._is_over, _OPS_PER_LOOK)
 
     def _is_over(self) -> bool:

@@ -15,7 +15,7 @@ from tenantry.storage.sqlite.database_files.database_file import has_log
 
 
 class ImmutableFile:
-    """A closed database file. Detects later changes of the file by its inode, size and modification time."""
+    """A closed database file. Detects later changes of the file: compares the file's inode, size and modification time."""
 
     __slots__ = ("_identity", "_path")
 
@@ -33,7 +33,7 @@ class ImmutableFile:
         return cls(name, identity)
 
     def is_unchanged(self) -> bool:
-        """Return whether the path still names the same file with the same content, without a log that a process wrote to."""
+        """Return whether the path still names the same, unchanged file, and no log with content is beside the file."""
         return self._identity == _identity(self._path) and not has_log(self._path)
 
 

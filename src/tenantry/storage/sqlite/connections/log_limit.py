@@ -2,12 +2,12 @@
 
 Theory of operation. SQLite restarts the log only when no read uses the log
 (https://www.sqlite.org/wal.html#avoiding_excessively_large_wal_files). Under overlapping reads the log would grow with every write.
-So when the log reaches its limit, new reads wait until the running reads have ended. Then the writer checkpoints and truncates the log,
+When the log reaches its limit, new reads wait until the running reads have ended. Then the writer checkpoints and truncates the log,
 and the waiting reads run.
 
 A task may read while its own transaction holds the writer, so waiting for both reads and the writer could deadlock. Each such wait
-therefore ends after `wal_hold_seconds`, and the next attempt uses the other order. The first order holds the writer and waits for
-reads: short reads end in time, and no write runs during the wait. The second order holds new reads, waits for running reads, and then
+therefore ends after `wal_hold_seconds`, and the next attempt uses the other of two orders. The first order holds the writer and waits
+for reads: short reads end in time, and no write runs during the wait. The second order holds new reads, waits for running reads, and then
 waits for the writer: long reads can end, and writes continue until the reads have ended.
 
 While a copy or a check of the whole database reads from the log, the log cannot be truncated. In the meantime the log grows with every
@@ -39,7 +39,7 @@ LOG_NOT_CUT_BACK: Final = "tenantry.store.log_not_cut_back"
 
 
 class LogLimit:
-    """The limit of one database's log, as the module describes. Transactions of several jobs hold `writer_lock`."""
+    """Limits the size of one database's log; see the module's docstring. Transactions of several jobs hold `writer_lock`."""
 
     def __init__(
         self, options: SQLiteOptions, connections: Connections, writer_lock: asyncio.Lock, log: EventLog
@@ -119,7 +119,7 @@ class LogLimit:
             self._log.warning(LOG_NOT_CUT_BACK, error=str(error), log_bytes=self._size_bytes)
 
     async def _cut_back(self) -> None:
-        """Truncate the log, in the first of the two orders that succeeds."""
+        """Truncate the log: try the two orders in turn until one succeeds."""
         size_bytes = self._size_bytes
         try:
             while True:
@@ -171,7 +171,7 @@ class LogLimit:
             released.set()
 
     def _running_reads(self) -> "list[asyncio.Future[None]]":
-        """Return a future for each busy reader. The future is done when all reads submitted to that reader so far have ended."""
+        """Return a future for each busy reader. A reader's future is done when all reads submitted to the reader have ended."""
         return [reader.submit(_do_nothing) for reader in self._connections.readers if reader.backlog]
 
     async def _truncate(self) -> None:
@@ -188,11 +188,11 @@ class LogLimit:
 
 
 def _do_nothing(_: sqlite3.Connection) -> None:
-    """Do nothing, as a job that ends after all jobs submitted earlier."""
+    """Do nothing: this job ends after all jobs that were submitted earlier."""
 
 
 def _truncate(connection: sqlite3.Connection) -> None:
-    """Truncate the log, unless another program reads from the log. Do not wait for that program while reads are held."""
+    """Truncate the log, unless another program reads from the log. While reads are held, do not wait for the other program."""
     (busy_milliseconds,) = connection.execute("PRAGMA busy_timeout").fetchone()
     connection.execute("PRAGMA busy_timeout = 0")
     try:
