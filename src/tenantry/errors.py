@@ -13,7 +13,7 @@
     │   ├── DuplicateRecordError         a primary or unique key exists already
     │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
     │   │   ├── SnapshotNotFoundError
-    │   │   ├── SnapshotCorruptError     its content differs from what was written
+    │   │   ├── SnapshotCorruptError     the content differs from what was written
     │   │   ├── ForeignSchemaError       a database from elsewhere has objects that no schema pack makes
     │   │   └── SnapshotStorageOwnedError  the snapshot storage belongs to another data directory
     │   └── QueryError                   a statement or its arguments were refused
@@ -507,7 +507,7 @@ class RevisionError(TenantError):
 
 
 class TenantBusyError(TenantError):
-    """Another lifecycle operation of the tenant is running, in this process or in another one.
+    """Another lifecycle operation of the tenant is running, in this process or in another process.
 
     Attributes:
         action: The name of the running operation.

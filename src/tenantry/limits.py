@@ -31,8 +31,8 @@ class TenantLimits(BaseModel):
 
     Attributes:
         database_bytes_max: The largest size of the tenant's database. A write that needs more space raises `StorageFullError`;
-            reads still work. SQLite counts the size in pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so the limit is
-            rounded down to a whole page.
+            reads still work. SQLite counts the size in pages (https://www.sqlite.org/pragma.html#pragma_max_page_count), so the limit
+            is rounded down to a whole page.
         calls_per_second_max: The average rate of calls; more calls raise `TenantRateLimitedError`. Opening a transaction counts
             as a call, and so does each call inside a transaction.
         calls_burst_max: The number of calls that the tenant may make in a burst after a pause. The default is

@@ -19,7 +19,7 @@ def _check_not_blank(text: str) -> str:
     # This function is faster than a Rust pattern, which reads every character (1.6 µs per kilobyte of content). `in` uses
     # memchr, and `isspace` stops at the first character that is not white space.
     if "\0" in text or text.isspace():
-        raise ValueError("must contain a character other than white space, and no NUL")
+        raise ValueError("must not be blank, and must not contain the character NUL")
     return text
 
 

@@ -59,7 +59,7 @@ _WHAT_TO_DO = {
 
 
 def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
-    """Return the differences between the catalog and the files. Running operations cause differences too: compare twice."""
+    """Return the differences between the catalog and the files. Running operations also cause differences, so compare twice."""
     living = [tenant for tenant in tenants if tenant.state.allows(Permission.EXIST)]
     owned = {tenant_paths(data_dir, tenant.location).directory for tenant in _with_files(tenants)}
     there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}

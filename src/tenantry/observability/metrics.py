@@ -301,7 +301,9 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
         "tenantry_disk_size_bytes", "The size of the data directory's disk.", disk and disk.size_bytes
     )
     yield _optional(
-        "tenantry_disk_free_bytes", "The usable free space of that disk.", disk and disk.free_bytes
+        "tenantry_disk_free_bytes",
+        "The usable free space of the data directory's disk.",
+        disk and disk.free_bytes,
     )
     yield _optional(
         "tenantry_snapshot_interval_seconds",

@@ -59,7 +59,7 @@ def _imported(module_name: str, variable: str, name: str) -> tuple[ModuleType, o
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             raise SettingsError(
                 f"the schema pack {name!r}: there is no module {error.name!r} in the current directory ({directory}) or among "
-                f"the packages of {sys.executable}: install it, set PYTHONPATH, or run this in the module's directory"
+                f"the packages of {sys.executable}: install the module, set PYTHONPATH, or run this program in its directory"
             ) from error
         raise SettingsError(
             f"the schema pack {name!r}: importing {module_name!r} failed with {type(error).__name__}: {error}"
