@@ -36,7 +36,7 @@ class Bucket:
     def __init__(self, tokens_per_second: float, tokens_max: float, now_seconds: float) -> None:
         self._per_second = tokens_per_second
         self._max = tokens_max
-        self._tokens = tokens_max  # the tokens at the time `_seconds`
+        self._tokens = tokens_max  # the number of tokens at the time `_seconds`
         self._seconds = now_seconds
 
     def take(self, now_seconds: float) -> float:
@@ -93,7 +93,7 @@ class Admission:
 
     Args:
         bucket: The tenant's token bucket; None if calls per second are not limited.
-        load: The function that returns the tenant's calls in flight.
+        load: The function that returns the load of the tenant's calls in flight.
     """
 
     def __init__(

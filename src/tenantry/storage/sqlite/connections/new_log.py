@@ -40,7 +40,7 @@ class NewLog:
             sync_foreign_directory(self._path.parent)
         except OSError as error:
             raise PersistenceConnectionError(
-                f"cannot make the name of {log_of(self._path)} durable ({error}), so a power failure may lose the write: check the disk, "
+                f"cannot sync the directory of {log_of(self._path)} ({error}), so a power failure may lose the write: check the disk, "
                 "then try again"
             ) from error
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")

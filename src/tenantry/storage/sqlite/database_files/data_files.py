@@ -47,7 +47,7 @@ def prepare_data_files(data_dir: Path) -> None:
 
 
 def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
-    """Yield the paths of the tenants' directories, without the ``lost+found`` that a file system creates."""
+    """Yield the paths of the tenants' directories, but not ``lost+found``, which a file system creates."""
     for path in (data_dir / "tenants").glob("*/*"):
         if path.parent.name != LOST_AND_FOUND:
             yield path

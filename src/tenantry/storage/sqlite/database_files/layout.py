@@ -1,7 +1,7 @@
 """Computes the paths of a tenant's files from the name of the tenant's directory.
 
 The name of a directory is the id with which the tenant was created. If a later tenant is created with the same id, the name of the
-later tenant's directory ends with a counter: ``acme.1``. A tenant id has no dot, so the names of directories never clash.
+later tenant's directory ends with a counter: ``acme.1``. A tenant id contains no dot, so two directory names never clash.
 """
 
 import hashlib

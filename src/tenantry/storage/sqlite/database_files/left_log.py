@@ -7,9 +7,9 @@ the missing frame. If the next owner appends commits to the log and the power fa
 that were already acknowledged are then lost.
 
 So the next owner rewrites the log's bytes in place and syncs the log before the first commit. A power failure during the rewrite
-is harmless, because the rewrite does not change any byte. A checkpoint would not be enough: SQLite syncs the log before the
-checkpoint, but this sync does not write the missing frame. A power failure during the checkpoint would then leave a database that
-is half old and half new, and the log could not repair the database.
+is harmless, because the rewrite does not change any byte. A checkpoint would not be enough, because SQLite syncs the log before
+the checkpoint, but this sync does not write the missing frame. A power failure during the checkpoint would then leave a database
+that is half old and half new, and the log could not repair the database.
 """
 
 import os
@@ -41,8 +41,8 @@ def make_log_durable(path: Path) -> None:
     with closing(_connect(path, "mode=ro")) as guard:
         guard.execute("PRAGMA user_version").fetchone()
         with closing(_connect(path, "mode=rw")) as connection:
-            # The transaction prevents other processes from changing the log. Closing the log here releases no lock of SQLite, whose
-            # locks are on the database and the shared memory (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+            # The transaction prevents other processes from changing the log. Closing the log here releases no lock, because
+            # SQLite locks only the database and the shared memory (https://www.sqlite.org/howtocorrupt.html, section 2.2).
             connection.execute("BEGIN IMMEDIATE")
             try:
                 _write_again(log_of(path))

@@ -47,7 +47,7 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
                     progress(left, total)
 
             with closing(sqlite3.connect(target, isolation_level=None)) as connection:
-                # Single writes need no sync, because the whole file is synced at the end.
+                # No single write needs a sync, because the whole file is synced at the end.
                 connection.execute("PRAGMA synchronous = OFF")
                 source.backup(connection, pages=_PAGES_PER_STEP, progress=go_on)
         finally:

@@ -26,7 +26,7 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
     """Execute one statement and return the result that its `Fetch` selects.
 
     Raises:
-        QueryError: The statement would change the connection or the transaction. The statement had no effect.
+        QueryError: The statement would change the connection or the transaction; nothing was changed.
         Exception: The driver's error for the statement and its parameters.
     """
     sql = statement.text(DIALECT)
