@@ -80,7 +80,7 @@ class TenantRegistry(OperatorAPI):
         self.snapshots = parts.snapshots
         """The tenants' snapshots."""
         self.fleet = parts.fleet
-        """The fleet jobs, each of which does the same work on many tenants."""
+        """The fleet jobs; each job does the same work on many tenants."""
         self._lifecycle = asyncio.Lock()
         self._services: list[asyncio.Task[None]] = []  # the tasks that run while the registry is open
         self._closings: set[asyncio.Task[None]] = set()
@@ -300,5 +300,5 @@ class TenantRegistry(OperatorAPI):
         self._services.append(asyncio.create_task(self._run(service), name=name))
 
     async def _run(self, service: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Run a service. The service's task prevents the garbage collection of an open registry while callers hold only handles."""
+        """Run a service. While callers hold only handles, this task keeps an open registry from being garbage-collected."""
         await service()

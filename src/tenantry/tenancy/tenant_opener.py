@@ -126,7 +126,7 @@ class TenantOpener:
             self._opened.discard(tenant_id)
 
     def has_opened(self, tenant_id: TenantId) -> bool:
-        """Return whether the tenant was opened recently, so that it probably can be opened again; does no I/O."""
+        """Return whether the tenant was opened recently and can therefore probably be opened again; does no I/O."""
         return tenant_id in self._opened
 
     async def quarantine(self, tenant: TenantRecord, error: TenantryError) -> TenantQuarantinedError:

@@ -34,7 +34,7 @@ class TenantRecord(BaseModel):
 
     Attributes:
         id: The id that callers use.
-        uid: The tenant's permanent key, which is stored in its database too.
+        uid: The tenant's permanent key; the tenant's database also contains this key.
         backend: The name of the back end that stores the tenant's database.
         location: The name of the tenant's directory below ``tenants/<2 hex>/`` (SQLite); unchanged by a rename.
         display_name: The name that people see.

@@ -111,7 +111,7 @@ class Operation:
         return tenant
 
     async def find(self) -> TenantRecord | None:
-        """Return the operation's tenant, in any state, or None. Raises the errors of `recover`, too.
+        """Return the operation's tenant, in any state, or None. Also raises the errors of `recover`.
 
         Raises:
             RevisionError: The tenant has another revision than the caller expected.
@@ -122,7 +122,7 @@ class Operation:
         return tenant
 
     async def get(self) -> TenantRecord:
-        """Return the operation's tenant. Raises the errors of `find`, too.
+        """Return the operation's tenant. Also raises the errors of `find`.
 
         Raises:
             TenantNotFoundError: The tenant does not exist, or was purged.

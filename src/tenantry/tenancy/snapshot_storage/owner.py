@@ -37,7 +37,7 @@ STORAGE_REFUSED: Final = "tenantry.snapshots.storage_refused"
 
 
 class StorageMark(BaseModel):
-    """The mark of a snapshot storage, which names the storage's owner.
+    """The mark of a snapshot storage; the mark names the storage's owner.
 
     Attributes:
         directory: The owner's identity.

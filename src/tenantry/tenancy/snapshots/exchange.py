@@ -38,7 +38,7 @@ RESTORE_POINTS_MAX: Final = 3
 """The largest number of restore points of a tenant; older restore points are deleted."""
 
 POINT_PREFIX: Final = "before-"
-"""The prefix of restore points' names, which distinguishes restore points from snapshots."""
+"""The prefix of restore points' names; the prefix distinguishes restore points from snapshots."""
 
 _UNDONE: Final = "undone:"
 

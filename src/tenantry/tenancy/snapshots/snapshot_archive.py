@@ -34,7 +34,7 @@ from tenantry.tenancy.snapshots.snapshot import (
 from tenantry.threads import run_in_thread
 
 UNFINISHED_SECONDS: Final = 86_400.0
-"""The age at which a database without a manifest is deleted, because the process that stored it must have died."""
+"""The age at which a database without a manifest is deleted, because the process that stored the database must have died."""
 MANIFEST_SUFFIX: Final = ".json"
 _DATABASE: Final = ".db.gz"
 

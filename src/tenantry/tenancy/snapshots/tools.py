@@ -32,7 +32,7 @@ class SnapshotTools:
         return await self._find(tenant_id, Permission.EXIST)
 
     async def find_copyable(self, tenant_id: TenantId) -> TenantRecord:
-        """Return the tenant, in any state in which it has a database.
+        """Return the tenant, in any state in which the tenant has a database.
 
         Raises:
             TenantNotFoundError: The tenant does not exist, or has no database.

@@ -17,8 +17,8 @@ class UndoRestore(Exchange):
         tenant = await operation.get()
         if tenant.restore_point is None:
             raise SnapshotNotFoundError(
-                f"tenant {tenant.id!r} has no restore to undo: it was never restored, its last restore replaced no database, or "
-                "the restore point was deleted"
+                f"tenant {tenant.id!r} has no restore to undo: the tenant was never restored, the last restore replaced no "
+                "database, or the restore point was deleted"
             )
         if is_undone(tenant):
             return tenant
