@@ -1,4 +1,4 @@
-"""The operations that create tenants: checks each request and runs it."""
+"""The operations that create tenants: methods that check a request and then run the operation."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -171,8 +171,8 @@ class CreationAPI(ABC):
             by: The principal for the audit, see `OperatorAPI`.
 
         Raises:
-            ForeignSchemaError: The tables differ from those of the packs, and the error names each difference; or the database
-                belongs to a tenant. Nothing was created.
+            ForeignSchemaError: The database belongs to a tenant, or its tables differ from the packs' tables; the error names each
+                difference. Nothing was created.
             MigrationError: A migration in `at` does not exist, or a later migration failed; nothing was created.
             DatabaseCorruptError: The database is damaged, encrypted, or not an SQLite database; nothing was created.
             SnapshotError: The file does not exist or cannot be copied; nothing was created.

@@ -47,7 +47,7 @@ def lock_for_registry(lock: DirectoryLock) -> None:
 
 @contextmanager
 def locked_alone(data_dir: Path) -> Iterator[None]:
-    """Lock a data directory exclusively while the block runs, so that no registry can open it.
+    """Lock a data directory exclusively while the block runs, so that no registry can open the directory.
 
     Raises:
         DataDirectoryError: A registry has the directory open, or the directory cannot be locked.

@@ -54,7 +54,7 @@ class FailedTenants:
             await asyncio.wait(self._tasks)
 
     async def close(self, tenant: TenantRecord, error: TenantryError) -> None:
-        """Close the tenant; if its database is damaged, quarantine it."""
+        """Close the tenant; quarantine the tenant if its database is damaged."""
         self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
         if not isinstance(error, DatabaseCorruptError):
             await self._pool.close_tenant(tenant.id, "failed")

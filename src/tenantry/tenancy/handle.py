@@ -57,7 +57,7 @@ class _TenantRepositories(PackRepositories):
 
 
 class TenantTransaction(_TenantRepositories):
-    """The repositories and SQL methods inside a transaction; after the transaction ends, they raise `TransactionClosedError`."""
+    """The repositories and SQL methods inside a transaction; after the transaction, the methods raise `TransactionClosedError`."""
 
 
 class IdempotentWrite(_TenantRepositories):
@@ -230,7 +230,7 @@ class TenantHandle(_TenantRepositories):
         return IdempotentWrite(KeyedSession(check_key(key), self._session), self._schemas)
 
     def statistics(self) -> ActorStatistics | None:
-        """Return the tenant's counters since it was opened, or None while it is closed; does no I/O."""
+        """Return the counters since the tenant was opened, without I/O; None while the tenant is closed."""
         return self._source.actor_statistics(self.id)
 
 

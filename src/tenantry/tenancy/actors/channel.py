@@ -130,7 +130,7 @@ class Channel(Generic[Item, Outcome]):
         self._batches: list[Batch[Item, Outcome]] = []
         self._busy = 0  # the number of workers that wait for a permit or run a batch
         self._drained: asyncio.Event | None = None  # created by `aclose`
-        # Batches must not run in the context of the caller that starts them, because they also run other callers' requests.
+        # A batch must not run in the context of the caller that starts the batch, because it also runs other callers' requests.
         self._context = contextvars.Context()
         self._timer: asyncio.TimerHandle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None  # the event loop of the first call
@@ -216,7 +216,7 @@ class Channel(Generic[Item, Outcome]):
             timeout_seconds: The time after which waiting calls are refused and running batches are interrupted.
 
         Returns:
-            Whether all calls ended in time; otherwise a batch may still run on its thread.
+            Whether all calls ended in time; if not, a batch may still be running on its thread.
         """
         self._is_closing = True
         if self._busy:

@@ -27,8 +27,8 @@ class OnceSession(ReadSession, Protocol):
 class KeyedSession:
     """Makes one write with an idempotency key; see `tenantry.sql.statements.Session`.
 
-    A second write is refused, because the tenant would treat it as a repetition of the first or as a conflict. After a failed
-    write, the session accepts another write.
+    A second write is refused, because the tenant would treat a second write as a repetition of the first write, or as a conflict.
+    After a failed write, the session accepts another write.
     """
 
     __slots__ = ("_has_written", "_key", "_session")
@@ -70,7 +70,7 @@ class KeyedSession:
 
 
 def check_key(key: object) -> str:
-    """Return the key; raise `QueryError` if it is not valid."""
+    """Return the key; raise `QueryError` if the key is not valid."""
     if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise QueryError(
             f"the idempotency key is not valid: use 1 to {IDEMPOTENCY_KEY_CHARACTERS_MAX} printable ASCII characters"
@@ -81,7 +81,7 @@ def check_key(key: object) -> str:
 def hash_payload(statements: Request) -> bytes:
     """Return the SHA-256 of a unit: of the SQL, the parameters and the `Fetch` of its statements, in order.
 
-    The names of the statements are left out, because they are for metrics and may change before a retry.
+    The hash omits the statements' names, because the names are for metrics and may change before a retry.
     """
     digest = hashlib.sha256()
     for statement in statements:

@@ -26,7 +26,7 @@ HAS_ACTOR: Final = frozenset([EntryState.OPEN, EntryState.DRAINING])
 
 
 class Waiter:
-    """A caller that waits for a lease, and refuses the lease if it was cancelled in the meantime.
+    """A caller that waits for a lease. A caller that was cancelled in the meantime refuses the lease.
 
     Attributes:
         has_place: Whether the caller's tenant has a place in the pool and is opening.

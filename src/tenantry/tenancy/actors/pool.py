@@ -252,7 +252,7 @@ class ActorPool:
             self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
 
     def release(self, lease: Lease) -> None:
-        """Release a lease. After its last lease the tenant is idle, or closes if it was draining."""
+        """Release a lease. After the last lease is released, a draining tenant closes, and another tenant becomes idle."""
         entry = lease.entry
         entry.lease_count -= 1
         if entry.lease_count:
@@ -433,7 +433,7 @@ class ActorPool:
             self._spawn(self._close(entry, reason), f"tenantry close {entry.tenant_id}")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
-        # A new context, because the work must not run in the context of the caller that causes it.
+        # The task gets a new context, because the work must not run in the context of the caller that causes the work.
         task = asyncio.get_running_loop().create_task(work, name=name, context=contextvars.Context())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

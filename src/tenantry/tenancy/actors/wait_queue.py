@@ -25,11 +25,11 @@ class WaitQueue:
         return self._tenants.popitem(last=False)
 
     def pop(self, tenant_id: TenantId) -> Waiters:
-        """Remove a tenant and return its callers; empty if the tenant is not in the queue."""
+        """Remove a tenant, and return its callers; return no callers if the tenant is not in the queue."""
         return self._tenants.pop(tenant_id, deque())
 
     def discard(self, tenant_id: TenantId, waiter: Waiter) -> None:
-        """Remove a caller, and its tenant if it has no other callers; a no-op if the caller is not in the queue."""
+        """Remove a caller, and its tenant if no other caller waits for the tenant; a no-op if the caller is not in the queue."""
         waiters = self._tenants.get(tenant_id)
         if waiters is None or waiter not in waiters:
             return

@@ -63,7 +63,7 @@ class PendingRequest:
         self._begun_at = now
 
     async def record_interim(self, headers: dict[str, str], body: bytes) -> None:
-        """Record an interim response, such as a running operation; replays get it while this request is pending."""
+        """Record an interim response, such as a running operation. While this request is pending, replays get this response."""
         sql = "UPDATE idempotent_requests SET headers = ?, body = ?"
         await self._change("recorded_responses.record", sql, json.dumps(headers), body)
 
@@ -73,7 +73,7 @@ class PendingRequest:
         await self._change("recorded_responses.record", sql, status, json.dumps(headers), body)
 
     async def forget(self) -> None:
-        """Delete the record, so that the key is free; for a request that had no effect."""
+        """Delete the record of a request that had no effect, so that its key can be used again."""
         await self._change("recorded_responses.forget", "DELETE FROM idempotent_requests")
 
     async def _change(self, operation: str, sql: str, *values: object) -> None:

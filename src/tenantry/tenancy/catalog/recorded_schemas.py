@@ -111,7 +111,7 @@ class RecordedSchemas:
             by: The principal for the audit; by default the user that the process runs as.
 
         Raises:
-            MigrationError: This registry has the pack, and would add it to the list again.
+            MigrationError: This registry has the pack, and would add the pack to the list again.
             RecordNotFoundError: The pack is not recorded.
         """
         found = next((one for one in await self.list() if one.name == name), None)

@@ -100,7 +100,7 @@ def has_number(numbers: Sequence[int]) -> str:
 def change(
     before: TenantRecord, after: TenantRecord, fields: Collection[str], audit: Statement | None
 ) -> list[Statement]:
-    """Return the statements that change a tenant if its revision is that of `before`; the last result is the number of rows.
+    """Return the statements that change a tenant if its revision is still ``before.revision``; the last one counts the changed rows.
 
     Args:
         before: The tenant's record, as it was read.

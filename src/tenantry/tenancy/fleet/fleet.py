@@ -102,8 +102,8 @@ class Fleet:
     ) -> FleetJob:
         """Start a job over the tenants that meet all conditions now, and return the job. Tenants are processed in id order.
 
-        A tenant that leaves the given states before its turn is skipped, but a quarantined tenant counts as failed. A cancelled
-        call may have started the job.
+        If a tenant's state is no longer one of `states` at its turn, the tenant is skipped, but a quarantined tenant counts as failed.
+        If this call is cancelled, the job may have been started.
 
         Args:
             kind: The kind of work, see `Fleet`.

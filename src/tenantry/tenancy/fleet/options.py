@@ -82,7 +82,9 @@ def as_json(value: object) -> str:
     """
     _check_nesting(value, NESTED_MAX)
     try:
-        to_json(value)  # refuses lone surrogates, which json.dumps accepts but UTF-8 cannot encode
+        to_json(
+            value
+        )  # to_json refuses lone surrogates; json.dumps accepts them, but UTF-8 cannot encode them
         return json.dumps(value, allow_nan=False, sort_keys=True)
     except TypeError as error:
         raise ValueError(f"the value must be JSON: {error}") from error

@@ -1,4 +1,4 @@
-"""Runs an operation once: retries it after concurrent changes of the tenant, reports it as an event, and audits it."""
+"""Runs an operation: retries after concurrent changes of the tenant, reports an event, and records the operation in the audit."""
 
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
