@@ -90,7 +90,7 @@ class AdminRoute(APIRoute):
                 async with authorization:
                     response = await self._answer(handle, request, access)
             if "location" in response.headers:
-                # Add the current prefix, which may differ from the prefix at the time of a recorded response.
+                # Add the current prefix, which may differ from the prefix of the recorded response.
                 response.headers["location"] = (
                     request.scope.get("root_path", "") + response.headers["location"]
                 )

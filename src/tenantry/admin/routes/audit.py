@@ -43,7 +43,7 @@ async def list_audit(
 ) -> AuditPage:
     """Return a page of the audit, newest first: the principal, the action and the tenant of each row.
 
-    Callers whose keys are limited to some tenants must pass `tenant_id`. The page has rows of the id's current tenant, including rows
+    Callers whose keys are limited to some tenants must pass `tenant_id`. The page has rows of the id's current tenant, also
     under former ids, but no rows of earlier tenants with the same id.
     """
     wanted = {"tenant_id": tenant_id, "tenant_uid": tenant_uid}

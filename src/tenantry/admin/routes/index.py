@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 
 def make_index(*, has_probes: bool, has_console: bool) -> APIRouter:
-    """Return the router for `/`, the list of links. The OpenAPI document omits this route: readers of the document need no index."""
+    """Return the router for `/`, the list of links. The OpenAPI document omits this route, as its readers need no index."""
     router = APIRouter(include_in_schema=False)
     links = {"document": "/openapi.json", "tenants": "/v1/tenants", "jobs": "/v1/jobs", "audit": "/v1/audit"}
     if has_console:
