@@ -92,7 +92,7 @@ class RegistryConfig(BaseModel):
         pool_wait_timeout_seconds: The longest wait of a caller for a place among the open tenants.
         mailbox_requests_max: The largest number of a tenant's waiting writes, and also of the tenant's waiting reads.
         batch_requests_max: The largest number of calls that share a transaction.
-        call_timeout_seconds: The deadline of a call to an open tenant. Opening a tenant has a separate timeout of the same length.
+        call_timeout_seconds: The deadline of a call to an open tenant. Opening a tenant has another timeout of the same length.
         transaction_timeout_seconds: The longest time that ``transaction()`` may occupy its tenant's writer.
         write_threads: The number of threads that open, write and close the databases of all tenants.
         read_threads: The number of threads that read the databases of all tenants.

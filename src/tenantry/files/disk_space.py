@@ -53,5 +53,5 @@ def check_copy_fits(directory: Path, left_bytes: int, size_bytes: int) -> None:
     if left_bytes + reserved > free:
         raise StorageFullError(
             f"not enough disk space: a copy needs {left_bytes} more bytes, {reserved} bytes are reserved for writes, and {free} "
-            "bytes are free: make space on the disk"
+            "bytes are free: free space on the disk"
         )

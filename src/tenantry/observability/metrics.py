@@ -300,11 +300,7 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
     yield _optional(
         "tenantry_disk_size_bytes", "The size of the data directory's disk.", disk and disk.size_bytes
     )
-    yield _optional(
-        "tenantry_disk_free_bytes",
-        "The usable free space of the data directory's disk.",
-        disk and disk.free_bytes,
-    )
+    yield _optional("tenantry_disk_free_bytes", "The disk's usable free space.", disk and disk.free_bytes)
     yield _optional(
         "tenantry_snapshot_interval_seconds",
         "The interval between a tenant's scheduled snapshots; no sample without a schedule.",
