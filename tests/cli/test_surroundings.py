@@ -15,6 +15,7 @@ import pytest
 from typer.testing import CliRunner
 
 from commands import WHERE, document, environment, service, tenantry
+from needs import need
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.cli import app
 from tenants import HANG_SECONDS
@@ -163,9 +164,9 @@ def test_a_directory_that_is_not_open_to_us(tmp_path: Path, arguments: list[str]
     assert "Permission denied" in " ".join(done.stderr.replace("│", " ").split())
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a directory away")
 async def test_a_directory_of_another_user(data_dir: Path):
     """Root is told that what it makes in a service's directory would not be the service's; who only looks is not."""
+    need(os.geteuid() == 0, "needs the right to give a directory away: run the tests as root")
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)):
         pass
     done = tenantry("tenant", "list", "--data-dir", data_dir)

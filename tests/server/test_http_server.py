@@ -188,12 +188,20 @@ async def test_a_response_that_takes_long(tls: Tls, host: str, *, is_encrypted: 
     """A request may be handled for longer than a client may take for a head, or be idle."""
     limits = ServerLimits(head_seconds_max=0.1, idle_seconds_max=0.1)
 
+    has_begun, may_end = asyncio.Event(), asyncio.Event()
+
     async def work(scope: Scope, receive: Receive, send: Send) -> None:
-        await asyncio.sleep(0.25)
+        has_begun.set()
+        await may_end.wait()
         await answer_ok(scope, receive, send)
 
     async with running(work, tls if is_encrypted else None, host=host, limits=limits) as server:
         reader, _ = await server.connect(GET)
+        await has_begun.wait()
+        # A client that sends nothing and connects later has used up its time.
+        silent, _ = await server.connect()
+        assert await silent.read() == b""
+        may_end.set()
         await reader.readuntil(b"ok")
         assert await reader.read() == b""
 

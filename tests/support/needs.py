@@ -1,4 +1,4 @@
-"""What a machine may lack, programs above all: a test that needs it is skipped there, and fails where ``CI`` is set.
+"""The programs and rights that a machine may lack. A test that needs one is skipped there, and fails if ``CI`` is set.
 
 Import it by name (``tests/support`` is on pytest's path): ``from needs import needed_program``.
 """

@@ -85,7 +85,7 @@ class Other:
 
     def go_on(self) -> Any:
         """Let it go on where it stopped, and return the outcome."""
-        # It says that it stops before it does; what came earlier would not let it go on.
+        # The process prints "stopped" shortly before it stops. A SIGCONT in between would have no effect.
         while _state(self.pid) != "T":
             time.sleep(0.001)
         os.kill(self.pid, signal.SIGCONT)

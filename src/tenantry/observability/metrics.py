@@ -231,7 +231,7 @@ class RegistryMetrics(Collector):
         """
         calls = _Histogram(
             "tenantry_call_duration_seconds",
-            "The time of all tenants' calls; the channel is none for calls that did not reach a tenant.",
+            "The duration of the calls of all tenants. A call that did not reach its tenant has the channel none.",
             ("backend", "channel", "outcome"),
             SECONDS_BUCKETS,
         )

@@ -34,7 +34,7 @@ checks: Final = Checks[StoreCheck]()
 
 @checks.add
 async def check_results_follow_fetch(make_store: MakeStore) -> None:
-    """The `Fetch` of a statement determines the result: None, a row count, one row (None if there is none), or a list of rows."""
+    """Each kind of `Fetch` has its own result: None, a number of rows, the first row or None, or a list of rows."""
     async with connected(make_store) as store:
         unit = (insert(1, 10), insert(2, 20, Fetch.ROWCOUNT), select(Fetch.ONE), select())
         expect(await store.write([unit]), [[None, 1, (1, 10), [(1, 10), (2, 20)]]])
