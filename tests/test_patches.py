@@ -27,7 +27,7 @@ REPLACED = {
     "tenantry.storage.sqlite.migrations.migrator.apply_migrations": "the moment between the plan and its first step",
     "tenantry.storage.sqlite.statements.batch.roll_back": "a ROLLBACK that fails",
     "tenantry.storage.sqlite.tenant_files.replacement.place": "the death of a process before it places a file",
-    "tenantry.tenancy.snapshots.import_bundle.read_bundle": "a bundle that is unpacked for as long as a test needs, or on a disk that others fill",
+    "tenantry.tenancy.transfers.import_bundle.read_bundle": "a bundle that is unpacked for as long as a test needs, or on a disk that others fill",
 }
 """Each attribute that tests replace, and the failure or the moment that it stands for."""
 

@@ -39,11 +39,7 @@ from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
 from tenantry.tenancy.snapshot_storage.location import default_location, record_location
 from tenantry.tenancy.snapshot_storage.owner import StorageOwner
-from tenantry.tenancy.snapshots.adopt import Adopt
-from tenantry.tenancy.snapshots.clone import Clone
 from tenantry.tenancy.snapshots.copying import Copies
-from tenantry.tenancy.snapshots.export import Export
-from tenantry.tenancy.snapshots.import_bundle import ImportBundle
 from tenantry.tenancy.snapshots.replace_file import ReplaceFile
 from tenantry.tenancy.snapshots.restore import Restore
 from tenantry.tenancy.snapshots.schedule import SnapshotSchedule
@@ -56,6 +52,10 @@ from tenantry.tenancy.snapshots.undo_restore import UndoRestore
 from tenantry.tenancy.tenant_leases import TenantLeases
 from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.tenancy.tenant_operations import TenantOperations
+from tenantry.tenancy.transfers.adopt import Adopt
+from tenantry.tenancy.transfers.clone import Clone
+from tenantry.tenancy.transfers.export import Export
+from tenantry.tenancy.transfers.import_bundle import ImportBundle
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

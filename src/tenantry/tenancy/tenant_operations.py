@@ -8,10 +8,10 @@ from tenantry.tenancy.operations.create import Create
 from tenantry.tenancy.operations.purge import Purge
 from tenantry.tenancy.operations.rename import Rename
 from tenantry.tenancy.operations.repair import Repair
-from tenantry.tenancy.snapshots.adopt import Adopt
-from tenantry.tenancy.snapshots.clone import Clone
-from tenantry.tenancy.snapshots.export import Export
-from tenantry.tenancy.snapshots.import_bundle import ImportBundle
+from tenantry.tenancy.transfers.adopt import Adopt
+from tenantry.tenancy.transfers.clone import Clone
+from tenantry.tenancy.transfers.export import Export
+from tenantry.tenancy.transfers.import_bundle import ImportBundle
 
 
 @dataclass(frozen=True, slots=True)

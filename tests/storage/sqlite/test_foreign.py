@@ -34,7 +34,7 @@ from tenantry.storage.sqlite.foreign.foreign import STATISTICS_BYTES_MAX, STATIS
 from tenantry.storage.sqlite.foreign.schema_pages import check_schema_size
 from tenantry.storage.sqlite.limits import SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity
-from tenantry.tenancy.snapshots import import_bundle
+from tenantry.tenancy.transfers import import_bundle
 from tenants import database_path, make_message, open_files, query, stored_contents, write_pack
 
 ENDLESS = "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT max(i) FROM n"

@@ -1,1 +1,1 @@
-"""Snapshots, restores, clones and bundles of tenants."""
+"""Snapshots and restores of tenants."""

@@ -9,9 +9,9 @@ from tenantry.storage import artifacts
 from tenantry.storage.archive.bundle import read_bundle
 from tenantry.storage.archive.manifest import Manifest
 from tenantry.tenancy.operations.operation import Operation
-from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
 from tenantry.tenancy.snapshots.snapshot_archive import check_contents
 from tenantry.tenancy.tenant_record import TenantRecord
+from tenantry.tenancy.transfers.new_from_copy import NewFromCopy
 from tenantry.threads import run_in_thread
 
 

@@ -8,9 +8,9 @@ from tenantry.errors import ForeignSchemaError
 from tenantry.storage import artifacts
 from tenantry.storage.artifacts import SchemaDifference
 from tenantry.tenancy.operations.operation import Operation
-from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
 from tenantry.tenancy.snapshots.scratch import named
 from tenantry.tenancy.tenant_record import TenantRecord
+from tenantry.tenancy.transfers.new_from_copy import NewFromCopy
 
 _DIFFERENCES_SHOWN_MAX: Final = 20
 

@@ -2,8 +2,8 @@
 
 from tenantry.ids import TenantId
 from tenantry.tenancy.operations.operation import Operation
-from tenantry.tenancy.snapshots.new_from_copy import NewFromCopy
 from tenantry.tenancy.tenant_record import TenantRecord
+from tenantry.tenancy.transfers.new_from_copy import NewFromCopy
 
 
 class Clone(NewFromCopy):

@@ -1,0 +1,1 @@
+"""Transfers of tenants' databases: clones, exports, imports and adoptions."""
