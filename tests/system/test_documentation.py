@@ -141,7 +141,9 @@ def test_files_that_the_documentation_names_exist():
 
 def test_the_makefile_names_tests_that_exist():
     """Every path of ``make test-part`` exists; pytest would run nothing if one of them were missing."""
-    named = _run("make", "--silent", "--no-print-directory", "--eval=show: ; @echo $(PART)", "show", cwd=ROOT).stdout.split()
+    named = _run(
+        "make", "--silent", "--no-print-directory", "--eval=show: ; @echo $(PART)", "show", cwd=ROOT
+    ).stdout.split()
     assert len(named) > 20
     assert [path for path in named if not (ROOT / path).exists()] == []
 
