@@ -16,7 +16,9 @@ TREE = {
     "SettingsError": "TenantryError",
     "PersistenceError": "TenantryError",
     "DatabaseCorruptError": "PersistenceError",
+    "UnsupportedByBackend": "PersistenceError",
     "PersistenceConnectionError": "PersistenceError",
+    "BackendNotConfiguredError": "PersistenceConnectionError",
     "DataDirectoryError": "PersistenceConnectionError",
     "ConnectHookError": "PersistenceConnectionError",
     "MigrationError": "PersistenceError",
@@ -91,6 +93,7 @@ OUTCOMES = {
     "suspended",
     "timeout",
     "transaction_closed",
+    "unsupported",
 }
 RETRYABLE = {
     "PersistenceConnectionError",
@@ -140,6 +143,9 @@ ARGUMENTS = {
     "revision": 3,
     "current_revision": 4,
     "job_id": "job-1",
+    "backend": "east",
+    "setting": "TENANTRY_DATABASES__east",
+    "capability": "byte_limit",
 }
 
 ERROR_TYPES = {
@@ -164,7 +170,7 @@ def drawn_tree() -> Iterator[tuple[str, str]]:
     """Yield each error with its parent, as the module's docstring draws them."""
     path: list[str] = []
     for line in (errors.__doc__ or "").splitlines():
-        match = re.match(r"    ((?:[│ ]   )*(?:[├└]── )?)([A-Z]\w+Error)\b", line)
+        match = re.match(r"    ((?:[│ ]   )*(?:[├└]── )?)([A-Z]\w+(?:Error|Backend))\b", line)
         if match:
             depth = len(match[1]) // 4
             del path[depth:]

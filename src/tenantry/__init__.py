@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from tenantry.errors import (
+    BackendNotConfiguredError,
     CallTimeoutError,
     ConnectHookError,
     ConstraintViolationError,
@@ -48,6 +49,7 @@ from tenantry.errors import (
     TenantStateError,
     TenantSuspendedError,
     TransactionClosedError,
+    UnsupportedByBackend,
 )
 from tenantry.events import (
     BatchFinished,
@@ -105,6 +107,7 @@ __all__ = [
     "AdminAuditEntry",
     "ApiKey",
     "AuditVerification",
+    "BackendNotConfiguredError",
     "BatchFinished",
     "CallRefused",
     "CallSample",
@@ -201,6 +204,7 @@ __all__ = [
     "TenantTransaction",
     "TenantryError",
     "TransactionClosedError",
+    "UnsupportedByBackend",
     "open_storage",
 ]
 

@@ -4,7 +4,9 @@
     ├── SettingsError                    settings cannot be used (also a ValueError)
     ├── PersistenceError                 a database, a statement or a row failed
     │   ├── DatabaseCorruptError         the file is damaged, or is not a database
+    │   ├── UnsupportedByBackend         the tenant's back end lacks the feature
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
+    │   │   ├── BackendNotConfiguredError  the settings do not name the tenant's back end
     │   │   ├── DataDirectoryError       the data directory cannot be used as it is
     │   │   └── ConnectHookError         a connect hook failed, or made a change that is not allowed
     │   ├── MigrationError               a step failed, or the file and the code disagree
@@ -106,6 +108,22 @@ class PersistenceError(TenantryError):
         self.code = code
 
 
+class UnsupportedByBackend(PersistenceError):  # noqa: N818  # the name says all; "UnsupportedByBackendError" adds nothing
+    """The tenant's back end lacks the feature, so nothing was done; docs/backends.md lists the features of each back end.
+
+    Attributes:
+        capability: The feature's name, such as ``byte_limit``; see `Capability`.
+        backend: The name of the back end.
+    """
+
+    outcome = "unsupported"
+
+    def __init__(self, message: str, *, capability: str, backend: str) -> None:
+        super().__init__(message)
+        self.capability = capability
+        self.backend = backend
+
+
 class PersistenceConnectionError(PersistenceError):
     """The database is not connected, cannot be reached, or could not be closed."""
 
@@ -115,6 +133,22 @@ class PersistenceConnectionError(PersistenceError):
     def __init__(self, message: str, *, code: str | None = None, is_retryable: bool = True) -> None:
         super().__init__(message, code=code)
         self.is_retryable = is_retryable
+
+
+class BackendNotConfiguredError(PersistenceConnectionError):
+    """The settings of this process do not name the back end; nothing was read or changed. Other tenants are served.
+
+    Attributes:
+        backend: The name of the back end.
+        setting: The environment variable that names the back end's database; None if the name of the back end is not valid.
+    """
+
+    is_retryable = False
+
+    def __init__(self, message: str, *, backend: str, setting: str | None) -> None:
+        super().__init__(message, is_retryable=False)
+        self.backend = backend
+        self.setting = setting
 
 
 class DataDirectoryError(PersistenceConnectionError):

@@ -39,7 +39,7 @@ def config(data_dir: Path, **fields: Any) -> RegistryConfig:
 
 def limited(registry: TenantRegistry, limits: SQLiteLimits) -> TenantRegistry:
     """Give other limits to the work on closed databases of a registry, and return the registry."""
-    backend = registry._parts.backend
+    backend = registry._parts.backends.default
     assert isinstance(backend, SQLiteBackend)
     backend._limits = limits
     return registry

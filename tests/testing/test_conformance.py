@@ -14,7 +14,7 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.eventlog import EventLog
-from tenantry.storage.backends import make_backend
+from tenantry.storage.backends import make_backends
 from tenantry.storage.objects.cloud import ObstoreStorage
 from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
@@ -110,7 +110,7 @@ async def test_object_storage(check: ObjectStorageCheck, open_object_storage: Op
 def make_deployment(directory: Path) -> MakeBackend:
     """Return what makes back ends on one data directory."""
     config = RegistryConfig(data_dir=directory)
-    return lambda: make_backend(config, [COMPANY], clock=SystemClock(), log=EventLog())
+    return lambda: make_backends(config, [COMPANY], clock=SystemClock(), log=EventLog()).default
 
 
 @pytest.mark.parametrize("check", BACKEND_CHECKS, ids=check_name)

@@ -1,17 +1,94 @@
-"""Creates the back end of a registry."""
+"""The back ends of a registry: the data directory, and the databases that the settings name."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import AsyncExitStack
+from typing import Final
 
 from tenantry.clock import Clock
 from tenantry.config import RegistryConfig
+from tenantry.environment import variable
+from tenantry.errors import BackendNotConfiguredError
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Backend
 from tenantry.storage.sqlite.backend import SQLiteBackend
 
+SQLITE: Final = "sqlite"
+"""The name of the back end that keeps SQLite files in the data directory; every registry has this back end."""
 
-def make_backend(
+POSTGRES: Final = "postgres"
+"""The name of the back end that keeps tenants in the database of the setting ``database``."""
+
+
+class Backends:
+    """The back ends of a registry, by name. Each tenant's record names the tenant's back end.
+
+    Args:
+        backends: The back ends, which have different names.
+        default: The name of the back end that new tenants get unless the caller names another one.
+        catalog: The name of the back end that keeps the catalog, and the locks of operations and fleet jobs.
+    """
+
+    def __init__(self, backends: Sequence[Backend], *, default: str = SQLITE, catalog: str = SQLITE) -> None:
+        self._backends = {backend.name: backend for backend in backends}
+        self.default = self.of(default)
+        self.catalog = self.of(catalog)
+
+    def __iter__(self) -> Iterator[Backend]:
+        return iter(self._backends.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the back ends, in the order of the settings; the data directory is first."""
+        return tuple(self._backends)
+
+    def of(self, name: str) -> Backend:
+        """Return the back end with this name.
+
+        Raises:
+            BackendNotConfiguredError: The settings do not name the back end.
+        """
+        if (backend := self._backends.get(name)) is None:
+            raise not_configured(name, self.names)
+        return backend
+
+    def find(self, name: str) -> Backend | None:
+        """Return the back end with this name, or None if the settings do not name the back end."""
+        return self._backends.get(name)
+
+    async def open(self) -> None:
+        """Open every back end; see `Backend.open`. If one cannot be opened, the others are closed again."""
+        async with AsyncExitStack() as opened:
+            for backend in self:
+                await backend.open()
+                opened.push_async_callback(backend.aclose)
+            opened.pop_all()
+
+    async def aclose(self) -> None:
+        """Close every back end, even if closing another one fails; idempotent. The caller disconnects every store first."""
+        async with AsyncExitStack() as steps:
+            for backend in self:
+                steps.push_async_callback(backend.aclose)
+
+    def abandon(self) -> None:
+        """Release what the back ends hold, from any thread and without waiting; see `Backend.abandon`."""
+        for backend in self:
+            backend.abandon()
+
+
+def make_backends(
     config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
-) -> Backend:
-    """Return the back end for the settings; the back end is not open yet."""
-    return SQLiteBackend(config, schemas, clock=clock, log=log)
+) -> Backends:
+    """Return the back ends for the settings; the back ends are not open yet."""
+    return Backends([SQLiteBackend(config, schemas, clock=clock, log=log)])
+
+
+def not_configured(name: str, known: Sequence[str]) -> BackendNotConfiguredError:
+    """Return the error for a back end that the settings do not name."""
+    setting = variable("database") if name == POSTGRES else f"{variable('databases')}__{name}"
+    return BackendNotConfiguredError(
+        f"the back end {name!r} is not in the settings of this process, which has {', '.join(known)}: set {setting} to the "
+        "address of its database",
+        backend=name,
+        setting=setting,
+    )

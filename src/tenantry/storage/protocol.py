@@ -399,6 +399,10 @@ class Backend(Protocol):
     """Keeps the databases of all tenants of a registry, and the registry's catalog."""
 
     @property
+    def name(self) -> str:
+        """The name of the back end in the settings, in tenants' records and in metrics: ``sqlite``, ``postgres``, ``east``."""
+
+    @property
     def dialect(self) -> str:
         """The name of the SQL dialect and of the directories of migrations: ``sqlite`` or ``postgres``."""
 

@@ -10,9 +10,8 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Hook
 from tenantry.files.lock_file import DirectoryLock
 from tenantry.schemas.schema import Schema, check_schemas
-from tenantry.storage.backends import make_backend
+from tenantry.storage.backends import Backends, make_backends
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
-from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.limiter import Limiters
 from tenantry.tenancy.actors.pool import ActorPool
@@ -73,7 +72,7 @@ class Parts:
     state: RegistryState
     hooks: Hooks
     watch: ClockWatch
-    backend: Backend
+    backends: Backends
     catalog: Catalog
     tools: OperationTools
     failed_tenants: FailedTenants
@@ -118,12 +117,14 @@ def compose(
     state = RegistryState()
     all_hooks = Hooks(hooks, log)
     watch = ClockWatch(clock, config.clock_hold_seconds, all_hooks.report, log)
-    backend = make_backend(config, schemas, clock=clock, log=log)
+    backends = make_backends(config, schemas, clock=clock, log=log)
     context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
     # The catalog has its own limiters, so that tenants' calls do not delay the catalog's calls.
-    catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch))
+    catalog = Catalog(
+        backends.catalog, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
+    )
     recorded_schemas = RecordedSchemas(catalog, schemas, clock)
-    tools, failed_tenants = _open_tenants(catalog, context, backend, schemas, recorded_schemas, log)
+    tools, failed_tenants = _open_tenants(catalog, context, backends, schemas, recorded_schemas, log)
     leases = TenantLeases(tools, state, schemas, log)
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config.data_dir, clock)
@@ -139,14 +140,14 @@ def compose(
     runner = OperationRunner(
         catalog,
         context,
-        backend,
+        backends.catalog,
         finishers=_finishers(operations, snapshot_operations),
         check_open=state.check_open,
         log=log,
     )
     snapshots = Snapshots(runner, snapshot_tools, snapshot_operations, storage_owner)
     fleet_tools = FleetTools(
-        catalog, tools.pool, runner, context, leases, schemas, recorded_schemas, backend, snapshots
+        catalog, tools.pool, runner, context, leases, schemas, recorded_schemas, backends, snapshots
     )
     fleet = Fleet(fleet_tools, check_open=state.check_open, log=log)
     expired = ExpiredTenants(tools, runner, operations.purge)
@@ -157,7 +158,7 @@ def compose(
         state=state,
         hooks=all_hooks,
         watch=watch,
-        backend=backend,
+        backends=backends,
         catalog=catalog,
         tools=tools,
         failed_tenants=failed_tenants,
@@ -182,7 +183,7 @@ def compose(
 def _open_tenants(
     catalog: Catalog,
     context: ActorContext,
-    backend: Backend,
+    backends: Backends,
     schemas: Sequence[Schema],
     recorded_schemas: RecordedSchemas,
     log: EventLog,
@@ -191,7 +192,7 @@ def _open_tenants(
     config = context.config
     failures = FailureReports()
     opener = TenantOpener(
-        catalog, schemas, context, backend, recorded_schemas, log=log, on_failure=failures.report
+        catalog, schemas, context, backends, recorded_schemas, log=log, on_failure=failures.report
     )
     pool = ActorPool(
         opener.open,
@@ -203,7 +204,7 @@ def _open_tenants(
         report=context.report,
         log=log,
     )
-    tools = OperationTools(catalog, context, pool, opener, backend, recorded_schemas)
+    tools = OperationTools(catalog, context, pool, opener, backends, recorded_schemas)
     failed_tenants = FailedTenants(tools, log)
     failures.subscribe(failed_tenants.start_closing)
     return tools, failed_tenants

@@ -96,7 +96,7 @@ class TenantRegistry(OperatorAPI):
         parts = getattr(self, "_parts", None)
         if parts is None or not parts.state.is_open or sys.is_finalizing():
             return
-        parts.backend.abandon()
+        parts.backends.abandon()
         parts.scratch.abandon()
         parts.directory_lock.release()
         warnings.warn(
@@ -134,8 +134,9 @@ class TenantRegistry(OperatorAPI):
                 raise RegistryClosedError("the registry was closed and cannot be reopened: make a new one")
             if parts.state.is_open:
                 return
-            for schema in parts.schemas:
-                schema.migrations(parts.backend.dialect)
+            for dialect in dict.fromkeys(backend.dialect for backend in parts.backends):
+                for schema in parts.schemas:
+                    schema.migrations(dialect)
             await self._open_storage()
             try:
                 await parts.watch.open(parts.catalog)
@@ -207,7 +208,7 @@ class TenantRegistry(OperatorAPI):
             TenantNotFoundError: The tenant does not exist.
         """
         tenant = await self.get(tenant_id)
-        size = await self._parts.backend.size_bytes(tenant.place)
+        size = await self._parts.backends.of(tenant.backend).size_bytes(tenant.place)
         return TenantStatistics(size, self._parts.leases.actor_statistics(tenant.id))
 
     async def backend_report(self) -> BackendReport:
@@ -217,7 +218,7 @@ class TenantRegistry(OperatorAPI):
             RegistryClosedError: The registry is not open.
         """
         self._check_open()
-        return await self._parts.backend.report()
+        return await self._parts.backends.default.report()
 
     def scratch_directory(self) -> AbstractAsyncContextManager[Path]:
         """Create a private directory on the data directory's file system, and remove it at the end of the block."""
@@ -249,14 +250,14 @@ class TenantRegistry(OperatorAPI):
 
     async def _open_storage(self) -> None:
         parts = self._parts
-        await parts.backend.open()
+        await parts.backends.open()
         try:
             await run_in_thread(lock_for_registry, parts.directory_lock)
             await run_in_thread(parts.record_location)
             await parts.scratch.sweep()
             await parts.catalog.open()
         except BaseException:
-            parts.backend.abandon()
+            parts.backends.abandon()
             parts.directory_lock.release()
             raise
 
@@ -277,7 +278,7 @@ class TenantRegistry(OperatorAPI):
         async with AsyncExitStack() as steps:
             steps.callback(parts.directory_lock.release)
             steps.push_async_callback(parts.catalog.aclose, parts.config.shutdown_timeout_seconds)
-            steps.push_async_callback(parts.backend.aclose)
+            steps.push_async_callback(parts.backends.aclose)
             steps.push_async_callback(parts.failed_tenants.wait_ended)
             steps.push_async_callback(parts.periodic_tasks.wait_background)
             steps.push_async_callback(parts.scratch.aclose)

@@ -15,7 +15,7 @@ from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, check_allows
 from tenantry.schemas.schema import Schema
-from tenantry.storage.protocol import Backend
+from tenantry.storage.backends import Backends
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog.audit import append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
@@ -44,7 +44,7 @@ class TenantOpener:
         catalog: Catalog,
         schemas: Sequence[Schema],
         context: ActorContext,
-        backend: Backend,
+        backends: Backends,
         recorded_schemas: RecordedSchemas,
         *,
         log: EventLog,
@@ -53,7 +53,7 @@ class TenantOpener:
         self._catalog = catalog
         self._schemas = schemas
         self._context = context
-        self._backend = backend
+        self._backends = backends
         self._recorded_schemas = recorded_schemas
         self._log = log
         self._on_failure = on_failure
@@ -67,6 +67,7 @@ class TenantOpener:
             TenantError: The tenant does not exist, does not serve calls, or is open in another process.
             TenantQuarantinedError: The tenant's database is damaged or its migration failed, so the tenant was quarantined.
             MissingSchemaError: The tenant needs a migration, and this registry lacks schema packs that tenants have.
+            BackendNotConfiguredError: The settings of this process do not name the tenant's back end.
             PersistenceError: The tenant's database cannot be opened.
         """
         tenant = await self._catalog.get(tenant_id)
@@ -103,7 +104,7 @@ class TenantOpener:
             TenantOwnedElsewhereError: Another process has the database open.
             PersistenceError: The database cannot be read, or the check took too long.
         """
-        async with self._backend.exclusive(tenant.place, is_waited_for=False) as closed:
+        async with self._backends.of(tenant.backend).exclusive(tenant.place, is_waited_for=False) as closed:
             is_damaged = await closed.is_damaged()
         if not is_damaged:
             self._log.warning(TENANT_FOUND_SOUND, tenant_id=tenant.id)
@@ -148,7 +149,9 @@ class TenantOpener:
         try:
             return await self._opened_actor(tenant)
         except TenantryError as error:
-            if not self._backend.may_be_transient(error) or await self._is_damaged_or_quarantined(tenant):
+            if not self._backends.of(tenant.backend).may_be_transient(
+                error
+            ) or await self._is_damaged_or_quarantined(tenant):
                 await self._quarantine_if_damaged(tenant, error)
                 raise
         try:
@@ -216,9 +219,14 @@ class TenantOpener:
             self._log.failure(TENANT_NOT_NOTED, failure, tenant_id=tenant.id)
 
     def is_behind(self, tenant: TenantRecord) -> bool:
-        """Return whether the tenant lacks migrations according to the catalog."""
+        """Return whether the tenant lacks migrations according to the catalog.
+
+        Raises:
+            BackendNotConfiguredError: The settings of this process do not name the tenant's back end.
+        """
+        dialect = self._backends.of(tenant.backend).dialect
         return any(
-            tenant.schema_versions.get(schema.name, 0) < len(schema.migrations(self._backend.dialect))
+            tenant.schema_versions.get(schema.name, 0) < len(schema.migrations(dialect))
             for schema in self._schemas
         )
 
@@ -226,7 +234,9 @@ class TenantOpener:
         log = self._log.bind(tenant_id=tenant.id)
         return TenantActor(
             tenant.id,
-            self._backend.store(tenant.place, limits=tenant.limits, log=log, is_new=is_new),
+            self._backends.of(tenant.backend).store(
+                tenant.place, limits=tenant.limits, log=log, is_new=is_new
+            ),
             self._context,
             log=log,
             on_failure=lambda error: self._on_failure(tenant, error),

@@ -36,6 +36,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.QueryError: 400,
     errors.MigrationError: 409,
     errors.DatabaseCorruptError: 409,
+    errors.UnsupportedByBackend: 409,
     errors.DataDirectoryError: 409,
     errors.PersistenceConnectionError: 503,
     errors.TenantRequiredError: 400,
@@ -65,6 +66,9 @@ _DETAILS: Final = (
     "current_revision",
     "objects",
     "missing_schemas",
+    "capability",
+    "backend",
+    "setting",
 )
 # The errors whose messages every caller may see, because the messages concern only the request.
 _FOR_CALLERS: Final = (errors.TenantRequiredError, errors.InvalidTenantIdError)

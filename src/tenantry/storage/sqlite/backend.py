@@ -47,6 +47,7 @@ LOCKS_NOT_SWEPT: Final = "tenantry.locks.not_swept"
 class SQLiteBackend:
     """The `Backend` for SQLite files."""
 
+    name = "sqlite"
     dialect = "sqlite"
     capabilities = frozenset(
         [Capability.BYTE_LIMIT, Capability.COMPACT, Capability.REPAIR, Capability.ATOMIC_MIGRATIONS]

@@ -82,6 +82,8 @@ class TenantActor:
     ) -> None:
         self._tenant_id = tenant_id
         self._store = store
+        # The catalog's back end has the name of its dialect.
+        self._backend = store.backend if entry is None else entry.backend
         self._context = context
         self._log = log
         self._on_failure = on_failure
@@ -104,8 +106,8 @@ class TenantActor:
 
     @property
     def backend(self) -> str:
-        """The name of the store's back end."""
-        return self._store.backend
+        """The name of the tenant's back end, for metrics."""
+        return self._backend
 
     @property
     def schema_versions(self) -> dict[str, int]:
@@ -136,7 +138,7 @@ class TenantActor:
             PersistenceError: The store cannot be connected or migrated.
             TenantOwnedElsewhereError: Another process has the tenant open.
         """
-        named = (self._tenant_id, self._store.backend)
+        named = (self._tenant_id, self._backend)
         await self._measured(
             self._store.connect(), lambda outcome, _, seconds: StoreConnected(*named, outcome, seconds)
         )
@@ -299,7 +301,7 @@ class TenantActor:
         return Channel(
             name,
             tenant_id=self._tenant_id,
-            backend=self._store.backend,
+            backend=self._backend,
             run=run,
             limits=ChannelLimits(
                 requests_max=config.mailbox_requests_max,
@@ -331,7 +333,7 @@ class TenantActor:
             timeout_seconds=self._context.config.transaction_timeout_seconds,
             limiter=self._context.limiters.write,
             tenant_id=self._tenant_id,
-            backend=self._store.backend,
+            backend=self._backend,
             clock=self._context.clock,
             report=self._context.report,
             log=self._log,

@@ -279,16 +279,16 @@ class Fleet:
         Raises:
             InvalidTenantIdError: The string is not a valid tenant id.
             TenantNotFoundError: The tenant does not exist.
+            BackendNotConfiguredError: The settings of this process do not name the tenant's back end.
         """
         self._check_open()
         tenant = await self._tools.catalog.get(parse_tenant_id(tenant_id))
         is_quarantined = tenant.state.allows(TenantEvent.REPAIR)
+        dialect = self._tools.backends.of(tenant.backend).dialect
         pending = (
             migration
             for schema in self._tools.schemas
-            for migration in schema.migrations(self._tools.backend.dialect)[
-                tenant.schema_versions.get(schema.name, 0) :
-            ]
+            for migration in schema.migrations(dialect)[tenant.schema_versions.get(schema.name, 0) :]
         )
         return TenantMigrationStatus(
             tenant_id=tenant.id,

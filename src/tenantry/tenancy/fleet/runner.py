@@ -101,7 +101,7 @@ class FleetRunner:
     async def _take_lock(self, job_id: str, lock: AsyncExitStack) -> bool:
         """Acquire the job's lock and push it onto the stack; return False if another process holds the lock."""
         try:
-            await lock.enter_async_context(self._tools.backend.lock(f"fleet-{job_id}"))
+            await lock.enter_async_context(self._tools.backends.catalog.lock(f"fleet-{job_id}"))
         except LockTakenError:
             return False
         return True

@@ -15,6 +15,7 @@ from tenantry.errors import (
 )
 from tenantry.lifecycle import Permission, TenantEvent, check_allows
 from tenantry.schemas.schema import Schema
+from tenantry.storage.backends import Backends
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.pool import ActorPool
@@ -63,7 +64,7 @@ class FleetTools:
     leases: TenantLeases
     schemas: Sequence[Schema]
     recorded_schemas: RecordedSchemas
-    backend: Backend
+    backends: Backends
     snapshots: Snapshots
     limits: FleetLimits = FLEET_LIMITS
 
@@ -153,7 +154,7 @@ class FleetWork:
         except TenantOwnedElsewhereError:
             # The process that has the tenant open has migrated the tenant, and has recorded the versions in the catalog.
             latest = await self._tools.catalog.find_by_uid(tenant.uid)
-            if latest is None or not self._are_current(latest.schema_versions):
+            if latest is None or not self._are_current(latest.schema_versions, self._backend_of(latest)):
                 raise
             return Outcome(SKIPPED)
         item.detail["schema_versions"] = lease.actor.schema_versions
@@ -166,19 +167,23 @@ class FleetWork:
         The catalog has the versions of the tenant's last opening, but an operator may have replaced the file. The versions are
         therefore also read from the file. If the file cannot be read without a lock, return False: the job then opens the tenant.
         """
-        if not self._are_current(tenant.schema_versions):
+        backend = self._backend_of(tenant)
+        if not self._are_current(tenant.schema_versions, backend):
             return False
         actor = self._tools.pool.actor(tenant.id)
         if actor is not None:
-            return self._are_current(actor.schema_versions)
-        versions = await self._tools.backend.closed_versions(tenant.place)
-        return versions is not None and self._are_current(versions)
+            return self._are_current(actor.schema_versions, backend)
+        versions = await backend.closed_versions(tenant.place)
+        return versions is not None and self._are_current(versions, backend)
 
-    def _are_current(self, versions: dict[str, int]) -> bool:
+    def _are_current(self, versions: dict[str, int], backend: Backend) -> bool:
         return all(
-            versions.get(schema.name) == len(schema.migrations(self._tools.backend.dialect))
+            versions.get(schema.name) == len(schema.migrations(backend.dialect))
             for schema in self._tools.schemas
         )
+
+    def _backend_of(self, tenant: TenantRecord) -> Backend:
+        return self._tools.backends.of(tenant.backend)
 
     async def _check(self, tenant: TenantRecord, _: PendingTenant, job: FleetJob) -> Outcome:
         is_thorough = bool(job.options.arguments.get("thorough"))
@@ -199,7 +204,7 @@ class FleetWork:
         if tenant.state.allows(Permission.READ) or not tenant.state.allows(Permission.CHECK):
             # The tenant's state was changed after the job read it.
             raise busy_error(tenant.id, "resume", self._tools.limits.retry_seconds[0])
-        async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
+        async with self._backend_of(tenant).exclusive(tenant.place, is_waited_for=False) as closed:
             await closed.check(is_thorough=is_thorough)
 
     async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, job: FleetJob) -> Outcome:

@@ -42,7 +42,7 @@ class Archive:
     async def _compact(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         await self._tools.close(tenant)
         operation.step("closed")
-        async with self._tools.backend.exclusive(tenant.place) as closed:
+        async with self._tools.backend_of(tenant).exclusive(tenant.place) as closed:
             await closed.compact()
         operation.step("compacted")
         return await operation.complete(tenant)

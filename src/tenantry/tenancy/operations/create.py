@@ -72,11 +72,11 @@ class Create:
             )
         await self._tools.recorded_schemas.check()
         now = self._tools.context.clock.now()
-        backend = self._tools.backend
+        backend = self._tools.backends.default
         return TenantRecord(
             id=tenant_id,
             uid=uuid.uuid4().hex,
-            backend=backend.dialect,
+            backend=backend.name,
             location=await backend.new_location(tenant_id, await self._tools.catalog.locations(tenant_id)),
             display_name=display_name,
             state=TenantState.PROVISIONING,
@@ -96,7 +96,7 @@ class Create:
         await self._tools.pool.close_tenant(tenant.id, "state")
         try:
             # No process can open the tenant and write to it during the removal.
-            async with self._tools.backend.exclusive(tenant.place, is_waited_for=False) as closed:
+            async with self._tools.backend_of(tenant).exclusive(tenant.place, is_waited_for=False) as closed:
                 if await self._tools.catalog.find_by_uid(tenant.uid) != tenant:
                     return
                 # Sync the removal of the files before the record is removed, even if the files are already gone. Otherwise a

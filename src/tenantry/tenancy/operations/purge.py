@@ -74,7 +74,7 @@ class Purge:
 
     async def _remove(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         await self._tools.close(tenant)
-        async with self._tools.backend.exclusive(tenant.place) as closed:
+        async with self._tools.backend_of(tenant).exclusive(tenant.place) as closed:
             # Call `remove` even if the files are missing: another process may have died between their removal and the sync.
             await closed.remove()
         operation.step("removed")

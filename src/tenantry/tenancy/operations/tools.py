@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from tenantry.errors import TenantryError
 from tenantry.lifecycle import TenantEvent, next_state
+from tenantry.storage.backends import Backends
 from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.lease import Lease
@@ -23,8 +24,16 @@ class OperationTools:
     context: ActorContext
     pool: ActorPool
     opener: TenantOpener
-    backend: Backend
+    backends: Backends
     recorded_schemas: RecordedSchemas
+
+    def backend_of(self, tenant: TenantRecord) -> Backend:
+        """Return the back end that keeps the tenant's database.
+
+        Raises:
+            BackendNotConfiguredError: The settings of this process do not name the back end.
+        """
+        return self.backends.of(tenant.backend)
 
     async def close(self, tenant: TenantRecord) -> None:
         """Close the tenant in this process, after the accepted calls have ended."""

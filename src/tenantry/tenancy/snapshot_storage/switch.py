@@ -8,7 +8,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event
-from tenantry.storage.backends import make_backend
+from tenantry.storage.backends import make_backends
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.limiter import Limiters
@@ -52,8 +52,8 @@ async def _switch(config: RegistryConfig, storage: ObjectStorage) -> str:
         )
     await owner.check()
     watch = ClockWatch(clock, config.clock_hold_seconds, _ignore, EventLog())
-    backend = make_backend(config, (), clock=clock, log=EventLog())
-    catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
+    backends = make_backends(config, (), clock=clock, log=EventLog())
+    catalog = Catalog(backends.catalog, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
     await catalog.open()
     try:
         await run_in_thread(change_location, data_dir, storage.location)

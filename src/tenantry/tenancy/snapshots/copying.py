@@ -102,7 +102,7 @@ class Copies:
 
     async def _copy_closed(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         """Copy a tenant that nobody else can open during the copy."""
-        store = self._tools.backend.store(
+        store = self._tools.backend_of(tenant).store(
             tenant.place, limits=tenant.limits, log=self._log.bind(tenant_id=tenant.id)
         )
         await store.connect()

@@ -61,7 +61,7 @@ async def try_newest(
             database = directory / "tenant.db"
             await archive.fetch(manifest, database)
             await tools.operations.recorded_schemas.check()
-            await tools.operations.backend.prepare(database)
+            await tools.operations.backend_of(tenant).prepare(database)
     except TenantryError as failure:
         outcome, error = failure.outcome, str(failure)
     return DrillResult(tenant.id, snapshot_id, outcome, error, age_seconds, time.monotonic() - started)

@@ -66,11 +66,11 @@ class Exchange:
         if is_migrated:
             await self._operations.recorded_schemas.check()
         with operation.preparing():
-            versions = await self._operations.backend.prepare(database) if is_migrated else None
+            versions = await self._operations.backend_of(tenant).prepare(database) if is_migrated else None
         await artifacts.make_durable(database)
         point = f"{POINT_PREFIX}{new_snapshot_id(context.clock.now())}"
         operation.detail["point"] = point
-        points = self._operations.backend.points(tenant.place)
+        points = self._operations.backend_of(tenant).points(tenant.place)
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
         # Hold the tenant first, so that its callers wait. Without the hold, a caller that found the intent would be refused.
         async with (
@@ -89,7 +89,7 @@ class Exchange:
 
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish an exchange whose process died, or roll the exchange back if nothing was staged."""
-        if await self._operations.backend.points(tenant.place).has_begun(_point_of(tenant)):
+        if await self._operations.backend_of(tenant).points(tenant.place).has_begun(_point_of(tenant)):
             async with self._operations.pool.held(tenant.id, operation.action):
                 await self._exchange_held(operation, tenant, None)
         else:
@@ -101,7 +101,7 @@ class Exchange:
         """Exchange the database of a held tenant."""
         point = _point_of(tenant)
         operation.step("closed")
-        async with self._operations.backend.exclusive(tenant.place) as closed:
+        async with self._operations.backend_of(tenant).exclusive(tenant.place) as closed:
             await closed.keep(point, is_as_found=self.is_kept_as_found)
             operation.step("kept")
             await closed.exchange(point)
@@ -111,7 +111,7 @@ class Exchange:
         known = {} if versions is None else {"schema_versions": versions, "last_error": None}
         # Read the record again: damage to the old database may have been recorded after the intent was written.
         latest = await self._operations.catalog.find_by_uid(tenant.uid) or tenant
-        points = self._operations.backend.points(tenant.place)
+        points = self._operations.backend_of(tenant).points(tenant.place)
         restored = await operation.complete(
             latest,
             restore_point=await self._restore_point(points, point),
@@ -173,7 +173,7 @@ async def copy_point(tools: OperationTools, tenant: TenantRecord, point: str, da
         SnapshotCorruptError: The restore point is damaged, or is another tenant's database; the restore point stays unchanged.
         SnapshotError: The restore point cannot be copied.
     """
-    points = tools.backend.points(tenant.place)
+    points = tools.backend_of(tenant).points(tenant.place)
     if not await points.exists(check_snapshot_id(point, prefix=POINT_PREFIX)):
         raise SnapshotNotFoundError(
             f"tenant {tenant.id!r} has no restore point {point!r}: only the last {RESTORE_POINTS_MAX} restore points are kept",

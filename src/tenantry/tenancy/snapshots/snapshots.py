@@ -68,7 +68,6 @@ class Snapshots:
         self._owner = owner
         self._context = tools.operations.context
         self._catalog = tools.operations.catalog
-        self._backend = tools.operations.backend
         self._archive = tools.archive
 
     async def create(self, tenant_id: str, *, trigger: str = "manual", by: str | None = None) -> Snapshot:
@@ -270,7 +269,7 @@ class Snapshots:
     async def points(self, tenant_id: str) -> Sequence[str]:
         """Return the names of the tenant's restore points (replaced databases), oldest first."""
         tenant = await self._tools.find_copyable(parse_tenant_id(tenant_id))
-        return await self._backend.points(tenant.place).names()
+        return await self._tools.operations.backend_of(tenant).points(tenant.place).names()
 
     async def drop_point(
         self, tenant_id: str, point: str, *, by: str | None = None, if_revision: int | None = None
@@ -348,4 +347,4 @@ class Snapshots:
         check_snapshot_id(point, prefix=POINT_PREFIX)
         if is_last_point(tenant, point):
             await operation.change(tenant, restore_point=None)
-        await self._backend.points(tenant.place).remove(point)
+        await self._tools.operations.backend_of(tenant).points(tenant.place).remove(point)

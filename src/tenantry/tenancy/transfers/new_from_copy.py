@@ -36,7 +36,7 @@ class NewFromCopy:
 
     async def prepare(self, tenant: TenantRecord, database: Path) -> None:
         """Migrate a checked copy, and mark it as the new tenant's database."""
-        await self._operations.backend.prepare(database)
+        await self._operations.backend_of(tenant).prepare(database)
         await artifacts.assign_to(database, tenant.uid)
 
     async def create_with(self, operation: Operation, tenant: TenantRecord, database: Path) -> TenantRecord:
@@ -48,7 +48,7 @@ class NewFromCopy:
             await self._operations.catalog.insert(tenant)
             operation.step("begun")
             try:
-                await self._operations.backend.adopt(tenant.place, database)
+                await self._operations.backend_of(tenant).adopt(tenant.place, database)
                 operation.step("placed")
                 return await self._create.provision(operation, tenant)
             except TenantryError:
@@ -58,7 +58,7 @@ class NewFromCopy:
     async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
         """Finish a creation whose process died, or remove the tenant if it has no database."""
         # Do not wait for the lock: no process serves the tenant, so only a hanging thread can hold its lock.
-        async with self._operations.backend.exclusive(tenant.place, is_waited_for=False) as closed:
+        async with self._operations.backend_of(tenant).exclusive(tenant.place, is_waited_for=False) as closed:
             is_placed = await closed.exists()
         if is_placed:
             await self._create.provision(operation, tenant)
