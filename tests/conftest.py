@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, settings
 from buckets import s3_server
 from certificates import make_certificate
 from measuring import measure_this_process_only, unmeasured
+from postgres_servers import SERVERS, Database, PostgresServer, PostgresServers
 from stores import MakePack
 from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenantry.eventlog import EventLog
@@ -130,6 +131,39 @@ def s3_url() -> Iterator[str]:
     """The URL of an S3 server: each test makes a bucket of its own."""
     with s3_server() as url:
         yield url
+
+
+@pytest.fixture(scope="session")
+def postgres_servers() -> Iterator[PostgresServers]:
+    """The PostgreSQL servers of this run of the tests, by their names."""
+    with PostgresServers() as servers:
+        yield servers
+
+
+@pytest.fixture(scope="session")
+def postgres_server(postgres_servers: PostgresServers) -> PostgresServer:
+    """A server of the newest version."""
+    return postgres_servers.server()
+
+
+@pytest.fixture
+def postgres_database(postgres_server: PostgresServer) -> Iterator[Database]:
+    """An empty database on a server of the newest version."""
+    with postgres_server.database() as database:
+        yield database
+
+
+@pytest.fixture(scope="session", params=SERVERS)
+def each_postgres_server(request: pytest.FixtureRequest, postgres_servers: PostgresServers) -> PostgresServer:
+    """Each of the servers in turn: the versions, and one of them through a pooler."""
+    return postgres_servers.server(request.param)
+
+
+@pytest.fixture
+def each_postgres_database(each_postgres_server: PostgresServer) -> Iterator[Database]:
+    """An empty database on each of the servers in turn."""
+    with each_postgres_server.database() as database:
+        yield database
 
 
 @pytest.fixture(scope="session")
