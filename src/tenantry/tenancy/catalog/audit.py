@@ -32,31 +32,53 @@ _VERIFIED_ROWS: Final = 1000
 # The column `actor` contains the principal. Renaming the column would change the audit of every existing data directory.
 _HASHED: Final = ("seq", "at", "actor", "action", "tenant_id", "tenant_uid", "outcome", "detail")
 _COLUMNS: Final = ", ".join(_HASHED)
-# `sha256` and `json_array` are SQLite functions. The SQL of other dialects must build the same JSON, so that an audit can be moved.
-_APPEND: Final = Sql(
+
+
+def _bytes_of(text: str | Sql) -> Sql:
+    """Return SQL for the UTF-8 bytes of a text."""
+    return (
+        Sql({"sqlite": "CAST(", "postgres": "convert_to("})
+        + text
+        + Sql({"sqlite": " AS BLOB)", "postgres": ", 'UTF8')"})
+    )
+
+
+_JSON_VALUES: Final = ", ".join(f"coalesce(to_json({name}), 'null')" for name in _HASHED)
+# All dialects hash the same bytes, the form of SQLite's `json_array`, so that an audit can be moved.
+_ROW_JSON: Final = Sql(
     {
-        "sqlite": f"""
-            INSERT INTO admin_audit ({_COLUMNS}, previous_hash, hash)
-            SELECT {_COLUMNS}, previous_hash, sha256(previous_hash || json_array({_COLUMNS})) FROM (
-                SELECT seq + 1 AS seq, ? AS at, ? AS actor, ? AS action, ? AS tenant_id, ? AS tenant_uid, ? AS outcome,
-                       ? AS detail, hash AS previous_hash
-                FROM admin_audit_head
-            ) AS new_row
-        """  # noqa: S608  # our names
+        "sqlite": f"json_array({_COLUMNS})",
+        "postgres": f"'[' || concat_ws(',', {_JSON_VALUES}) || ']'",
     }
+)
+_ROW_HASH: Final = (
+    Sql({"sqlite": "sha256(", "postgres": "encode(sha256("})
+    + _bytes_of("previous_hash || " + _ROW_JSON)
+    + Sql({"sqlite": ")", "postgres": "), 'hex')"})
+)
+_APPEND: Final = (
+    f"INSERT INTO admin_audit ({_COLUMNS}, previous_hash, hash) SELECT {_COLUMNS}, previous_hash, "  # noqa: S608  # our names
+    + _ROW_HASH
+    + """
+    FROM (
+        SELECT seq + 1 AS seq, ? AS at, ? AS actor, ? AS action, ? AS tenant_id, ? AS tenant_uid, ? AS outcome,
+               ? AS detail, hash AS previous_hash
+        FROM admin_audit_head
+    ) AS new_row
+    """
 )
 _LIST: Final = f"SELECT {_COLUMNS} FROM admin_audit"  # noqa: S608  # our names
 # Strings are read as bytes, because a damaged string may not be UTF-8.
-_VERIFY: Final = Sql(
-    {
-        "sqlite": f"""
-            SELECT seq, CAST(previous_hash AS BLOB), CAST(hash AS BLOB),
-                   hash = sha256(CAST(previous_hash || json_array({_COLUMNS}) AS BLOB))
-            FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}
-        """  # noqa: S608  # our names
-    }
+_VERIFY: Final = (
+    "SELECT seq, "  # noqa: S608  # our names
+    + _bytes_of("previous_hash")
+    + ", "
+    + _bytes_of("hash")
+    + ", hash = "
+    + _ROW_HASH
+    + f" FROM admin_audit WHERE seq > ? ORDER BY seq LIMIT {_VERIFIED_ROWS:d}"
 )
-_HEAD: Final = Sql({"sqlite": "SELECT seq, CAST(hash AS BLOB) FROM admin_audit_head"})
+_HEAD: Final = "SELECT seq, " + _bytes_of("hash") + " FROM admin_audit_head"  # noqa: S608  # our names
 
 
 def shown_path(path: Path, data_dir: Path) -> str | None:

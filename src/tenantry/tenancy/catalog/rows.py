@@ -16,7 +16,12 @@ ModelT = TypeVar("ModelT", bound=BaseModel)
 COLUMNS: Final = tuple(TenantRecord.model_fields)
 INSERT: Final = f"INSERT INTO tenants ({', '.join(COLUMNS)}) VALUES ({', '.join('?' * len(COLUMNS))})"  # noqa: S608  # our names
 SELECT: Final = f"SELECT {', '.join(COLUMNS)} FROM tenants"  # noqa: S608  # our names
-ID_IN_JSON: Final = Sql({"sqlite": "id IN (SELECT value FROM json_each(?))"})
+ID_IN_JSON: Final = Sql(
+    {
+        "sqlite": "id IN (SELECT value FROM json_each(?))",
+        "postgres": "id IN (SELECT jsonb_array_elements_text(?))",
+    }
+)
 """The condition that a tenant's id is in a list; its one parameter is the list as a JSON array."""
 _JSON_COLUMNS: Final = ("schema_versions", "intent", "limits")
 _TIME_COLUMNS: Final = ("created_at", "state_changed_at", "purge_after", "snapshot_due_at")

@@ -20,7 +20,12 @@ SELECT ?, CASE WHEN (rank + ?) % total * canary % total < canary THEN {FIRST_WAV
 """  # noqa: S608  # our own
 _COUNT: Final = "CASE WHEN total < ? THEN total ELSE ? END"
 _SHARE: Final = "(total * ? + 9999) / 10000"
-_IS_BELOW: Final = Sql({"sqlite": "coalesce(json_extract(schema_versions, '$.' || ?), 0) < ?"})
+_IS_BELOW: Final = Sql(
+    {
+        "sqlite": "coalesce(json_extract(schema_versions, '$.' || ?), 0) < ?",
+        "postgres": "coalesce((schema_versions::jsonb ->> ?)::bigint, 0) < ?",
+    }
+)
 
 
 def select_tenants(job_id: str, options: FleetOptions, tenant_ids: Sequence[TenantId] | None) -> Statement:
