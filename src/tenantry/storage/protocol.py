@@ -21,6 +21,7 @@ from tenantry.limits import TenantLimits
 from tenantry.schemas.migration import Migration
 from tenantry.schemas.schema import Schema
 from tenantry.sql.statements import Result, Statement
+from tenantry.storage.moves import Original, Replica
 
 Request: TypeAlias = tuple[Statement, ...]
 """The statements of one caller's unit: all of them take effect, or none."""
@@ -506,6 +507,12 @@ class Backend(Protocol):
 
     def points(self, place: Place) -> RestorePoints:
         """Return the restore points of a tenant."""
+
+    def original(self, place: Place) -> Original:
+        """Return a tenant's database as the original of a move to another back end; see `tenantry.storage.moves`."""
+
+    def replica(self, place: Place) -> Replica:
+        """Return a database that `adopt` has created as the replica of a move; see `tenantry.storage.moves`."""
 
     async def report(self) -> BackendReport:
         """Return the name and the version of the database engine."""

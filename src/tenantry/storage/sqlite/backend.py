@@ -35,6 +35,8 @@ from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.limits import SQLITE_LIMITS, SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity, maintenance, second_look
 from tenantry.storage.sqlite.migrations.memory_database import check_objects
+from tenantry.storage.sqlite.moves.original import SQLiteOriginal
+from tenantry.storage.sqlite.moves.replica import SQLiteReplica
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.sqlite.tenant_files.closed_database import closed_database
 from tenantry.storage.sqlite.tenant_files.restore_points import SQLiteRestorePoints
@@ -201,6 +203,14 @@ class SQLiteBackend:
     def points(self, place: Place) -> RestorePoints:
         """Return the tenant's restore points: the database files that restores have replaced."""
         return SQLiteRestorePoints(self._paths(place), self._config.data_dir, self._schemas)
+
+    def original(self, place: Place) -> SQLiteOriginal:
+        """Return the tenant's file as the original of a move; see `Backend.original`."""
+        return SQLiteOriginal(self._paths(place), self._schemas)
+
+    def replica(self, place: Place) -> SQLiteReplica:
+        """Return the file at the place as the replica of a move; see `Backend.replica`."""
+        return SQLiteReplica(self._paths(place).database, self._schemas)
 
     async def report(self) -> BackendReport:
         """Return the dialect and SQLite's version."""

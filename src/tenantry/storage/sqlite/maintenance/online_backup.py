@@ -13,6 +13,7 @@ from typing import Final
 from tenantry.files.disk_space import check_copy_fits
 from tenantry.files.durable_files import sync_file
 from tenantry.storage.sqlite.database_files.database_file import remove_database
+from tenantry.storage.sqlite.moves.tables import find_journal, remove_journal
 from tenantry.threads import check_cancelled
 
 _PAGES_PER_STEP: Final = 256
@@ -37,7 +38,7 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
     try:
         source.execute("BEGIN")
         try:
-            source.execute("SELECT count(*) FROM sqlite_schema").fetchone()
+            has_journal = find_journal(source)
             (page_bytes,) = source.execute("PRAGMA page_size").fetchone()
 
             def go_on(_status: int, left: int, total: int) -> None:
@@ -50,6 +51,9 @@ def copy_database(source: sqlite3.Connection, target: Path, progress: Progress |
                 # No single write needs a sync, because the whole file is synced at the end.
                 connection.execute("PRAGMA synchronous = OFF")
                 source.backup(connection, pages=_PAGES_PER_STEP, progress=go_on)
+                if has_journal:
+                    # A copy that is made during a move must not record its own changes.
+                    remove_journal(connection)
         finally:
             if source.in_transaction:  # a disk error may have ended the transaction
                 source.execute("ROLLBACK")

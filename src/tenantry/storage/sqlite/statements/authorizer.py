@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final, TypeAlias
 
+from tenantry.storage.moves import JOURNAL
+
 Judge: TypeAlias = Callable[[int, str | None, str | None, str | None], str | None]
 """Takes an action's code, its two arguments and its database; returns the name of a refused action, or None for an allowed action.
 
@@ -49,7 +51,8 @@ _CREATE_TEMPORARY: Final = frozenset(
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
 # The argument of fts3_tokenizer is the memory address of code to run (https://www.sqlite.org/fts3.html, section 8.1).
 UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
-_OWN_TABLES: Final = frozenset(["schema_migrations", "tenantry_idempotency", "tenantry_owner"])
+_OWN_TABLES: Final = frozenset(["schema_migrations", JOURNAL, "tenantry_idempotency", "tenantry_owner"])
+_JOURNAL_PREFIX: Final = f"{JOURNAL}_"
 _CHANGES: Final = frozenset(
     [
         *(sqlite3.SQLITE_INSERT, sqlite3.SQLITE_UPDATE, sqlite3.SQLITE_DELETE),
@@ -102,8 +105,11 @@ def judged(judge: Judge, connection: sqlite3.Connection) -> Iterator[None]:
     refused: list[str] = []
 
     def authorize(
-        action: int, first: str | None, second: str | None, database: str | None, _trigger: str | None
+        action: int, first: str | None, second: str | None, database: str | None, trigger: str | None
     ) -> int:
+        if trigger is not None and trigger.startswith(_JOURNAL_PREFIX):
+            # The journal of a move. No statement of a repository can create a trigger with such a name, see `judge_of`.
+            return sqlite3.SQLITE_OK
         reason = judge(action, first, second, database)
         if reason is None:
             return sqlite3.SQLITE_OK
@@ -168,6 +174,7 @@ def judge_control(action: int, first: str | None, second: str | None, _database:
     if action == sqlite3.SQLITE_FUNCTION and str(second).lower() in UNSAFE_FUNCTIONS:
         return f"the function {second}"
     table = first if action in _CHANGES else second if action in _CHANGES_BESIDE else None
-    if str(table).lower() in _OWN_TABLES:
+    name = str(table).lower()
+    if name in _OWN_TABLES or name.startswith(_JOURNAL_PREFIX):
         return _change_of(table)
     return _CONTROL.get(action)

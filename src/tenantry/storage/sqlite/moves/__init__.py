@@ -1,0 +1,1 @@
+"""Moves of tenants from and to SQLite files; see `tenantry.storage.moves`."""
