@@ -34,6 +34,7 @@ LAYERS = [
         "events",
         "limits",
         "pages",
+        "postgres_config",
         "schemas",
         "sql",
         "texts",

@@ -76,6 +76,7 @@ if TYPE_CHECKING:
     from tenantry.config import PersistenceConfig, RegistryConfig, SQLiteConfig
     from tenantry.limits import TenantLimits
     from tenantry.pages import Page
+    from tenantry.postgres_config import PostgresConfig
     from tenantry.schemas.migration import MigrationSession
     from tenantry.schemas.schema import Schema
     from tenantry.sql.repository import Repository
@@ -154,6 +155,7 @@ __all__ = [
     "PersistenceError",
     "PoolExhaustedError",
     "PoolWaited",
+    "PostgresConfig",
     "QueryError",
     "RecordNotFoundError",
     "RecordedSchema",
@@ -216,6 +218,7 @@ __getattr__ = _lazy_names(
         "tenantry.limits": ("TenantLimits",),
         "tenantry.schemas.migration": ("MigrationSession",),
         "tenantry.pages": ("Page",),
+        "tenantry.postgres_config": ("PostgresConfig",),
         "tenantry.sql.repository": ("Repository",),
         "tenantry.sql.row": ("Row",),
         "tenantry.schemas.schema": ("Schema",),
