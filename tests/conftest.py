@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -198,9 +198,9 @@ def make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     monkeypatch.syspath_prepend(tmp_path)
     made: list[str] = []
 
-    def make(*migrations: str, name: str = "pack") -> Schema:
+    def make(*migrations: str, name: str = "pack", postgres: Sequence[str] = ()) -> Schema:
         package = f"pack_{abs(hash(request.node.nodeid))}_{len(made)}"
-        made.append(write_pack(tmp_path, package, *migrations))
+        made.append(write_pack(tmp_path, package, *migrations, postgres=postgres))
         return Schema(name=name, package=package)
 
     return make

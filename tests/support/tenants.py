@@ -12,7 +12,7 @@ import selectors
 import sqlite3
 import subprocess
 import tempfile
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -307,14 +307,21 @@ def open_files(data_dir: Path) -> list[str]:
     return found
 
 
-def write_pack(directory: Path, name: str, *migrations: str, code: str = "") -> str:
-    """Write a schema pack, an importable package below `directory`, and return its name; a step with ``def migrate`` is in Python."""
-    folder = directory / name / "migrations" / "sqlite"
-    folder.mkdir(parents=True)
+def write_pack(
+    directory: Path, name: str, *migrations: str, code: str = "", postgres: Sequence[str] = ()
+) -> str:
+    """Write a schema pack, an importable package below `directory`, and return its name; a step with ``def migrate`` is in Python.
+
+    `migrations` are for SQLite, and `postgres` for PostgreSQL.
+    """
+    (directory / name).mkdir(parents=True)
     (directory / name / "__init__.py").write_text(code)
-    for number, step in enumerate(migrations, start=1):
-        language = "py" if "def migrate(" in step else "sql"
-        (folder / f"{number:04d}_step.{language}").write_text(step)
+    for backend, steps in (("sqlite", migrations), ("postgres", postgres)):
+        folder = directory / name / "migrations" / backend
+        folder.mkdir(parents=True)
+        for number, step in enumerate(steps, start=1):
+            language = "py" if "def migrate(" in step else "sql"
+            (folder / f"{number:04d}_step.{language}").write_text(step)
     return name
 
 

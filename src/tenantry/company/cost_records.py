@@ -40,8 +40,16 @@ _COST_RECORD = RecordType(
     malformed=events.COST_RECORD_QUERY_FAILED,
 )
 _INSERT = _COST_RECORD.insert
-# `exact_sum` of no rows is NULL, because CPython's sqlite3 creates the aggregate object only at the first row.
-_SUM = Sql({"sqlite": "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records"})
+# `exact_sum` of no rows is NULL, because CPython's sqlite3 creates the aggregate object only at the first row. PostgreSQL adds the
+# costs as decimal numbers, each with the digits that identify the float, and its cast refuses a number above the largest float. The
+# two sums differ by at most one unit in the last place.
+_SUM = Sql(
+    {
+        "sqlite": "SELECT COALESCE(exact_sum(cost_usd), 0.0) FROM cost_records",
+        "postgres": "SELECT CASE WHEN sum(cost_usd::text::numeric) > 1.7976931348623158e308 THEN 'Infinity' "
+        "ELSE COALESCE(sum(cost_usd::text::numeric)::float8, 0.0) END FROM cost_records",
+    }
+)
 _QUERY = Listing(
     "cost_records.query",
     _COST_RECORD.select,

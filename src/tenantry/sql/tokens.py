@@ -6,10 +6,19 @@ from typing import Final, NamedTuple
 
 COMMENT: Final = r"--[^\n]*|/\*.*?(?:\*/|\Z)"
 QUOTED: Final = r"""'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)|`(?:[^`]|``)*(?:`|\Z)|\[[^\]]*(?:\]|\Z)"""
-"""A string or a quoted name. `COMMENT` and this pattern need `re.DOTALL`.
+"""A string or a quoted name in SQLite. `COMMENT` and this pattern need `re.DOTALL`.
 
 An unterminated comment, string or name extends to the end of the text. Otherwise hostile text would be scanned once for each character.
 """
+
+POSTGRES_QUOTED: Final = (
+    r"""[eE]'(?:[^'\\]|''|\\.)*(?:'|\Z)|'(?:[^']|'')*(?:'|\Z)|"(?:[^"]|"")*(?:"|\Z)"""
+    r"""|(?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z)"""
+)
+"""A string, a quoted name or a dollar-quoted string in PostgreSQL. A pattern may contain it once, because it has the group `tag`."""
+
+POSTGRES_WORD: Final = r"[^\W\d][\w$]*"
+"""A keyword or an unquoted name in PostgreSQL. Match it before `POSTGRES_QUOTED`'s dollar quotes, because a name may contain ``$``."""
 
 # A parameter such as ``:limit`` is one token together with its colon, so that ``limit`` is not mistaken for a keyword.
 _TOKEN: Final = re.compile(

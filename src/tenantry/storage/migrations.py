@@ -1,4 +1,4 @@
-"""Compares the code's and the database's migrations to find the pending migrations, without I/O."""
+"""The part of migrations that all back ends share, without I/O: which migrations are pending, and the error of a failed step."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -48,6 +48,37 @@ def plan_migrations(
             _check_applied(row, expected, known)
         pending.extend(known[len(mine) :])
     return tuple(pending)
+
+
+def failed_step(
+    migration: Migration,
+    reason: str,
+    *,
+    line: int | None,
+    code: str,
+    is_machine_failure: bool,
+    is_retryable: bool,
+) -> MigrationError:
+    """Return the error of a migration that failed and was rolled back.
+
+    Args:
+        migration: The failed migration.
+        reason: The message of the error that ended the migration.
+        line: The line of the migration's file that failed, if it is known.
+        code: The back end's name of the error.
+        is_machine_failure: Whether the machine or the server caused the failure, and not the migration.
+        is_retryable: Whether the same migration may succeed later.
+    """
+    place = "" if line is None else f" at line {line} of {migration.file_name}"
+    failure = MigrationError(
+        f"migration {migration} failed{place} and was rolled back: {reason}",
+        schema=migration.schema,
+        version=migration.version,
+        is_step_failure=not is_machine_failure,
+        code=code,
+    )
+    failure.is_retryable = is_retryable
+    return failure
 
 
 def _check_applied(row: AppliedMigration, expected: int, known: Sequence[Migration]) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Final
 
+from tenantry.storage.python_migrations import BrokenScriptError
 from tenantry.storage.sqlite.statements.authorizer import (
     TRANSACTIONS,
     RefusedActionError,
@@ -39,14 +40,6 @@ SELECT type, name FROM sqlite_temp_schema
 WHERE type IN ('table', 'trigger', 'view') AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\' AND name <> 'tenantry_orphans'
 ORDER BY type = 'table', sql NOT LIKE 'CREATE VIRTUAL TABLE%' LIMIT 1
 """
-
-
-class BrokenScriptError(ValueError):
-    """A migration did something that is forbidden in migrations. The message says how to correct the migration."""
-
-    def __init__(self, message: str, *, code: str) -> None:
-        super().__init__(message)
-        self.sqlite_errorname = code
 
 
 class _StepJudge:

@@ -24,7 +24,8 @@ from typing import Final, NamedTuple, TypeAlias
 from tenantry.clock import Clock
 from tenantry.errors import MigrationError
 from tenantry.schemas.migration import Migration
-from tenantry.storage.migrations import AppliedMigration
+from tenantry.storage.migrations import AppliedMigration, failed_step
+from tenantry.storage.python_migrations import BrokenScriptError, failed_line
 from tenantry.storage.sqlite.errors import (
     DRIVER_ERRORS,
     error_text,
@@ -33,7 +34,7 @@ from tenantry.storage.sqlite.errors import (
     is_transient,
 )
 from tenantry.storage.sqlite.migrations.foreign_keys import OrphanedRowsError, check_orphans, note_orphans
-from tenantry.storage.sqlite.migrations.migration_function import failed_line, run_function
+from tenantry.storage.sqlite.migrations.migration_function import run_function
 from tenantry.storage.sqlite.migrations.migration_script import run_script
 from tenantry.storage.sqlite.statements.batch import roll_back
 
@@ -158,17 +159,15 @@ def _read_applied(connection: sqlite3.Connection) -> list[AppliedMigration]:
 
 
 def _failure(migration: Migration, error: Exception) -> MigrationError:
-    line = failed_line(migration, error)
-    place = "" if line is None else f" at line {line} of {migration.file_name}"
-    failure = MigrationError(
-        f"migration {migration} failed{place} and was rolled back: {error_text(error)}",
-        schema=migration.schema,
-        version=migration.version,
-        is_step_failure=not is_machine_failure(error),
-        code=getattr(error, "sqlite_errorname", type(error).__name__),
+    code = error.code if isinstance(error, BrokenScriptError) else getattr(error, "sqlite_errorname", None)
+    return failed_step(
+        migration,
+        error_text(error),
+        line=failed_line(migration, error),
+        code=code or type(error).__name__,
+        is_machine_failure=is_machine_failure(error),
+        is_retryable=is_transient(error),
     )
-    failure.is_retryable = is_transient(error)
-    return failure
 
 
 def _apply(migration: Migration, number: int, clock: Clock, connection: sqlite3.Connection) -> None:
