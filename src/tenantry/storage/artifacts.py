@@ -1,6 +1,7 @@
 """Functions on a database as one SQLite file, which is the form of copies, snapshots and bundles with every back end.
 
-Each function runs its work on a thread. Cancelling a call stops the work; the caller stays responsible for the file.
+Each function runs its work on a thread. Cancelling a call stops the work; the caller stays responsible for the file. Only `file_rows`
+and `filled_file` block: they are for another back end's copy, which runs on a thread of its own.
 """
 
 from tenantry.files.digests import file_sha256
@@ -10,12 +11,16 @@ from tenantry.storage.sqlite.foreign.schema_difference import SchemaDifference
 from tenantry.storage.sqlite.maintenance import integrity, maintenance, outside_copy
 from tenantry.storage.sqlite.maintenance.integrity import DatabaseReport
 from tenantry.storage.sqlite.tenant_files import replacement
+from tenantry.storage.sqlite.tenant_files.file_rows import FileRows, file_rows
+from tenantry.storage.sqlite.tenant_files.filled_file import FilledFile, filled_file
 from tenantry.storage.sqlite.version import SQLITE_VERSION
 from tenantry.threads import in_thread
 
 __all__ = [
     "SQLITE_VERSION",
     "DatabaseReport",
+    "FileRows",
+    "FilledFile",
     "SchemaDifference",
     "assign_to",
     "check",
@@ -24,6 +29,8 @@ __all__ = [
     "copy_file",
     "copy_outside",
     "digest",
+    "file_rows",
+    "filled_file",
     "leave_one_file",
     "make_durable",
     "mark_applied",

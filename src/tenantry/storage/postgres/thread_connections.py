@@ -1,0 +1,222 @@
+"""Connections to the server for work on threads: copies, restores, locks and other calls of the lifecycle.
+
+These connections are separate from the pool's, which carry the calls of open tenants: a copy of a large tenant holds its connection
+for minutes, and must not delay writes. Their number is limited too.
+
+The connections are psycopg's blocking ones, because the other side of a copy is a SQLite file, whose driver blocks as well. Every
+wait for the network has a deadline and ends when the caller is cancelled; the connection is then closed.
+"""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any, Concatenate, Final, ParamSpec, TypeVar
+
+import psycopg
+from psycopg import conninfo
+from psycopg.waiting import Ready
+
+from tenantry.errors import (
+    PersistenceConnectionError,
+    PersistenceError,
+    QueryError,
+    StorageFullError,
+)
+from tenantry.threads import check_cancelled, run_in_thread
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+STALLED_SECONDS_MAX: Final = 60.0
+"""The longest wait for the next message of the server, unless a call has another limit."""
+
+_DISK_FULL: Final = "53100"
+_NOT_PERMITTED: Final = "42501"
+_READ_ONLY: Final = "25006"
+_TRANSIENT: Final = ("40", "53", "55", "57")
+
+
+class ThreadConnection(psycopg.Connection[tuple[Any, ...]]):
+    """A blocking connection whose waits end after `stalled_seconds_max`, or when the work on the thread is cancelled."""
+
+    stalled_seconds_max: float = STALLED_SECONDS_MAX
+
+    def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
+        """Run one exchange of messages with the server; see psycopg's `Connection.wait`."""
+        return super().wait(_watched(gen, self.stalled_seconds_max), *args, **kwargs)
+
+
+class ThreadConnections:
+    """Opens, limits and keeps the connections of one kind of work.
+
+    Args:
+        parameters: libpq's parameters, which may include a password and are never shown; see `connection_parameters`.
+        connections_max: The largest number of connections at the same time.
+        connect_seconds_max: The time limit for opening a connection, and for waiting until another call returns one.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, str], *, connections_max: int, connect_seconds_max: float
+    ) -> None:
+        self._parameters = dict(parameters)
+        self._turns = asyncio.Semaphore(connections_max)
+        self._connections_max = connections_max
+        self._connect_seconds_max = connect_seconds_max
+        self._idle: list[ThreadConnection] = []
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} with {len(self._idle)} idle of {self._connections_max} connections>"
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[ThreadConnection]:
+        """Lend a connection with autocommit for the block; only one thread may use the connection at a time.
+
+        A connection that is not idle after the block is closed.
+
+        Raises:
+            PersistenceConnectionError: The server cannot be reached, or no connection became free in time.
+        """
+        try:
+            async with asyncio.timeout(self._connect_seconds_max):
+                await self._turns.acquire()
+        except TimeoutError as error:
+            raise PersistenceConnectionError(
+                f"all {self._connections_max} connections for lifecycle calls were in use for {self._connect_seconds_max:g} seconds: "
+                "try again"
+            ) from error
+        try:
+            connection = self._idle_one()
+            if connection is None:
+                connection = await run_in_thread(self._connect)
+            try:
+                yield connection
+            except BaseException:
+                connection.close()
+                raise
+            if self._is_closed or not _is_idle(connection):
+                connection.close()
+            else:
+                connection.stalled_seconds_max = STALLED_SECONDS_MAX
+                self._idle.append(connection)
+        finally:
+            self._turns.release()
+
+    async def run(
+        self,
+        doing: str,
+        work: Callable[Concatenate[ThreadConnection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Run blocking work with a connection on a thread; the driver's errors become ours, with `doing` in the message.
+
+        A cancelled caller waits until the work has ended, which is soon: the connection is closed at its next wait.
+        """
+        async with self.connection() as connection:
+            return await on_thread(doing, connection, work, *args, **kwargs)
+
+    def open(self) -> None:
+        """Keep returned connections from now on; idempotent."""
+        self._is_closed = False
+
+    def close(self) -> None:
+        """Close the idle connections; the others are closed when their work ends. Idempotent."""
+        self._is_closed = True
+        while self._idle:
+            self._idle.pop().close()
+
+    def _idle_one(self) -> ThreadConnection | None:
+        """Return an idle connection that the server has not closed."""
+        while self._idle:
+            connection = self._idle.pop()
+            try:
+                connection.pgconn.consume_input()  # reads what has arrived, without waiting
+            except psycopg.Error:
+                connection.close()
+            else:
+                return connection
+        return None
+
+    def _connect(self) -> ThreadConnection:
+        seconds = str(max(2, round(self._connect_seconds_max)))
+        with server_errors("cannot connect to the database server"):
+            parameters = conninfo.make_conninfo("", **self._parameters | {"connect_timeout": seconds})
+            return ThreadConnection.connect(parameters, autocommit=True, prepare_threshold=None)
+
+
+async def on_thread(
+    doing: str,
+    connection: ThreadConnection,
+    work: Callable[Concatenate[ThreadConnection, P], T],
+    *args: P.args,
+    **kwargs: P.kwargs,
+) -> T:
+    """Run blocking work with a connection on a thread. An error that is no error of one statement closes the connection."""
+
+    def run() -> T:
+        with server_errors(doing):
+            return work(connection, *args, **kwargs)
+
+    try:
+        return await run_in_thread(run)
+    except BaseException:
+        connection.close()
+        raise
+
+
+@contextmanager
+def server_errors(doing: str) -> Iterator[None]:
+    """Turn the driver's errors into ours. The message begins with `doing`, and has neither the address's password nor values of rows."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise map_server_error(error, doing) from error
+
+
+def map_server_error(error: psycopg.Error, doing: str) -> PersistenceError:
+    """Return our error for an error of the driver outside the statements of callers."""
+    code = error.sqlstate
+    # The first line of a message names no values of rows; those are in the detail and the context.
+    message = f"{doing}: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
+    if isinstance(error, psycopg.ProgrammingError) and code is None:
+        # The driver cannot parse the address, and would quote it.
+        return PersistenceConnectionError(
+            f"{doing}: the address of the database is not valid", is_retryable=False
+        )
+    if code is None or code.startswith("08"):
+        return PersistenceConnectionError(message, code=code)
+    if code == _DISK_FULL:
+        return StorageFullError(f"{message}: free space on the server's disk", code=code)
+    if code.startswith("28") or code in {_NOT_PERMITTED, _READ_ONLY}:
+        return PersistenceConnectionError(message, code=code, is_retryable=code == _READ_ONLY)
+    return QueryError(message, code=code, is_transient=code.startswith(_TRANSIENT))
+
+
+def _is_idle(connection: ThreadConnection) -> bool:
+    return not connection.closed and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
+
+
+def _watched(gen: Generator[Any, Any, T], stalled_seconds_max: float) -> Generator[Any, Any, T]:
+    """Pass a wait of psycopg through. psycopg resumes the generator every 0.1 seconds while nothing arrives."""
+    ready: Any = None
+    since_seconds = None
+    while True:
+        try:
+            wanted = gen.send(ready)
+        except StopIteration as done:
+            value: T = done.value
+            return value
+        ready = yield wanted
+        if ready != Ready.NONE:
+            since_seconds = None
+            continue
+        check_cancelled()
+        now_seconds = time.monotonic()
+        if since_seconds is None:
+            since_seconds = now_seconds
+        elif now_seconds - since_seconds > stalled_seconds_max:
+            raise psycopg.OperationalError(
+                f"the server sent nothing for {stalled_seconds_max:g} seconds; the connection was closed"
+            )
