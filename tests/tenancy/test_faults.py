@@ -100,25 +100,6 @@ async def test_a_file_that_is_damaged_while_open(data_dir: Path, way: str):
     assert open_files(data_dir) == []
 
 
-@pytest.mark.parametrize("way", ["write", "transaction"])
-async def test_an_owner_that_was_replaced_cannot_write(data_dir: Path, way: str):
-    """Someone else became the owner behind a lost lock: the write is refused, the tenant closed, and opened anew."""
-    hook = Recorder()
-    async with TenantRegistry(config(data_dir), hooks=[hook]) as registry:
-        await registry.create("acme")
-        await registry.tenant("acme").messages.save(make_message("ours"))
-        query(
-            database_path(data_dir, "acme"), "UPDATE tenantry_owner SET epoch = epoch + 1, owner = 'another'"
-        )
-        with pytest.raises(TenantOwnedElsewhereError, match="'acme' is open in"):
-            await use(registry, "acme", way)
-        await hook.wait_for(TenantClosed, tenant_id="acme", reason="failed")
-        assert stored_contents(data_dir, "acme") == ["ours"]
-        assert (await registry.get("acme")).state is TenantState.ACTIVE
-        await use(registry, "acme", way)
-    assert len(stored_contents(data_dir, "acme")) == 2
-
-
 def failures(logs: list[Any]) -> list[str]:
     """Return what the log says of why tenants could not go on."""
     return [log["error_type"] for log in logs if log["event"] == "tenantry.tenant.failed"]

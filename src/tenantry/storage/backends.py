@@ -10,7 +10,7 @@ from tenantry.environment import variable
 from tenantry.errors import BackendNotConfiguredError
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
-from tenantry.storage.protocol import Backend
+from tenantry.storage.protocol import Backend, Capability, Place
 from tenantry.storage.sqlite.backend import SQLiteBackend
 
 SQLITE: Final = "sqlite"
@@ -55,6 +55,25 @@ class Backends:
     def find(self, name: str) -> Backend | None:
         """Return the back end with this name, or None if the settings do not name the back end."""
         return self._backends.get(name)
+
+    async def fence(self, name: str, place: Place) -> None:
+        """Make sure that no write of the tenant is acknowledged after this call by a process that had the tenant open before.
+
+        A back end whose tenants only one process may have open needs no fence: this call does nothing there.
+
+        Args:
+            name: The name of the tenant's back end.
+            place: The place of the tenant's database. The caller has changed the tenant's record in the catalog, so that no process
+                opens the tenant again.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process kept the database to itself for too long; call again.
+            PersistenceConnectionError: The database cannot be reached; call again.
+        """
+        backend = self.of(name)
+        if Capability.SHARED in backend.capabilities:
+            async with backend.exclusive(place):
+                pass  # to be exclusive is to fence off the others
 
     async def open(self) -> None:
         """Open every back end; see `Backend.open`. If one cannot be opened, the others are closed again."""

@@ -167,6 +167,8 @@ class Store(Protocol):
 
         Raises:
             PersistenceConnectionError: The store is not connected.
+            TenantOwnedElsewhereError: Another owner has the database, and no unit had an effect. A unit's own outcome may be this
+                error too; such a unit had no effect. The caller runs the units again on a store that is connected anew.
         """
 
     def read(self, statements: Sequence[Statement]) -> Awaitable[list[ReadOutcome]]:

@@ -44,6 +44,9 @@ class FailedTenants:
 
     def start_closing(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Start a task that closes the tenant."""
+        if not isinstance(error, DatabaseCorruptError):
+            # Begin immediately: callers whose calls another owner has fenced off must not find the same actor again.
+            self._pool.start_closing(tenant.id, "failed")
         task = asyncio.get_running_loop().create_task(self.close(tenant, error))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

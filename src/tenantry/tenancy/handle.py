@@ -1,6 +1,6 @@
 """A tenant's handle, and the repositories of one open transaction."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
@@ -67,7 +67,7 @@ class IdempotentWrite(_TenantRepositories):
 class TenantSession:
     """Runs statements through the tenant's actor; see `tenantry.sql.statements.Session`."""
 
-    __slots__ = ("_call_timeout_seconds", "_log", "_source", "schemas", "tenant_id")
+    __slots__ = ("_call_timeout_seconds", "_log", "_now", "_source", "schemas", "tenant_id")
 
     def __init__(
         self,
@@ -76,12 +76,14 @@ class TenantSession:
         schemas: Sequence[Schema],
         *,
         call_timeout_seconds: float,
+        monotonic_seconds: Callable[[], float],
         log: EventLog,
     ) -> None:
         self.tenant_id = tenant_id
         self.schemas = schemas
         self._source = source
         self._call_timeout_seconds = call_timeout_seconds
+        self._now = monotonic_seconds
         self._log = log
 
     @property
@@ -94,36 +96,39 @@ class TenantSession:
         if not statements:
             return []
         # The methods below repeat this loop, because a shared function would make each call 5% slower.
+        until = None
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
                 return await lease.actor.write(statements)
-            except ChannelClosedError:
+            except ChannelClosedError as closed:
                 # The tenant began to close after the lease was taken. The next lease waits until the tenant has closed, and reopens it.
-                continue
+                until = self._repeat_until(closed, until)
             finally:
                 self._source.release(lease)
 
     async def write_once(self, key: str, statements: Request) -> list[Result]:
         """Run the statements as one atomic unit, only once for each key; see `TenantHandle.idempotent`."""
         payload_hash = hash_payload(statements)
+        until = None
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
                 return await lease.actor.write_once(statements, key, payload_hash)
-            except ChannelClosedError:
-                continue
+            except ChannelClosedError as closed:
+                until = self._repeat_until(closed, until)
             finally:
                 self._source.release(lease)
 
     async def read(self, statement: Statement[T]) -> T:
         """Run one read-only statement; the result includes every write that returned before the call."""
+        until = None
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
                 return await lease.actor.read(statement)
-            except ChannelClosedError:
-                continue
+            except ChannelClosedError as closed:
+                until = self._repeat_until(closed, until)
             finally:
                 self._source.release(lease)
 
@@ -149,6 +154,7 @@ class TenantSession:
             self._source.release(lease)
 
     async def _begin(self) -> tuple[Lease, TransactionSession]:
+        until = None
         while True:
             lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
             try:
@@ -157,6 +163,18 @@ class TenantSession:
                 self._source.release(lease)
                 if not isinstance(error, ChannelClosedError):
                     raise
+                until = self._repeat_until(error, until)
+
+    def _repeat_until(self, closed: ChannelClosedError, until: float | None) -> float | None:
+        """Return the deadline of a call that ran nowhere: the deadline of its first attempt, or None before an attempt.
+
+        Raises:
+            CallTimeoutError: The deadline has passed.
+        """
+        until = closed.until_seconds if until is None else until
+        if until is not None and self._now() >= until:
+            raise self._timed_out("kept open, because other processes took it over again and again,")
+        return until
 
     async def _lease(self) -> Lease:
         timeout = self._call_timeout_seconds
@@ -164,13 +182,17 @@ class TenantSession:
             with anyio.fail_after(timeout):
                 return await self._source.lease(self.tenant_id)
         except TimeoutError as error:
-            raise CallTimeoutError(
-                f"tenant {self.tenant_id!r} could not be opened within call_timeout_seconds ({timeout:g}), and the call had no "
-                "effect: try again",
-                tenant_id=self.tenant_id,
-                timeout_seconds=timeout,
-                was_started=False,
-            ) from error
+            raise self._timed_out("opened") from error
+
+    def _timed_out(self, what: str) -> CallTimeoutError:
+        timeout = self._call_timeout_seconds
+        return CallTimeoutError(
+            f"tenant {self.tenant_id!r} could not be {what} within call_timeout_seconds ({timeout:g}), and the call had no "
+            "effect: try again",
+            tenant_id=self.tenant_id,
+            timeout_seconds=timeout,
+            was_started=False,
+        )
 
 
 class TenantHandle(_TenantRepositories):

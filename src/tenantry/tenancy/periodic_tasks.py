@@ -126,7 +126,7 @@ class PeriodicTasks:
         for tenant_id, actor in actors.items():
             tenant = found.get(tenant_id)
             # Each tenant has its own task, so that a tenant that finishes a long call does not delay other tenants.
-            if tenant is None or not self._is_served(tenant) or (actor and actor.uid != tenant.uid):
+            if tenant is None or not self._is_served(tenant) or (actor and not actor.is_open_at(tenant)):
                 self._spawn(self._pool.close_tenant(tenant_id, "state"))
             elif actor is None or not actor.has_applied(tenant):
                 self._spawn(self._limit(tenant))

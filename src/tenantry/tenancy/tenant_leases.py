@@ -24,6 +24,7 @@ class TenantLeases:
         self._state = state
         self._schemas = schemas
         self._call_timeout_seconds = tools.context.config.call_timeout_seconds
+        self._monotonic_seconds = tools.context.clock.monotonic_seconds
         self._log = log
 
     def tenant(self, tenant_id: str) -> TenantHandle:
@@ -34,6 +35,7 @@ class TenantLeases:
             self,
             self._schemas,
             call_timeout_seconds=self._call_timeout_seconds,
+            monotonic_seconds=self._monotonic_seconds,
             log=self._log.bind(tenant_id=parsed),
         )
         return TenantHandle(session, self)

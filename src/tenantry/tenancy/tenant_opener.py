@@ -4,10 +4,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 
+import anyio
+
 from tenantry.errors import (
     DatabaseCorruptError,
     MigrationError,
     PersistenceError,
+    TenantBusyError,
+    TenantOwnedElsewhereError,
     TenantQuarantinedError,
     TenantryError,
 )
@@ -16,6 +20,7 @@ from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, check_allows
 from tenantry.schemas.schema import Schema
 from tenantry.storage.backends import Backends
+from tenantry.storage.protocol import Capability
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog.audit import append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
@@ -24,11 +29,15 @@ from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 from tenantry.texts import as_reason
 
+OTHERS_INTERVAL_SECONDS: Final = 0.05
+"""The interval at which an opening looks again whether another process's operation has ended."""
+
 OPENED_MAX: Final = 16_384
 """The largest number of recently opened tenants that the opener remembers."""
 
 TENANT_QUARANTINED: Final = "tenantry.tenant.quarantined"
 TENANT_FOUND_SOUND: Final = "tenantry.tenant.found_sound"
+TENANT_NOT_FENCED: Final = "tenantry.tenant.not_fenced"
 TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
 
 
@@ -53,6 +62,7 @@ class TenantOpener:
         self._catalog = catalog
         self._schemas = schemas
         self._context = context
+        self._now = context.clock.monotonic_seconds
         self._backends = backends
         self._recorded_schemas = recorded_schemas
         self._log = log
@@ -71,6 +81,17 @@ class TenantOpener:
             PersistenceError: The tenant's database cannot be opened.
         """
         tenant = await self._catalog.get(tenant_id)
+        until = self._now() + self._context.config.pool_wait_timeout_seconds
+        while True:
+            try:
+                return await self._open(tenant)
+            except (TenantBusyError, TenantOwnedElsewhereError):
+                if not self._waits_for_others(tenant) or self._now() >= until:
+                    raise
+            await anyio.sleep(OTHERS_INTERVAL_SECONDS)
+            tenant = await self._latest(tenant_id)
+
+    async def _open(self, tenant: TenantRecord) -> TenantActor:
         is_for_operation = tenant.uid in self._for_operations
         if not is_for_operation:
             check_opens(tenant)
@@ -94,8 +115,18 @@ class TenantOpener:
             raise
         if len(self._opened) >= OPENED_MAX:
             self._opened.clear()
-        self._opened.add(tenant_id)
+        self._opened.add(tenant.id)
         return actor
+
+    def _waits_for_others(self, tenant: TenantRecord) -> bool:
+        """Return whether an opening waits for the operation of another process, as callers wait for one of their own process.
+
+        The others need the database to themselves only for a moment where several processes may have the tenant open. Elsewhere
+        one process may keep the tenant for ever, so its callers are refused immediately.
+        """
+        backend = self._backends.find(tenant.backend)
+        is_shared = backend is not None and Capability.SHARED in backend.capabilities
+        return is_shared and tenant.uid not in self._for_operations
 
     async def is_damaged(self, tenant: TenantRecord) -> bool:
         """Check a closed tenant's database again, because a temporary disk failure looks like damage.
@@ -131,9 +162,16 @@ class TenantOpener:
         return tenant_id in self._opened
 
     async def quarantine(self, tenant: TenantRecord, error: TenantryError) -> TenantQuarantinedError:
-        """Quarantine the tenant durably, even if it was renamed, and return the error for its callers."""
+        """Quarantine the tenant durably, even if it was renamed, and return the error for its callers.
+
+        The tenant is quarantined even if other processes cannot be fenced off; they close the tenant when they read the catalog.
+        """
         reason = as_reason(str(error))
         noted = await self._note_quarantine(tenant, reason)
+        try:
+            await self._backends.fence(noted.backend, noted.place)
+        except TenantryError as failure:
+            self._log.failure(TENANT_NOT_FENCED, failure, tenant_id=tenant.id)
         self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
         quarantined = TenantQuarantinedError(
             f"tenant {tenant.id!r} was quarantined: {reason}",
@@ -190,16 +228,35 @@ class TenantOpener:
                 return await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
 
     async def _check_again(self, tenant: TenantRecord) -> None:
-        """Check the tenant's record again after its file is locked, because the id may belong to another tenant now.
+        """Check the tenant's record again after its database is open, because the id may belong to another tenant now.
+
+        Whoever changes the record later finds this opening: its file is locked, or its writes are fenced off.
 
         Raises:
             TenantError: The errors of `check_opens`.
-            TenantBusyError: The id belongs to another tenant.
+            TenantBusyError: The id belongs to another tenant, or the tenant's database is at another place.
         """
-        latest = await self._catalog.get(tenant.id)
+        latest = await self._latest(tenant.id)
         check_opens(latest)
         if latest.uid != tenant.uid:
             raise busy_error(tenant.id, "rename")
+        if not latest.is_at_place_of(tenant):
+            raise busy_error(tenant.id, "move")
+
+    async def _latest(self, tenant_id: TenantId) -> TenantRecord:
+        """Return the tenant's record with the earlier commits of all processes.
+
+        A catalog that several machines share notices the commits of others late, so its remembered records do not count here.
+
+        Raises:
+            TenantNotFoundError: No tenant has this id.
+        """
+        if Capability.SHARED not in self._backends.catalog.capabilities:
+            return await self._catalog.get(tenant_id)
+        found = await self._catalog.find(tenant_id)
+        if found is None or not found.state.allows(Permission.EXIST):
+            raise not_found(tenant_id, found)
+        return found
 
     async def _quarantine_if_damaged(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Quarantine the tenant if its database caused the error; otherwise only record the error."""

@@ -89,6 +89,10 @@ class TenantRecord(BaseModel):
         """The place of the tenant's database, for the back end."""
         return Place(self.id, self.uid, self.location)
 
+    def is_at_place_of(self, other: "TenantRecord") -> bool:
+        """Return whether both records name the same database: the same tenant's, on the same back end, at the same location."""
+        return (self.uid, self.backend, self.location) == (other.uid, other.backend, other.location)
+
 
 def not_found(tenant_id: TenantId, found: TenantRecord | None = None) -> TenantNotFoundError:
     """Return the error for a call to a tenant that does not exist or is purged."""

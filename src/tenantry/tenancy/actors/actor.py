@@ -124,6 +124,10 @@ class TenantActor:
         """The tenant's permanent key; after a rename, another tenant may get this tenant's old id."""
         return self._entry.uid if self._entry is not None else None
 
+    def is_open_at(self, entry: TenantRecord) -> bool:
+        """Return whether the actor has the database open that this record names; a move to another back end changes it."""
+        return self._entry is not None and self._entry.is_at_place_of(entry)
+
     def has_applied(self, entry: TenantRecord) -> bool:
         """Return whether the limits and the state of this record are in effect."""
         known = self._entry
@@ -160,7 +164,8 @@ class TenantActor:
         Raises:
             QueryError: The caller runs inside the tenant's open transaction.
             TenantStateError: The tenant's state allows reads only.
-            ChannelClosedError: The actor is closing; the caller must acquire a new lease.
+            ChannelClosedError: The actor is closing, or another process has taken the tenant over, and the unit ran nowhere; the
+                caller must acquire a new lease.
             TenantError, PersistenceError: The errors of `Channel.call`.
         """
         self._check_is_outside("write")
@@ -366,10 +371,16 @@ class TenantActor:
             self._context.report(event(outcome, result, now() - started))
         return result
 
-    def _fail_if_fatal(self, error: TenantryError) -> None:
+    def _fail_if_fatal(self, error: TenantryError) -> bool:
+        """Report a failure after which the actor must close; return whether the call ran nowhere and is to be repeated.
+
+        A store that another owner has fenced off refuses a whole batch, so its calls had no effect. Each caller gets a new lease,
+        and so the tenant's record is read again, which may name another place, or a state that refuses the call.
+        """
         if isinstance(error, _FATAL) and not self._has_failed:
             self._has_failed = True
             self._on_failure(error)
+        return isinstance(error, TenantOwnedElsewhereError) and self._entry is not None
 
 
 def _is_read_only(entry: TenantRecord) -> bool:

@@ -62,7 +62,15 @@ tenants. The flood multiplied the quiet tenants' p99 latency by 3 with batches o
 
 
 class ChannelClosedError(Exception):
-    """The channel accepts no more calls; the caller must acquire a new lease from the pool."""
+    """The call ran nowhere, because the tenant is closing; the caller must acquire a new lease from the pool.
+
+    Args:
+        until_seconds: The deadline of the call, by the clock of the channel; None if the channel never accepted the call.
+    """
+
+    def __init__(self, until_seconds: float | None = None) -> None:
+        super().__init__()
+        self.until_seconds = until_seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +109,8 @@ class Channel(Generic[Item, Outcome]):
 
     Args:
         limiter: The limiter of concurrent batches, which the channels of all tenants share.
-        on_error: The function that is called with the error of each call; the actor decides whether the tenant can continue.
+        on_error: The function that is called with the error of each call; the actor decides whether the tenant can continue. The
+            function returns whether the call ran nowhere and is to be repeated on another actor of the tenant.
     """
 
     def __init__(
@@ -115,7 +124,7 @@ class Channel(Generic[Item, Outcome]):
         limiter: FairLimiter,
         clock: Clock,
         report: Hook,
-        on_error: Callable[[TenantryError], None],
+        on_error: Callable[[TenantryError], bool],
     ) -> None:
         self._name = name
         self._tenant_id = tenant_id
@@ -169,7 +178,7 @@ class Channel(Generic[Item, Outcome]):
         Cancellation removes a waiting request. A request in a batch continues, and only its result is lost.
 
         Raises:
-            ChannelClosedError: The channel is closing.
+            ChannelClosedError: The channel is closing, or another process has taken the tenant over; the request ran nowhere.
             TenantOverloadedError: The mailbox is full, or too many of the tenant's calls are in flight.
             TenantRateLimitedError: The tenant has used up its calls per second.
             CallTimeoutError: The deadline passed.
@@ -363,9 +372,7 @@ class Channel(Generic[Item, Outcome]):
             assert call.alone is not None
             await call.alone(call.future)
         except Exception as error:  # noqa: BLE001  # the error of a call must not end the channel
-            failure = as_tenantry_error(error, call.operation)
-            self._fail(call, failure)
-            self._on_error(failure)
+            self._fail_or_repeat(call, as_tenantry_error(error, call.operation))
 
     def _answer(self, batch: Batch[Item, Outcome], finished_seconds: float) -> None:
         calls, outcomes = batch.calls, batch.outcomes()
@@ -375,8 +382,7 @@ class Channel(Generic[Item, Outcome]):
             label = "ok"
             if isinstance(outcome, TenantryError):
                 label = outcome.outcome
-                self._fail(call, outcome)
-                self._on_error(outcome)
+                self._fail_or_repeat(call, outcome)
             elif not call.future.done():
                 call.future.set_result(outcome)
             if not has_timed_out:  # the timeout was reported before
@@ -455,7 +461,14 @@ class Channel(Generic[Item, Outcome]):
             ),
         )
 
+    def _fail_or_repeat(self, call: Call[Any], error: TenantryError) -> None:
+        """Fail the call with its error, or with `ChannelClosedError` if the caller is to repeat the call on another actor."""
+        if self._on_error(error):
+            self._fail(call, ChannelClosedError(call.submitted_seconds + self._limits.call_timeout_seconds))
+        else:
+            self._fail(call, error)
+
     @staticmethod
-    def _fail(call: Call[Any], error: TenantryError) -> None:
+    def _fail(call: Call[Any], error: TenantryError | ChannelClosedError) -> None:
         if not call.future.done():
             call.future.set_exception(error)

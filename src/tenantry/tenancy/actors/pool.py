@@ -271,6 +271,12 @@ class ActorPool:
         idle = [entry for entry in self._idle if entry.idle_since_seconds <= until]
         self._act(_Plan([], [self._begin_closing(entry, "idle") for entry in idle]))
 
+    def start_closing(self, tenant_id: TenantId, reason: str) -> None:
+        """Begin to close the tenant if it is open, without waiting: new callers wait until the tenant has closed."""
+        entry = self._entries.get(tenant_id)
+        if entry is not None and entry.state in HAS_ACTOR:
+            self._act(_Plan([], [self._begin_closing(entry, reason)]))
+
     async def close_tenant(self, tenant_id: TenantId, reason: str) -> None:
         """Close the tenant if it holds a place; return after its calls are finished and the tenant is closed.
 
@@ -281,8 +287,7 @@ class ActorPool:
             return
         if entry.state is EntryState.OPENING:
             await entry.opened.wait()
-        if entry.state in HAS_ACTOR:
-            self._act(_Plan([], [self._begin_closing(entry, reason)]))
+        self.start_closing(tenant_id, reason)
         if entry.state is EntryState.CLOSING:
             await entry.closed.wait()
 

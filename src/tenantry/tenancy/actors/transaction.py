@@ -40,7 +40,8 @@ class TransactionSession:
         timeout_seconds: The time until the deadline.
         limiter: The limiter that all tenants' write batches share.
         admit: The function that is called before each call, with the operation's name; raises if the tenant is at a limit.
-        on_error: The actor's function that is called with each call's error, and decides whether the actor must close.
+        on_error: The actor's function that is called with each call's error, decides whether the actor must close, and returns
+            whether another process has taken the tenant over, which ends the transaction.
     """
 
     def __init__(
@@ -55,7 +56,7 @@ class TransactionSession:
         report: Hook,
         log: EventLog,
         admit: Callable[[str], None],
-        on_error: Callable[[TenantryError], None],
+        on_error: Callable[[TenantryError], bool],
     ) -> None:
         self._transaction = transaction
         self._timeout_seconds = timeout_seconds
@@ -141,7 +142,8 @@ class TransactionSession:
                 async with self._limiter.permit(self._tenant_id):
                     await self._transaction.commit()
             except TenantryError as error:
-                self._on_error(error)
+                if self._on_error(error):
+                    raise self._taken_over() from error
                 raise
             finally:
                 # After a commit the rollback does nothing; if the caller was cancelled while waiting for the permit, it is necessary.
@@ -198,9 +200,17 @@ class TransactionSession:
             BatchFinished(self._tenant_id, self._backend, channel, [sample], started_seconds, self._now())
         )
         if isinstance(outcome, TenantryError):
-            self._on_error(outcome)
+            if self._on_error(outcome):
+                raise self._taken_over() from outcome
             raise outcome
         return outcome
+
+    def _taken_over(self) -> TransactionClosedError:
+        """Refuse further statements, because the database accepts no more writes of this actor, and return the error."""
+        self._refuse(
+            "another process has taken the tenant over, so the transaction was rolled back: open a new transaction"
+        )
+        return self._closed_error()
 
     def _refuse(self, why: str) -> None:
         """Refuse further statements, and interrupt the current statement; a running commit continues."""

@@ -20,17 +20,26 @@ class Change:
         self._tools = tools
 
     async def apply(self, operation: Operation, *, event: TenantEvent, reason: str | None) -> TenantRecord:
-        """Apply a lifecycle event; close the tenant if a tenant in the new state must not be open."""
-        tenant = await operation.apply(await operation.get(), event, reason=reason)
+        """Apply a lifecycle event; close the tenant if a tenant in the new state must not be open.
+
+        If the new state refuses writes, no process acknowledges a write after this method has returned.
+        """
+        tenant = await operation.get()
+        self._tools.backend_of(tenant)  # an unknown back end is refused before anything is changed
+        tenant = await operation.apply(tenant, event, reason=reason)
         if tenant.state.allows(Permission.STAY_OPEN):
             await self._tools.apply_record(tenant)
         else:
             await self._close(operation, tenant)
+        if not tenant.state.allows(Permission.WRITE):
+            # Also if the state did not change: an earlier request may have changed the catalog and then failed here.
+            await self._tools.fence(tenant)
         return tenant
 
     async def delete(self, operation: Operation, *, reason: str | None) -> TenantRecord:
         """See `TenantRegistry.delete`."""
         tenant = await operation.get()
+        self._tools.backend_of(tenant)
         if tenant.deletion_protected:
             raise DeletionProtectedError(
                 f"tenant {tenant.id!r} is protected from deletion: remove the protection with an update (deletion_protected=False)",
@@ -44,6 +53,7 @@ class Change:
             purge_after = context.clock.now() + timedelta(seconds=context.config.delete_grace_seconds)
         tenant = await operation.apply(tenant, TenantEvent.DELETE, reason=reason, purge_after=purge_after)
         await self._close(operation, tenant)
+        await self._tools.fence(tenant)
         return tenant
 
     async def update(self, operation: Operation, *, changes: dict[str, Any]) -> TenantRecord:

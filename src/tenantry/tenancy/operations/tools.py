@@ -40,6 +40,10 @@ class OperationTools:
         self.opener.forget_opened(tenant.id)
         await self.pool.close_tenant(tenant.id, "state")
 
+    async def fence(self, tenant: TenantRecord) -> None:
+        """Let no other process acknowledge a write of the tenant any more; see `Backends.fence`."""
+        await self.backends.fence(tenant.backend, tenant.place)
+
     async def open_and_activate(
         self, operation: Operation, tenant: TenantRecord, event: TenantEvent
     ) -> TenantRecord:
