@@ -186,6 +186,11 @@ class PostgresProcess:
 
     def start(self, **settings: str) -> None:
         """Start the server with these settings, and wait until it accepts connections."""
+        self.launch(**settings)
+        self.wait_until_ready()
+
+    def launch(self, **settings: str) -> None:
+        """Start the server with these settings. It ends with the thread that calls this method, so call it in the main thread."""
         if not self.socket_directory.exists():
             _made_for_the_server(self.socket_directory).chmod(0o755)
         used = {**_SETTINGS, "port": str(self.port), "unix_socket_directories": str(self.socket_directory)}
@@ -203,7 +208,23 @@ class PostgresProcess:
                 # An interrupt at the terminal is for the tests, which may need the server until they end.
                 start_new_session=True,
             )
-        self._wait_until_ready(self._process)
+
+    def wait_until_ready(self) -> None:
+        """Wait until a server that was launched accepts connections."""
+        process = self._process
+        assert process is not None
+        # The last line of the file says how far the server's start has come.
+        status = self.data / "postmaster.pid"
+        give_up_at = time.monotonic() + START_SECONDS_MAX
+        while True:
+            with suppress(OSError, IndexError):
+                lines = status.read_text().splitlines()
+                if lines[0] == str(process.pid) and lines[-1].strip() in {"ready", "standby"}:
+                    return
+            if process.poll() is not None or time.monotonic() > give_up_at:
+                self.stop("immediate")
+                raise RuntimeError(f"PostgreSQL {self.version} does not start: {self.log[-2000:]}")
+            time.sleep(0.01)
 
     def stop(self, how: str = "fast") -> None:
         """Stop the server: ``fast`` ends all transactions, ``immediate`` is a crash. A stopped server is not an error."""
@@ -215,20 +236,6 @@ class PostgresProcess:
     def promote(self) -> None:
         """Turn the replica into a primary, and wait for it."""
         run_program(self._binaries / "pg_ctl", "promote", "-D", self.data)
-
-    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
-        # The last line of the file says how far the server's start has come.
-        status = self.data / "postmaster.pid"
-        give_up_at = time.monotonic() + START_SECONDS_MAX
-        while True:
-            with suppress(OSError):
-                lines = status.read_text().splitlines()
-                if lines[0] == str(process.pid) and lines[-1].strip() in {"ready", "standby"}:
-                    return
-            if process.poll() is not None or time.monotonic() > give_up_at:
-                self.stop("immediate")
-                raise RuntimeError(f"PostgreSQL {self.version} does not start: {self.log[-2000:]}")
-            time.sleep(0.01)
 
 
 @contextmanager

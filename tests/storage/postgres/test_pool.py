@@ -1,0 +1,272 @@
+"""The pool of connections: bounded, in the order of arrival, and whole again after the server was away."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import psycopg
+import pytest
+
+from postgres_servers import Database, PostgresServer, private_server, url_of
+from tenantry import PersistenceConnectionError, PostgresConfig
+from tenantry.storage.postgres.connecting import connect
+from tenantry.storage.postgres.pool import ConnectionPool
+from tenantry.storage.postgres.settings import connection_parameters
+from tenants import HANG_SECONDS, until
+
+SECRET = "horse-battery"
+
+
+class Clock:
+    """A clock that the test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        """Return the time in seconds."""
+        return self.now
+
+
+@asynccontextmanager
+async def opened(url: str, *, connections_max: int = 2, clock: Clock | None = None, **settings: float):
+    """Give a pool, which is closed after the block."""
+    config = PostgresConfig(url=url, **settings)
+    pool = (
+        ConnectionPool.of(config, connections_max=connections_max)
+        if clock is None
+        else ConnectionPool(
+            config,
+            lambda seconds: connect(config, connection_parameters(config), seconds),
+            connections_max=connections_max,
+            monotonic=clock,
+            randomness=lambda: 0.0,
+        )
+    )
+    try:
+        yield pool
+    finally:
+        await pool.aclose()
+
+
+@pytest.fixture
+async def pool(postgres_database: Database) -> AsyncIterator[ConnectionPool]:
+    """A pool of two connections."""
+    async with opened(postgres_database.url) as made:
+        yield made
+
+
+async def backend_of(pool: ConnectionPool, tenant_uid: str | None = None) -> int:
+    """Return the id of the server's process that serves the next caller."""
+    async with pool.connection(tenant_uid, timeout_seconds=HANG_SECONDS) as pipeline:
+        pipeline.send(b"SELECT pg_backend_pid()")
+        pipeline.sync()
+        ((result,),) = await pipeline.results(HANG_SECONDS)
+        return int(result.get_value(0, 0) or 0)
+
+
+async def test_the_connection_that_was_used_last_is_used_next(pool: ConnectionPool):
+    """Few connections are used while few suffice."""
+    async with pool.connection(timeout_seconds=HANG_SECONDS) as first:
+        async with pool.connection(timeout_seconds=HANG_SECONDS) as second:
+            assert repr(pool) == "<ConnectionPool: 2 of 2 in use, 0 idle, 0 waiting>"
+        assert await backend_of(pool) == second.backend_pid
+    assert await backend_of(pool) == first.backend_pid
+    assert repr(pool) == "<ConnectionPool: 0 of 2 in use, 2 idle, 0 waiting>"
+    assert pool.counts().opened_total == 2
+
+
+async def test_callers_are_served_in_their_order(pool: ConnectionPool):
+    """A place goes to the caller that waits longest; a caller that has gone is passed over."""
+    served: list[int] = []
+
+    async def call(number: int) -> None:
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            served.append(number)
+
+    async with (
+        pool.connection(timeout_seconds=HANG_SECONDS),
+        pool.connection(timeout_seconds=HANG_SECONDS),
+    ):
+        calls = [asyncio.create_task(call(number)) for number in range(5)]
+        await asyncio.sleep(0)
+        assert pool.counts().waiting == 5
+        calls[1].cancel()
+        await asyncio.sleep(0)
+        assert pool.counts().waiting == 4
+    await asyncio.gather(*calls, return_exceptions=True)
+    assert served == [0, 2, 3, 4]
+    assert pool.counts().in_use == 0
+
+
+async def test_a_caller_that_goes_when_it_is_handed_a_place(pool: ConnectionPool):
+    """The place goes to the next caller."""
+
+    async def call() -> None:
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            pass
+
+    async with pool.connection(timeout_seconds=HANG_SECONDS):
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            gone, served = asyncio.create_task(call()), asyncio.create_task(call())
+            await asyncio.sleep(0)
+        gone.cancel()
+        await served
+    assert gone.cancelled()
+    assert pool.counts().in_use == 0
+
+
+async def test_no_place_in_time(pool: ConnectionPool):
+    """The error names the limit."""
+    async with (
+        pool.connection(timeout_seconds=HANG_SECONDS),
+        pool.connection(timeout_seconds=HANG_SECONDS),
+    ):
+        with pytest.raises(
+            PersistenceConnectionError, match=r"all 2 connections .* raise connections_max"
+        ) as refused:
+            async with pool.connection(timeout_seconds=0):
+                pass
+    assert refused.value.is_retryable
+    assert pool.counts()[1:4] == (0, 2, 0)
+
+
+async def test_a_connection_in_a_transaction_is_not_kept(pool: ConnectionPool):
+    """The next caller never continues the transaction of another caller, nor reads another's results."""
+    async with pool.connection(timeout_seconds=HANG_SECONDS) as pipeline:
+        pipeline.send(b"BEGIN")
+        pipeline.sync()
+        await pipeline.results(HANG_SECONDS)
+    assert not pipeline.is_open
+    async with pool.connection(timeout_seconds=HANG_SECONDS) as pipeline:
+        pipeline.send(b"SELECT 1")
+        pipeline.sync()
+    assert not pipeline.is_open
+    assert pool.counts().broken_total == 2
+
+
+async def test_an_error_of_the_caller_keeps_the_connection(pool: ConnectionPool):
+    """A failed statement does not cost a connection."""
+    with pytest.raises(LookupError):
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            raise LookupError
+    assert pool.counts().idle == 1
+
+
+async def test_a_terminated_connection_is_replaced(pool: ConnectionPool, postgres_server: PostgresServer):
+    """A connection that broke while nobody used it is not given to a caller."""
+    backend = await backend_of(pool)
+    with psycopg.connect(postgres_server.base_url) as other:
+        other.execute("SELECT pg_terminate_backend(%s, 10000)", (backend,))
+    await until(lambda: pool.counts().idle == 0)
+    assert await backend_of(pool) != backend
+    assert pool.counts().opened_total == 2
+
+
+async def test_a_server_that_comes_back():
+    """A caller waits while the server is away, and is served as soon as the server is back."""
+    with private_server() as server:
+        server.start()
+        async with opened(url_of(server)) as pool:
+            await backend_of(pool)
+            server.stop("immediate")
+            await until(lambda: pool.counts().idle == 0)
+            waiting = asyncio.create_task(backend_of(pool))
+            await until(lambda: pool.counts().failed_total > 0)
+            server.launch()
+            assert await waiting > 0
+
+
+async def test_a_server_that_stays_away():
+    """The caller's deadline counts, and the error says what the server said."""
+    async with opened("postgresql://app:horse-battery@/d?host=/nonexistent") as pool:
+        with pytest.raises(
+            PersistenceConnectionError, match=r"cannot connect .*app@/nonexistent/d.*No such file"
+        ) as refused:
+            async with pool.connection(timeout_seconds=0.2):
+                pass
+        assert pool.counts()[1:4] == (0, 0, 0)
+        assert pool.counts().failed_total > 1
+    assert refused.value.is_retryable
+    assert SECRET not in str(refused.value)
+
+
+async def test_old_connections_end(postgres_database: Database):
+    """A connection ends at its age when it is returned, when it is taken, or when another one is returned."""
+    clock = Clock()
+    async with opened(postgres_database.url, clock=clock, connection_age_seconds_max=60) as pool:
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            bottom = await backend_of(pool)
+        first = await backend_of(pool)
+        assert bottom != first
+        clock.now += 61
+        assert await backend_of(pool) not in {bottom, first}
+        assert pool.counts().recycled_total == 2
+        assert pool.counts().idle == 1
+
+
+async def test_connections_end_after_many_tenants(postgres_database: Database):
+    """A connection serves the tenants that it knows, and no more than the limit."""
+    async with opened(postgres_database.url, tenants_per_connection_max=2) as pool:
+        first = await backend_of(pool, "a")
+        assert [await backend_of(pool, uid) for uid in ("b", "a", "b")] == [first] * 3
+        assert await backend_of(pool) == first
+        assert await backend_of(pool, "c") != first
+        assert pool.counts().recycled_total == 1
+
+
+async def test_closing(pool: ConnectionPool):
+    """Who waits is told, who uses a connection loses it, and nobody gets one any more."""
+
+    async def call() -> None:
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            pass
+
+    async with (
+        pool.connection(timeout_seconds=HANG_SECONDS) as used,
+        pool.connection(timeout_seconds=HANG_SECONDS),
+    ):
+        waiting = asyncio.create_task(call())
+        await asyncio.sleep(0)
+        await pool.aclose()
+        await pool.aclose()
+        with pytest.raises(PersistenceConnectionError, match="are closed"):
+            await waiting
+        assert not used.is_open
+    with pytest.raises(PersistenceConnectionError, match="are closed") as refused:
+        await call()
+    assert not refused.value.is_retryable
+    assert repr(pool) == "<ConnectionPool: closed, 0 of 2 in use, 0 idle, 0 waiting>"
+
+
+async def test_abandoned_while_its_loop_runs(pool: ConnectionPool):
+    """Another thread may abandon the pool: its loop closes the connections."""
+    async with pool.connection(timeout_seconds=HANG_SECONDS) as pipeline:
+        pass
+    thread = threading.Thread(target=pool.abandon)
+    thread.start()
+    thread.join()
+    await until(lambda: not pipeline.is_open)
+
+
+def test_abandoned_after_its_loop(postgres_database: Database):
+    """Without its event loop a pool still closes its sockets."""
+    made = []
+
+    async def use() -> None:
+        pool = ConnectionPool.of(PostgresConfig(url=postgres_database.url), connections_max=2)
+        async with pool.connection(timeout_seconds=HANG_SECONDS) as pipeline:
+            made.append((pool, pipeline))
+
+    asyncio.run(use())
+    ((pool, pipeline),) = made
+    pool.abandon()
+    assert pipeline.connection.closed
+    ConnectionPool.of(PostgresConfig(url=postgres_database.url), connections_max=2).abandon()
+
+
+async def test_through_every_server(each_postgres_database: Database):
+    """Each version takes the parameters, and so does a pooler."""
+    async with opened(each_postgres_database.url) as pool:
+        assert await backend_of(pool) > 0
