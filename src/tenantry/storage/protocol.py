@@ -441,12 +441,15 @@ class Backend(Protocol):
             is_new: Whether to create a missing database; if false, a missing database is an error.
         """
 
+    def location_of(self, tenant_id: TenantId) -> str:
+        """Return the location of the first tenant with an id. Later tenants with the id get the location with a counter, such as ``.1``."""
+
     async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
         """Return a location for a new tenant.
 
         Args:
             tenant_id: The new tenant's id.
-            taken: The locations in the catalog that equal the id, or the id with a suffix.
+            taken: The locations in the catalog that equal `location_of` the id, with or without a counter.
 
         Raises:
             DataDirectoryError: The location exists already, and no tenant in the catalog owns it.

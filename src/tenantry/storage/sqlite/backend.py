@@ -1,6 +1,5 @@
 """The `Backend` that stores tenants as SQLite files in a data directory."""
 
-import asyncio
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from pathlib import Path
@@ -8,13 +7,12 @@ from typing import Final
 
 from tenantry.clock import Clock
 from tenantry.config import RegistryConfig
-from tenantry.errors import DatabaseCorruptError, DataDirectoryError, SnapshotError
+from tenantry.errors import DataDirectoryError, SnapshotError
 from tenantry.eventlog import EventLog
-from tenantry.files.disk_space import room_bytes
 from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
 from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
 from tenantry.ids import TenantId
-from tenantry.limits import DATABASE_BYTES_MAX, DATABASE_BYTES_MIN, TenantLimits
+from tenantry.limits import TenantLimits
 from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import (
     BackendReport,
@@ -25,7 +23,6 @@ from tenantry.storage.protocol import (
     RestorePoints,
 )
 from tenantry.storage.sqlite.connections.connect_hooks import hooks_of
-from tenantry.storage.sqlite.connections.hardening import check_seconds_max
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.database_files.data_files import check_open_files, prepare_data_files
@@ -33,12 +30,13 @@ from tenantry.storage.sqlite.database_files.database_file import log_of
 from tenantry.storage.sqlite.database_files.layout import TenantPaths, tenant_paths
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.limits import SQLITE_LIMITS, SQLiteLimits
-from tenantry.storage.sqlite.maintenance import integrity, maintenance, second_look
+from tenantry.storage.sqlite.maintenance import integrity, second_look
 from tenantry.storage.sqlite.migrations.memory_database import check_objects
 from tenantry.storage.sqlite.moves.original import SQLiteOriginal
 from tenantry.storage.sqlite.moves.replica import SQLiteReplica
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.sqlite.tenant_files.closed_database import closed_database
+from tenantry.storage.sqlite.tenant_files.preparation import Preparation
 from tenantry.storage.sqlite.tenant_files.restore_points import SQLiteRestorePoints
 from tenantry.storage.sqlite.version import SQLITE_VERSION, log_sqlite_version
 from tenantry.threads import run_in_thread
@@ -72,6 +70,9 @@ class SQLiteBackend:
         self._log = log
         self._thread_pools = ThreadPools.of(
             write_threads=config.write_threads, read_threads=config.read_threads
+        )
+        self._preparation = Preparation(
+            self._schemas, clock=clock, log=log, thread_pools=self._thread_pools, limits=limits
         )
         self._is_open = False
 
@@ -120,14 +121,29 @@ class SQLiteBackend:
     ) -> SQLiteStore:
         """Return the store of a tenant's file. The store acquires the tenant's lock when it connects; see `Backend.store`."""
         paths = self._paths(place)
-        return self._store(
-            paths.database,
-            root=self._config.data_dir,
-            limits=limits,
+        config = self._config
+        options = SQLiteOptions(
+            path=paths.database,
+            root=config.data_dir,
+            must_exist=not is_new,
+            durability=limits.durability or config.durability,
+            database_bytes_max=limits.database_bytes_max,
+            readers_max=config.readers_per_tenant,
+            wal_bytes_max=config.wal_bytes_max,
+            connect_hooks=self._connect_hooks,
+        )
+        return SQLiteStore(
+            options,
+            self._schemas,
+            clock=self._clock,
             log=log,
-            is_new=is_new,
+            thread_pools=self._thread_pools,
             ownership=FileOwnership(paths.lock, place.uid, place.tenant_id),
         )
+
+    def location_of(self, tenant_id: TenantId) -> str:
+        """Return the id, which is a safe name of a directory; see `Backend.location_of`."""
+        return tenant_id
 
     async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
         """Return the tenant's id, with a counter if an earlier tenant used that location; see `Backend.new_location`."""
@@ -186,15 +202,8 @@ class SQLiteBackend:
         return second_look.is_doubtful(error)
 
     async def prepare(self, path: Path) -> dict[str, int]:
-        """Migrate a database file, and check the file if a migration was applied; see `Backend.prepare`.
-
-        Triggers in the file might never end. So migrating may take only as long as a check of the file, and the file may grow only by
-        half of the disk space for copies. A migration that fails with damage is repeated, because a failed disk read looks like damage.
-        """
-        try:
-            return await self._prepare(path)
-        except DatabaseCorruptError:
-            return await self._prepare(path)
+        """Migrate a database file, and check the file if a migration was applied; see `Preparation`."""
+        return await self._preparation.prepare(path)
 
     async def adopt(self, place: Place, path: Path) -> None:
         """Move a prepared file to the path of the tenant's database; see `Backend.adopt`."""
@@ -223,59 +232,6 @@ class SQLiteBackend:
     def _paths(self, place: Place) -> TenantPaths:
         return tenant_paths(self._config.data_dir, place.location)
 
-    def _store(
-        self,
-        path: Path,
-        *,
-        root: Path,
-        limits: TenantLimits,
-        log: EventLog,
-        is_new: bool = False,
-        ownership: FileOwnership | None = None,
-    ) -> SQLiteStore:
-        config = self._config
-        options = SQLiteOptions(
-            path=path,
-            root=root,
-            must_exist=not is_new,
-            durability=limits.durability or config.durability,
-            database_bytes_max=limits.database_bytes_max,
-            readers_max=config.readers_per_tenant,
-            wal_bytes_max=config.wal_bytes_max,
-            connect_hooks=self._connect_hooks,
-        )
-        return SQLiteStore(
-            options,
-            self._schemas,
-            clock=self._clock,
-            log=log,
-            thread_pools=self._thread_pools,
-            ownership=ownership,
-        )
-
-    async def _prepare(self, path: Path) -> dict[str, int]:
-        seconds_max = await run_in_thread(check_seconds_max, path, self._limits.prepare_seconds_min)
-        limits = await run_in_thread(
-            _limits_of_copy, path, growth_bytes_max=self._limits.prepare_growth_bytes_max
-        )
-        store = self._store(path, root=path.parent, limits=limits, log=self._log)
-        await store.connect()
-        try:
-            async with asyncio.timeout(seconds_max):
-                report = await store.migrate()
-        except TimeoutError as error:
-            raise SnapshotError(
-                f"migrating {path} was stopped after {seconds_max:.0f} seconds, which are enough for a database of this size: look for a "
-                "trigger or a migration that is slow or never ends, then try again"
-            ) from error
-        finally:
-            await store.disconnect()
-        # Closing reports no error if a full disk prevents the checkpoint of the log, so checkpoint explicitly.
-        await run_in_thread(maintenance.checkpoint, path)
-        if report.applied:
-            await run_in_thread(integrity.check_closed, path, schemas=self._schemas)
-        return report.versions
-
     def _adopt(self, target: Path, path: Path) -> None:
         try:
             make_directories(self._config.data_dir, target.parent)
@@ -292,9 +248,3 @@ def _size_bytes(database: Path) -> int:
         with suppress(FileNotFoundError):  # the log exists only while the database has a writer
             size += path.stat().st_size
     return size
-
-
-def _limits_of_copy(path: Path, *, growth_bytes_max: int) -> TenantLimits:
-    """Return the size limit for a copy of a database. The other half of the free space is for the write-ahead log."""
-    bytes_max = path.stat().st_size + min(room_bytes(path.parent) // 2, growth_bytes_max)
-    return TenantLimits(database_bytes_max=min(max(bytes_max, DATABASE_BYTES_MIN), DATABASE_BYTES_MAX))

@@ -73,11 +73,12 @@ class Create:
         await self._tools.recorded_schemas.check()
         now = self._tools.context.clock.now()
         backend = self._tools.backends.default
+        taken = await self._tools.catalog.locations(backend.location_of(tenant_id))
         return TenantRecord(
             id=tenant_id,
             uid=uuid.uuid4().hex,
             backend=backend.name,
-            location=await backend.new_location(tenant_id, await self._tools.catalog.locations(tenant_id)),
+            location=await backend.new_location(tenant_id, taken),
             display_name=display_name,
             state=TenantState.PROVISIONING,
             created_at=now,
