@@ -16,7 +16,13 @@ from pydantic import BaseModel, ConfigDict
 from structlog.testing import capture_logs
 
 from tenantry import Repository, Row, Sql, Statement, TenantHandle, TenantRegistry
-from tenantry.errors import DuplicateRecordError, MalformedRowError, QueryError, TransactionClosedError
+from tenantry.errors import (
+    DuplicateRecordError,
+    IdempotencyConflictError,
+    MalformedRowError,
+    QueryError,
+    TransactionClosedError,
+)
 from tenantry.events import BatchFinished
 from tenantry.sql.queries import EXECUTE_MANY_ROWS_MAX, Queries
 from tenantry.storage import PersistenceConfig, SQLiteConfig, create_backend
@@ -329,6 +335,18 @@ async def test_with_a_key(acme: TenantHandle):
     assert await write.fetch_value("SELECT max(id) FROM notes") == 4
     with pytest.raises(QueryError, match="the idempotency key 'four' belongs to an earlier write"):
         await write.execute("DELETE FROM notes")
+
+
+async def test_a_key_and_a_text_for_another_dialect(acme: TenantHandle):
+    """A retry is the same write if a release has added a text for another dialect, and a different write if its own text differs."""
+    texts = {"sqlite": INSERT}
+    for sql in (INSERT, Sql(texts), Sql({"postgres": f"{INSERT} ON CONFLICT DO NOTHING", **texts})):
+        assert await acme.idempotent("one").execute(sql, [3, "c"]) == 1
+    with pytest.raises(IdempotencyConflictError):
+        await acme.idempotent("one").execute(
+            Sql({"sqlite": f"{INSERT} ON CONFLICT DO NOTHING", "postgres": INSERT}), [3, "c"]
+        )
+    assert Sql({"postgres": "b", "mysql": "a"}).canonical_text == "a"
 
 
 async def test_in_a_repository(acme: TenantHandle):

@@ -3,10 +3,12 @@
 import sqlite3
 from contextlib import closing
 
+import psycopg
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from postgres_servers import PostgresServer
 from tenantry.sql.tokens import shape_of
 
 # The verb, and whether the statement returns rows.
@@ -71,6 +73,45 @@ def test_sqlite_agrees(before: str, statement: str):
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
         connection.execute("CREATE TABLE t (n TEXT)")
         assert (connection.execute(sql).description is not None) is shape_of(sql).returns_rows
+
+
+# Statements of PostgreSQL: the verb, whether the statement is a write, and whether it returns rows.
+POSTGRES: dict[str, tuple[str, bool, bool]] = {
+    "SELECT $$ DELETE FROM t $$, $a$ ' $$ $a$": ("SELECT", False, True),
+    "UPDATE t SET n = E'it\\'s RETURNING' WHERE n = E'\\\\'": ("UPDATE", True, False),
+    "UPDATE t SET n = E'\\'' WHERE true RETURNING n": ("UPDATE", True, True),
+    "UPDATE t SET n = (ARRAY['x]', 'y'])[1] RETURNING n": ("UPDATE", True, True),
+    "UPDATE t SET n = (ARRAY[['x]']])[1][1] RETURNING n": ("UPDATE", True, True),
+    "WITH gone AS (DELETE FROM t RETURNING n) SELECT n FROM gone": ("SELECT", True, True),
+    "WITH a AS NOT MATERIALIZED (SELECT 1), gone AS MATERIALIZED (UPDATE t SET n = n RETURNING n) SELECT n FROM gone": ("SELECT", True, True),
+    "WITH few AS (VALUES (replace('a', 'a', 'b'))) SELECT * FROM few": ("SELECT", False, True),
+    "WITH new AS (SELECT 'x' AS n) INSERT INTO t SELECT n FROM new": ("INSERT", True, False),
+    "MERGE INTO t USING (SELECT 'a' AS n) AS s ON t.n = s.n WHEN NOT MATCHED THEN INSERT VALUES (s.n)": ("MERGE", True, False),
+    "TABLE t": ("TABLE", False, True),
+    "SHOW search_path": ("SHOW", False, True),
+    "TRUNCATE t": ("TRUNCATE", False, False),
+    "COMMENT ON TABLE t IS 'RETURNING'": ("COMMENT", False, False),
+    "CREATE FUNCTION a$b$c() RETURNS int LANGUAGE sql AS $$ SELECT 1 $$": ("CREATE", False, False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("before", ["", "/* DELETE */ ", "-- '\n"])
+@pytest.mark.parametrize("sql", POSTGRES)
+def test_postgres_agrees(postgres_server: PostgresServer, before: str, sql: str):
+    """PostgreSQL runs the text, returns rows if and only if it is said to, and runs a read in a read-only transaction."""
+    verb, is_write, returns_rows = POSTGRES[sql]
+    shape = shape_of(before + sql)
+    assert (shape.verb, shape.is_write, shape.returns_rows) == (verb, is_write, returns_rows)
+    assert shape.returns_nothing is not returns_rows
+    with psycopg.connect(postgres_server.base_url) as connection:
+        connection.execute("CREATE TEMP TABLE t (n text)")
+        assert (connection.execute((before + sql).encode()).description is not None) is returns_rows
+        connection.rollback()
+        connection.execute("CREATE TABLE pg_temp.t (n text)")
+        connection.execute("SET LOCAL transaction_read_only = on")
+        if returns_rows and not is_write:
+            connection.execute((before + sql).encode())
+        connection.rollback()
 
 
 @pytest.mark.parametrize(

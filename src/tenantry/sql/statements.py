@@ -17,6 +17,8 @@ TupleRow: TypeAlias = tuple[Any, ...]
 Result: TypeAlias = Any
 """None, a row count, a row or None, or a list of rows, depending on the statement's `Fetch`."""
 
+_CANONICAL_DIALECT = "sqlite"
+
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True, default=Any)
 
@@ -69,6 +71,15 @@ class Sql:
                 f"the statement has SQL for {', '.join(self.texts)}, but this database needs {dialect}: add a text for {dialect}"
             )
         return text
+
+    @property
+    def canonical_text(self) -> str:
+        """The text that stands for this SQL in the hash of a write with an idempotency key.
+
+        The text does not depend on the dialect of the database, so a retry is recognized after the tenant was moved to another back
+        end, and after a release that adds a text for another dialect.
+        """
+        return self.texts[min(self.texts, key=lambda dialect: (dialect != _CANONICAL_DIALECT, dialect))]
 
     def __add__(self, other: "str | Sql") -> "Sql":
         """Return this SQL followed by `other`. The sum of two `Sql` objects has only the dialects that both objects have."""

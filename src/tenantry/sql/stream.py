@@ -16,9 +16,12 @@ key is seen even if the first row is deleted before the next page.
 
 A comparison with NULL is never true, so a page would skip rows whose key contains NULL. SQLite sorts NULL before all values
 (https://www.sqlite.org/lang_select.html), so a row with NULL in its key is read, and refused, before its key can begin a page.
+PostgreSQL sorts NULL after all values, and ``NULLS FIRST`` would make its indexes useless for the order. There a page is followed by
+``UNION ALL SELECT … WHERE key IS NULL LIMIT 1``. PostgreSQL runs this part only if the page has fewer rows than the limit, which means
+once, at the end of the stream.
 
 For a comparison, SQLite converts the last key to the type of the column, but for ORDER BY it converts nothing. The parts of a UNION may have
-columns of different types (https://www.sqlite.org/datatype3.html, section 3.3). Numbers sort before texts, but ``'12' >= 13`` is false if the
+columns of different types in SQLite (https://www.sqlite.org/datatype3.html, section 3.3). Numbers sort before texts, but ``'12' >= 13`` is false if the
 column contains texts, so a page would skip that row. With UNION, INTERSECT or EXCEPT, the page's statement therefore has ``+column`` for each
 column of the key in SQLite, to compare without conversion. An index can then serve only ORDER BY, not the comparison.
 """
@@ -66,23 +69,18 @@ class Stream:
         """Return the statement of the next page, or None after the last page."""
         if self._has_ended:
             return None
-        columns = ", ".join(f'{_TABLE}."{column}"' for column in self._key)
-        order = f"ORDER BY {columns} LIMIT ?"
+        names = [f'{_TABLE}."{column}"' for column in self._key]
+        limit = self._chunk_rows + 1
         if self._last is None:
+            order = f"ORDER BY {', '.join(names)} LIMIT ?"
             sql = self._select + f"SELECT *, 0 FROM {_TABLE} {order}"  # noqa: S608  # a checked name
-            return Statement(self.name, sql, (*self._parameters, self._chunk_rows + 1), Fetch.NAMED_ALL)
-        last = f"({', '.join('?' * len(self._key))})"
-
-        def page(key: str) -> str:
-            return f"SELECT *, ({key}) = {last} FROM {_TABLE} WHERE ({key}) >= {last} {order}"  # noqa: S608  # likewise
-
-        sql = self._select + page(columns)
-        if self._is_compound:
-            sql = self._select + Sql(
-                {"sqlite": page(f"+{columns.replace(', ', ', +')}"), "postgres": page(columns)}
-            )
-        parameters = (*self._parameters, *self._last, *self._last, self._chunk_rows + 2)
-        return Statement(self.name, sql, parameters, Fetch.NAMED_ALL)
+            return Statement(self.name, sql, (*self._parameters, limit), Fetch.NAMED_ALL)
+        pages = {
+            "sqlite": _page(names, [f"+{name}" for name in names] if self._is_compound else names),
+            "postgres": _page_and_nulls(names, limit + 1),
+        }
+        parameters = (*self._parameters, *self._last, *self._last, limit + 1)
+        return Statement(self.name, self._select + Sql(pages), parameters, Fetch.NAMED_ALL)
 
     def explain(self, error: QueryError) -> QueryError:
         """Return the error of a page's statement, with a special message if the result lacks a column of the key."""
@@ -146,6 +144,21 @@ class Stream:
         )
 
 
+def _page(names: Sequence[str], compared: Sequence[str]) -> str:
+    """Return the SELECT of a page after the first. Its values are the last key, the last key again, and the limit."""
+    key, last = f"({', '.join(compared)})", f"({', '.join('?' * len(compared))})"
+    order = ", ".join(names)
+    # The names were checked.
+    return f"SELECT *, {key} = {last} FROM {_TABLE} WHERE {key} >= {last} ORDER BY {order} LIMIT ?"  # noqa: S608
+
+
+def _page_and_nulls(names: Sequence[str], limit: int) -> str:
+    """Return the SELECT of a page for PostgreSQL, which ends with a row whose key contains NULL if there is such a row."""
+    is_null = " OR ".join(f"{name} IS NULL" for name in names)
+    nulls = f"SELECT *, NULL::boolean FROM {_TABLE} WHERE {is_null} LIMIT 1"  # noqa: S608  # checked names
+    return f"({_page(names, names)}) UNION ALL ({nulls}) LIMIT {limit}"
+
+
 def _texts(sql: str | Sql) -> Collection[str]:
     return [sql] if isinstance(sql, str) else sql.texts.values()
 
@@ -168,7 +181,8 @@ def _with(name: str, sql: str) -> str:
             "order in key=(…); if ORDER BY and LIMIT select the rows, put them into a subquery in FROM"
         )
     # A semicolon or a comment at the end is cut off, because it would hide the closing parenthesis.
-    return f"WITH {_TABLE} AS ({sql[: shape.end]}) "
+    # PostgreSQL would write down the whole result of a query that is named twice.
+    return f"WITH {_TABLE} AS NOT MATERIALIZED ({sql[: shape.end]}) "
 
 
 def _checked_key(name: str, key: Sequence[str]) -> tuple[str, ...]:

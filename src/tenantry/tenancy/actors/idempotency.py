@@ -81,13 +81,16 @@ def check_key(key: object) -> str:
 def hash_payload(statements: Request) -> bytes:
     """Return the SHA-256 of a unit: of the SQL, the parameters and the `Fetch` of its statements, in order.
 
-    The hash omits the statements' names, because the names are for metrics and may change before a retry.
+    The hash omits the statements' names, because the names are for metrics and may change before a retry. An `Sql` counts with its
+    canonical text, see `Sql.canonical_text`.
     """
     digest = hashlib.sha256()
     for statement in statements:
         if not isinstance(statement.parameters, Sequence):
             raise _refused(statement.name, "the parameters", statement.parameters)
-        parts = [str(statement.sql), statement.fetch.value, *statement.parameters]
+        sql = statement.sql
+        text = sql if isinstance(sql, str) else sql.canonical_text
+        parts = [text, statement.fetch.value, *statement.parameters]
         # A list begins with the number of its parts, and a part with its length, so different units give different bytes.
         digest.update(b"%d;" % len(parts))
         for part in parts:
