@@ -20,6 +20,7 @@ TREE = {
     "PersistenceConnectionError": "PersistenceError",
     "BackendNotConfiguredError": "PersistenceConnectionError",
     "DataDirectoryError": "PersistenceConnectionError",
+    "DatabaseServerError": "PersistenceConnectionError",
     "ConnectHookError": "PersistenceConnectionError",
     "MigrationError": "PersistenceError",
     "MissingSchemaError": "MigrationError",
@@ -109,6 +110,7 @@ RETRYABLE = {
 }
 # One value for each argument that any constructor takes.
 ARGUMENTS = {
+    "address": "app@db.example/tenants",
     "constraint": "users.email",
     "columns": ("users.email",),
     "code": "SQLITE_BUSY",

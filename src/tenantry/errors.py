@@ -8,6 +8,7 @@
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
     │   │   ├── BackendNotConfiguredError  the settings do not name the tenant's back end
     │   │   ├── DataDirectoryError       the data directory cannot be used as it is
+    │   │   ├── DatabaseServerError      the PostgreSQL database cannot be used as it is
     │   │   └── ConnectHookError         a connect hook failed, or made a change that is not allowed
     │   ├── MigrationError               a step failed, or the file and the code disagree
     │   │   └── MissingSchemaError       tenants have schema packs that this process lacks
@@ -159,6 +160,22 @@ class DataDirectoryError(PersistenceConnectionError):
     def __init__(self, message: str, *, path: str) -> None:
         super().__init__(message, is_retryable=False)
         self.path = path
+
+
+class DatabaseServerError(PersistenceConnectionError):
+    """The PostgreSQL server, its database or a pooler has a setting or a right that tenantry cannot work with.
+
+    The message says what to change. No tenant's data was read or changed.
+
+    Attributes:
+        address: The role, the hosts and the name of the database, without a password.
+    """
+
+    is_retryable = False
+
+    def __init__(self, message: str, *, address: str, code: str | None = None) -> None:
+        super().__init__(message, code=code, is_retryable=False)
+        self.address = address
 
 
 class ConnectHookError(PersistenceConnectionError):

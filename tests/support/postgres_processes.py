@@ -270,7 +270,11 @@ def pgbouncer(
 
 def _wait_for_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
     give_up_at = time.monotonic() + START_SECONDS_MAX
-    while not path.exists():
+    while True:
+        # The socket is there a moment before it listens.
+        with suppress(OSError), socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(path))
+            return
         assert process.poll() is None, "PgBouncer does not start"
         assert time.monotonic() < give_up_at, "PgBouncer does not start"
         time.sleep(0.01)

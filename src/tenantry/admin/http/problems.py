@@ -38,6 +38,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.DatabaseCorruptError: 409,
     errors.UnsupportedByBackend: 409,
     errors.DataDirectoryError: 409,
+    errors.DatabaseServerError: 503,
     errors.PersistenceConnectionError: 503,
     errors.TenantRequiredError: 400,
     errors.InvalidTenantIdError: 422,

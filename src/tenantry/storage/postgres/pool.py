@@ -143,13 +143,14 @@ class ConnectionPool:
 
     @asynccontextmanager
     async def connection(
-        self, tenant_uid: str | None = None, *, timeout_seconds: float
+        self, tenant_uid: str | None = None, *, timeout_seconds: float, is_retried: bool = True
     ) -> AsyncIterator[Pipeline]:
         """Give a connection for the block. Afterwards a connection that is not ready for the next caller is closed.
 
         Args:
             tenant_uid: The tenant whose schema is used; None if no tenant's is.
             timeout_seconds: The longest time until there is a connection: for the place, and for opening it again and again.
+            is_retried: Whether a connection that cannot be opened is tried again until then.
 
         Raises:
             PersistenceConnectionError: There was no connection in time, or the pool is closed.
@@ -157,7 +158,7 @@ class ConnectionPool:
         deadline = self._now() + timeout_seconds
         await self._take_place(deadline, timeout_seconds)
         try:
-            used = await self._open_connection(tenant_uid, deadline)
+            used = await self._open_connection(tenant_uid, deadline, is_retried=is_retried)
             self._used.add(used)
             if tenant_uid is not None:
                 used.tenants.add(tenant_uid)
@@ -237,7 +238,9 @@ class ConnectionPool:
 
     # -- connections
 
-    async def _open_connection(self, tenant_uid: str | None, deadline: float) -> _Connection:
+    async def _open_connection(
+        self, tenant_uid: str | None, deadline: float, *, is_retried: bool
+    ) -> _Connection:
         """Return an idle connection, or open one; after a failure try again until the deadline."""
         pause = FIRST_PAUSE_SECONDS
         while True:
@@ -251,7 +254,7 @@ class ConnectionPool:
             except PersistenceConnectionError as error:
                 self._failed_total += 1
                 pause_now = pause * (0.5 + self._random())
-                if not error.is_retryable or self._now() + pause_now >= deadline:
+                if not is_retried or not error.is_retryable or self._now() + pause_now >= deadline:
                     raise
                 await asyncio.sleep(pause_now)
                 pause = min(2 * pause, PAUSE_SECONDS_MAX)
