@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from tenantry.errors import (
     BackendNotConfiguredError,
     CallTimeoutError,
+    CatalogMovedError,
     ConnectHookError,
     ConstraintViolationError,
     DatabaseCorruptError,
@@ -114,6 +115,7 @@ __all__ = [
     "CallRefused",
     "CallSample",
     "CallTimeoutError",
+    "CatalogMovedError",
     "ClockLeapt",
     "ConnectHookError",
     "ConstraintViolationError",

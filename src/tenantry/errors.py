@@ -7,6 +7,7 @@
     │   ├── UnsupportedByBackend         the tenant's back end lacks the feature
     │   ├── PersistenceConnectionError   not connected, cannot connect, cannot close
     │   │   ├── BackendNotConfiguredError  the settings do not name the tenant's back end
+    │   │   ├── CatalogMovedError        the catalog is in another database
     │   │   ├── DataDirectoryError       the data directory cannot be used as it is
     │   │   ├── DatabaseServerError      the PostgreSQL database cannot be used as it is
     │   │   └── ConnectHookError         a connect hook failed, or made a change that is not allowed
@@ -150,6 +151,22 @@ class BackendNotConfiguredError(PersistenceConnectionError):
         super().__init__(message, is_retryable=False)
         self.backend = backend
         self.setting = setting
+
+
+class CatalogMovedError(PersistenceConnectionError):
+    """The database is not the deployment's catalog, because 'tenantry catalog move' has moved the catalog. Nothing was changed.
+
+    Attributes:
+        backend: The name of the back end with the other database.
+        place: The place of the other database, for people.
+    """
+
+    is_retryable = False
+
+    def __init__(self, message: str, *, backend: str, place: str) -> None:
+        super().__init__(message, is_retryable=False)
+        self.backend = backend
+        self.place = place
 
 
 class DataDirectoryError(PersistenceConnectionError):

@@ -37,6 +37,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.MigrationError: 409,
     errors.DatabaseCorruptError: 409,
     errors.UnsupportedByBackend: 409,
+    errors.CatalogMovedError: 409,
     errors.DataDirectoryError: 409,
     errors.DatabaseServerError: 503,
     errors.PersistenceConnectionError: 503,

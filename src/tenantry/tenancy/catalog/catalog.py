@@ -17,12 +17,13 @@ from tenantry.pages import Page, decode_cursor, encode_cursor, page_rows
 from tenantry.schemas.schema import Schema
 from tenantry.sql.repository import placeholders
 from tenantry.sql.statements import Fetch, Result, Statement
-from tenantry.storage.protocol import Backend
+from tenantry.storage.protocol import Backend, Capability
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.catalog import tenant_sql
 from tenantry.tenancy.catalog.actor import CATALOG_NAME, CatalogActor
 from tenantry.tenancy.catalog.authority import check_is_authorised
 from tenantry.tenancy.catalog.cache import TenantCache
+from tenantry.tenancy.catalog.changes import PolledChanges
 from tenantry.tenancy.catalog.rows import SELECT, from_row
 from tenantry.tenancy.tenant_record import TenantRecord, not_found
 
@@ -45,15 +46,27 @@ class Catalog:
         self._clock = context.clock
         log = EventLog(store=CATALOG_NAME)
         store = backend.catalog(CATALOG, log=log)
-        self._change_token = store.change_token
-        self._cache = TenantCache(store.change_token)
+        self._polled = PolledChanges(self._clock.monotonic_seconds)
+        is_polled = Capability.SHARED in backend.capabilities  # a database server has no change token
+        self._change_token = self._polled.token if is_polled else store.change_token
+        self._cache = TenantCache(self._change_token)
         self.changes = 0
         """The number of attempts of this registry to change a tenant; an increase makes cached counts stale."""
         self._actor = CatalogActor(CATALOG_NAME, store, context, log=log, on_failure=lambda _: None)
 
     async def open(self) -> None:
-        """Open and migrate the catalog's database."""
+        """Open and migrate the catalog's database.
+
+        Raises:
+            CatalogMovedError: The catalog was moved to another database.
+            PersistenceError: The database cannot be opened or migrated.
+        """
         await self._actor.open()
+        try:
+            await self._actor.check_is_here()
+        except BaseException:
+            await self._actor.aclose(0.0)
+            raise
 
     async def aclose(self, timeout_seconds: float) -> None:
         """Finish the accepted calls and close the database; idempotent."""
@@ -82,7 +95,9 @@ class Catalog:
         return tenant
 
     async def get(self, tenant_id: TenantId) -> TenantRecord:
-        """Return the tenant; the result includes all earlier commits of any process.
+        """Return the tenant; the result includes all earlier commits of this process.
+
+        The result includes another process's commit at once (SQLite), or after `UNPOLLED_SECONDS_MAX` at the latest.
 
         Raises:
             TenantNotFoundError: No tenant has this id, or the call was authorised for another tenant.
@@ -151,7 +166,7 @@ class Catalog:
 
     async def move_snapshot_due(self, tenant: TenantRecord, due_at: datetime) -> bool:
         """Set the due time of the tenant's next snapshot; return False if the due time was changed after the tenant was read."""
-        return bool((await self._actor.write((tenant_sql.move_snapshot_due(tenant, due_at),)))[0])
+        return bool((await self.write(tenant_sql.move_snapshot_due(tenant, due_at)))[0])
 
     async def sample(self, count: int) -> Sequence[TenantRecord]:
         """Return a random sample of at most `count` active tenants, in the order of their ids."""
@@ -244,7 +259,7 @@ class Catalog:
     async def record_opened(self, tenant: TenantRecord, versions: dict[str, int], error: str | None) -> None:
         """Record the schema versions and the error of an opening if one of these differs from the tenant's record."""
         if tenant.schema_versions != versions or tenant.last_error != error:
-            await self._actor.write((tenant_sql.record_opened(tenant.uid, versions, error),))
+            await self.write(tenant_sql.record_opened(tenant.uid, versions, error))
 
     async def states(self) -> dict[TenantState, int]:
         """Return the number of tenants in each state."""
@@ -252,8 +267,17 @@ class Catalog:
         return {state: counts.get(state, 0) for state in TenantState}
 
     async def changes_by_others(self) -> int:
-        """Return a number that changes when another process has committed to the catalog."""
-        return await self._actor.changes_by_others()
+        """Return a number that changes when another process has committed to the catalog. The cache uses the number, too.
+
+        Raises:
+            CatalogMovedError: Another process has moved the catalog to another database.
+        """
+        began_at_seconds = self._clock.monotonic_seconds()
+        changes = await self._actor.changes_by_others()
+        if changes != self._polled.changes_by_others:
+            await self._actor.check_is_here()
+        self._polled.note_poll(changes, began_at_seconds=began_at_seconds)
+        return changes
 
     async def check_writable(self) -> None:
         """Check that the catalog can be written: run a write transaction that changes nothing."""
@@ -264,8 +288,11 @@ class Catalog:
         return await self._actor.read(statement)
 
     async def write(self, *statements: Statement) -> Sequence[Result]:
-        """Run statements on other tables of the catalog as one atomic unit."""
-        return await self._actor.write(statements)
+        """Run statements on any table of the catalog as one atomic unit."""
+        try:
+            return await self._actor.write(statements)
+        finally:
+            self._polled.note_write()
 
     async def _read_all(self, name: str, where: str, *parameters: object) -> Sequence[TenantRecord]:
         statement = Statement(name, f"{SELECT} WHERE {where}", parameters, Fetch.ALL)
@@ -277,6 +304,6 @@ class Catalog:
 
     async def _write_tenants(self, *statements: Statement) -> Sequence[Result]:
         try:
-            return await self._actor.write(statements)
+            return await self.write(*statements)
         finally:
             self.changes += 1  # count failed writes too: a failed write may have been committed
