@@ -13,6 +13,7 @@
     │   │   └── ConnectHookError         a connect hook failed, or made a change that is not allowed
     │   ├── MigrationError               a step failed, or the file and the code disagree
     │   │   └── MissingSchemaError       tenants have schema packs that this process lacks
+    │   ├── ResultLostError              the write was committed, but its result is lost
     │   ├── RecordNotFoundError
     │   ├── DuplicateRecordError         a primary or unique key exists already
     │   ├── SnapshotError                a snapshot or bundle cannot be made, kept or used
@@ -252,6 +253,16 @@ class MissingSchemaError(MigrationError):
     def __init__(self, message: str, *, missing_schemas: tuple[str, ...]) -> None:
         super().__init__(message)
         self.missing_schemas = missing_schemas
+
+
+class ResultLostError(PersistenceError):
+    """The write was committed, but the connection was lost before its result arrived. Do not repeat the write.
+
+    Only a write that returns a row or a count can lose its result, and only on a database server. A write with an idempotency key
+    never does: if it is repeated with its key, it returns its result.
+    """
+
+    outcome = "result_lost"
 
 
 class RecordNotFoundError(PersistenceError):

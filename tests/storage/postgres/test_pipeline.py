@@ -1,7 +1,6 @@
 """The pipeline: statements in one round trip, their results, and the end of the connection."""
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Sequence
 
 import psycopg
@@ -9,24 +8,23 @@ import pytest
 from psycopg import pq
 from psycopg.pq.abc import PGresult
 
-from needs import need
+from postgres_servers import Database
 from tenantry.storage.postgres.lost_connection import ConnectionLostError
 from tenantry.storage.postgres.pipeline import OK, PREPARED_STATEMENTS_MAX, Pipeline
 
-DSN = os.environ.get("TENANTRY_TEST_POSTGRES_DSN", "")
 SECONDS = 20.0
 
 
-@pytest.fixture(autouse=True)
-def server() -> None:
-    """Need a server."""
-    need(bool(DSN), "needs a PostgreSQL server: set TENANTRY_TEST_POSTGRES_DSN")
+@pytest.fixture
+def dsn(each_postgres_database: Database) -> str:
+    """The address of an empty database, around a pooler."""
+    return each_postgres_database.direct_url
 
 
 @pytest.fixture
-async def pipeline() -> AsyncIterator[Pipeline]:
+async def pipeline(dsn: str) -> AsyncIterator[Pipeline]:
     """Return a connection in pipeline mode."""
-    pipeline = await Pipeline.connect(DSN, timeout_seconds=SECONDS)
+    pipeline = await Pipeline.connect(dsn, timeout_seconds=SECONDS)
     yield pipeline
     pipeline.close()
 
@@ -48,9 +46,9 @@ async def run(pipeline: Pipeline, *statements: str) -> list[bytes | None]:
     return values(part)
 
 
-async def terminate(pid: int) -> None:
+async def terminate(dsn: str, pid: int) -> None:
     """End a server process, and wait for its end."""
-    async with await psycopg.AsyncConnection.connect(DSN, autocommit=True) as connection:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as connection:
         await connection.execute("SELECT pg_terminate_backend(%s)", [pid])
         while await (
             await connection.execute("SELECT 1 FROM pg_stat_activity WHERE pid = %s", [pid])
@@ -59,9 +57,9 @@ async def terminate(pid: int) -> None:
 
 
 @pytest.mark.parametrize("is_prepared", [True, False])
-async def test_each_statement_has_one_result_in_order(*, is_prepared: bool):
+async def test_each_statement_has_one_result_in_order(dsn: str, *, is_prepared: bool):
     """Preparing a statement has no result of its own, and a statement is prepared once."""
-    pipeline = await Pipeline.connect(DSN, timeout_seconds=SECONDS, is_prepared=is_prepared)
+    pipeline = await Pipeline.connect(dsn, timeout_seconds=SECONDS, is_prepared=is_prepared)
     for _ in range(3):
         for n in range(5):
             pipeline.send(b"SELECT $1::int + 1", [b"%d" % n])
@@ -120,10 +118,10 @@ async def test_prepared_statements_are_bounded(pipeline: Pipeline):
     assert await run(pipeline, "SELECT count(*) FROM pg_prepared_statements") == [b"2"]
 
 
-async def test_ended_connection_is_noticed_without_a_use(pipeline: Pipeline):
+async def test_ended_connection_is_noticed_without_a_use(pipeline: Pipeline, dsn: str):
     """An idle connection that the server ends is not reusable, and its next use says why it ended."""
     assert await run(pipeline, "SELECT 1") == [b"1"]
-    await terminate(pipeline.backend_pid)
+    await terminate(dsn, pipeline.backend_pid)
     while pipeline.is_open:  # noqa: ASYNC110  # the event loop notices the end
         await asyncio.sleep(0)
     with pytest.raises(ConnectionLostError) as lost:
@@ -142,41 +140,50 @@ async def test_end_in_the_middle_keeps_what_was_answered(pipeline: Pipeline):
     with pytest.raises(ConnectionLostError) as lost:
         await pipeline.results(SECONDS)
     assert [values(part) for part in lost.value.received] == [[b"1"]]
+    assert values(lost.value.unfinished) == [b"57P01"]
     assert lost.value.code == "57P01"
     assert not pipeline.is_open
 
 
 async def test_silent_server_loses_the_connection(pipeline: Pipeline):
-    """After the deadline the socket is closed, and so it is after a cancellation."""
+    """After the deadline the socket is closed."""
     pipeline.send(b"SELECT pg_sleep(600)")
     pipeline.sync()
     with pytest.raises(ConnectionLostError, match="did not answer within"):
         await pipeline.results(0.01)
     assert not pipeline.is_open
-    other = await Pipeline.connect(DSN, timeout_seconds=SECONDS)
-    other.send(b"SELECT pg_sleep(600)")
-    other.sync()
-    waiting = asyncio.create_task(other.results(SECONDS))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    assert not other.is_open
 
 
-async def test_running_statement_can_be_cancelled(pipeline: Pipeline):
-    """A cancelled statement fails alone, and the connection stays usable."""
+async def test_cancellation_interrupts_the_running_statement(pipeline: Pipeline, dsn: str):
+    """After a cancellation nothing runs on the server, and the connection is usable."""
     pipeline.send(b"SELECT pg_sleep(600)")
     pipeline.sync()
     waiting = asyncio.create_task(pipeline.results(SECONDS))
-    async with await psycopg.AsyncConnection.connect(DSN, autocommit=True) as observer:
+    async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as observer:
         query = "SELECT state FROM pg_stat_activity WHERE pid = %s"
         while (await (await observer.execute(query, [pipeline.backend_pid])).fetchone()) != ("active",):
             pass
-    await pipeline.cancel(SECONDS)
-    (part,) = await waiting
-    assert values(part) == [b"57014"]
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert pipeline.is_reusable
     assert await run(pipeline, "SELECT 1") == [b"1"]
+
+
+async def test_failed_commit_has_a_result_of_its_own(pipeline: Pipeline):
+    """A deferred constraint fails in the commit: the statements have succeeded, and the transaction is rolled back."""
+    await run(
+        pipeline, "CREATE TABLE t (id int PRIMARY KEY, parent int REFERENCES t DEFERRABLE INITIALLY DEFERRED)"
+    )
+    pipeline.send(b"INSERT INTO t VALUES (1, 2)")
+    pipeline.sync()
+    pipeline.send(b"SELECT count(*) FROM t")
+    pipeline.sync()
+    (written, failed), counted = await pipeline.results(SECONDS)
+    assert written.status in OK
+    assert failed.error_field(pq.DiagnosticField.SQLSTATE) == b"23503"
+    assert values(counted) == [b"0"]
+    assert pipeline.is_reusable
 
 
 async def test_copy_runs_outside_the_pipeline(pipeline: Pipeline):

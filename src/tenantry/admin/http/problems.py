@@ -28,6 +28,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.StorageFullError: 507,
     errors.IdempotencyConflictError: 422,
     errors.KeyRefusedError: 401,
+    errors.ResultLostError: 500,
     errors.RecordNotFoundError: 404,
     errors.DuplicateRecordError: 409,
     errors.ConstraintViolationError: 422,

@@ -16,6 +16,8 @@ class ConnectionLostError(PersistenceConnectionError):
     Attributes:
         code: The SQLSTATE that the server sent when it ended the connection; None if the server sent none.
         received: The results of the transactions that the server had answered.
+        unfinished: The results of the next transaction that had arrived. Nobody knows whether that transaction was committed.
     """
 
     received: "Sequence[Sequence[PGresult]]" = ()
+    unfinished: "Sequence[PGresult]" = ()

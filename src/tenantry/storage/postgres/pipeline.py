@@ -19,6 +19,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final, Self, cast
 
+import anyio
 import psycopg
 from psycopg import pq
 
@@ -36,6 +37,9 @@ OK: Final = frozenset([pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.Exe
 
 _COPIES: Final = frozenset([pq.ExecStatus.COPY_IN, pq.ExecStatus.COPY_OUT, pq.ExecStatus.COPY_BOTH])
 _STATEMENT: Final = object()  # marks the command of a caller's statement
+_SYNC: Final = object()  # marks the end of a transaction
+_INTERRUPTION_SECONDS_MAX: Final = 5.0
+"""The longest wait for the end of an interrupted statement; afterwards the connection is closed."""
 # The server reports with this warning that a commit is not yet on the synchronous replica; the function's name is in no language.
 _REPLICA_NOT_AWAITED: Final = "SyncRepWaitForLSN"
 _DEALLOCATE_ALL: Final = b"DEALLOCATE ALL"
@@ -68,7 +72,7 @@ class Pipeline:
         self._names = 0
         self._names_deallocated = 0
         self._is_deallocation_due = False
-        # One entry for each command that was sent: `_STATEMENT`, the name and the SQL text of a preparation, or None.
+        # One entry for each command that was sent: `_STATEMENT`, `_SYNC`, the SQL text and the name of a preparation, or None.
         self._commands: deque[object] = deque()
         self._failed_preparation: PGresult | None = None
         self._syncs_due = 0
@@ -141,14 +145,18 @@ class Pipeline:
             self._pgconn.pipeline_sync()
         except psycopg.OperationalError as error:
             raise self._fail(error) from error
+        self._commands.append(_SYNC)
         self._syncs_due += 1
         self._preparing.clear()
 
     async def results(self, timeout_seconds: float) -> list[list["PGresult"]]:
         """Send everything that was queued, and return the results: for each `sync` one list with one result for each statement.
 
-        After a failed statement all later results up to the `sync` have the status ``PIPELINE_ABORTED``. Cancellation closes the
-        connection, because nobody would read the results.
+        After a failed statement all later results up to the `sync` have the status ``PIPELINE_ABORTED``. If the commit itself fails, the
+        list has one more result, which is the commit's error.
+
+        Cancellation interrupts the running statement on the server, and waits a few seconds for its end. Then the transactions may be
+        committed or rolled back, and the connection is reusable, or closed if the server did not answer.
 
         Raises:
             ConnectionLostError: The connection ended, or the results did not arrive in time; the connection is closed.
@@ -162,6 +170,9 @@ class Pipeline:
             self._flush()
             if self._syncs_due:
                 await self._waiter
+        except asyncio.CancelledError:
+            await self._interrupt()
+            raise
         except BaseException:
             self.close()
             raise
@@ -204,19 +215,30 @@ class Pipeline:
             raise
         self._watch()
 
-    async def cancel(self, timeout_seconds: float) -> None:
-        """Ask the server to cancel the running statement. Nobody knows whether the server does so in time.
-
-        Never cancel a batch whose `sync` was sent while a caller waits for its result: a commit that waits for a synchronous replica
-        would be reported as done before it is on the replica.
-        """
-        if self._lost is None:
-            await self.connection.cancel_safe(timeout=timeout_seconds)
-
     def close(self) -> None:
         """Close the socket; a no-op if it is closed. The server rolls back a transaction that is not committed."""
         if self._lost is None:
             self._lose(ConnectionLostError("the connection was closed"))
+
+    async def _interrupt(self) -> None:
+        """Cancel the running statement, and read the remaining results.
+
+        Nobody waits for the results any more. A caller who waited would be told about a commit that is not yet on a synchronous
+        replica, because the server ends the wait for the replica too.
+        """
+        try:
+            with anyio.CancelScope(shield=True):
+                async with asyncio.timeout(_INTERRUPTION_SECONDS_MAX):
+                    await self.connection.cancel_safe(timeout=_INTERRUPTION_SECONDS_MAX)
+                    self._waiter = asyncio.get_running_loop().create_future()
+                    if self._syncs_due and self._lost is None:
+                        await self._waiter
+        except (psycopg.Error, TimeoutError):
+            self.close()
+        except BaseException:
+            self.close()
+            raise
+        self._parts = [[]]
 
     # -- preparing
 
@@ -279,6 +301,7 @@ class Pipeline:
                 if pgconn.status != pq.ConnStatus.OK:
                     raise psycopg.OperationalError("the connection was closed")
             elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+                self._commands.popleft()
                 self._syncs_due -= 1
                 self._parts.append([])
             elif result.status in _COPIES:
@@ -289,6 +312,9 @@ class Pipeline:
             raise psycopg.OperationalError("the commit is not known to be on the synchronous replica")
 
     def _take(self, result: "PGresult") -> None:
+        if self._commands[0] is _SYNC:
+            self._parts[-1].append(result)  # the error of the commit
+            return
         command = self._commands.popleft()
         if command is _STATEMENT:
             failed, self._failed_preparation = self._failed_preparation, None
@@ -314,7 +340,6 @@ class Pipeline:
         lost = ConnectionLostError(
             f"the server did not answer within {timeout_seconds:g} s; the connection was closed"
         )
-        lost.received = self._parts[:-1]
         self._lose(lost)
 
     def _fail(self, error: psycopg.OperationalError) -> ConnectionLostError:
@@ -327,12 +352,12 @@ class Pipeline:
             f"the connection ended: {lines[0] if lines else error!r}", code=self._fatal
         )
         lost.__cause__ = error
-        lost.received = self._parts[:-1]
         return self._lose(lost)
 
     def _lose(self, lost: ConnectionLostError) -> ConnectionLostError:
         if self._lost is not None:
             return self._lost_again()
+        *lost.received, lost.unfinished = self._parts
         self._lost = lost
         self._unwatch()
         self._pgconn.finish()

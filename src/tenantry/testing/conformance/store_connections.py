@@ -3,9 +3,11 @@
 import asyncio
 from typing import Final
 
-from tenantry.errors import PersistenceConnectionError, StorageFullError
+from tenantry.config import Durability
+from tenantry.errors import PersistenceConnectionError, StorageFullError, UnsupportedByBackend
 from tenantry.sql.statements import Fetch
 from tenantry.storage import Store
+from tenantry.storage.protocol import Capability
 from tenantry.testing.conformance.expectations import Checks, expect, expect_error, expect_raised
 from tenantry.testing.conformance.store_check import (
     CALLERS,
@@ -17,6 +19,8 @@ from tenantry.testing.conformance.store_check import (
     run,
     select,
 )
+
+_DURABILITIES: Final[tuple[Durability, ...]] = ("normal", "full")
 
 checks: Final = Checks[StoreCheck]()
 
@@ -133,11 +137,21 @@ async def check_use_needs_a_connection(make_store: MakeStore) -> None:
 
 @checks.add
 async def check_limits_change_while_it_is_used(make_store: MakeStore) -> None:
-    """A database at its size limit refuses large writes but stays usable; after the limit is raised, large writes succeed."""
+    """A database at its size limit refuses large writes but stays usable; after the limit is raised, large writes succeed.
+
+    A back end that cannot limit the size refuses the limit and changes nothing. Every back end can change the durability.
+    """
     async with connected(make_store) as store:
         await store.write([(run("CREATE TABLE conformance_text (t TEXT NOT NULL)"),)])
         fill = run("INSERT INTO conformance_text (t) VALUES (?)", "x" * 100_000)
-        await store.apply_limits(database_bytes_max=1_000_000, durability="normal")
+        try:
+            await store.apply_limits(database_bytes_max=1_000_000, durability="normal")
+        except UnsupportedByBackend as error:
+            expect(error.capability, Capability.BYTE_LIMIT)
+            for durability in _DURABILITIES:
+                await store.apply_limits(database_bytes_max=None, durability=durability)
+                expect(await store.write([(fill,)]), [[None]])
+            return
         outcomes = [(await store.write([(fill,)]))[0] for _ in range(20)]
         expect_error(outcomes[-1], StorageFullError)
         await store.write([(insert(1),)])

@@ -1,0 +1,108 @@
+"""Maps the errors of a PostgreSQL server to tenantry's errors, by SQLSTATE and never by message.
+
+PostgreSQL lists its codes at https://www.postgresql.org/docs/current/errcodes-appendix.html. A server's message can be in any language. Its
+detail quotes values of the row, and is not part of tenantry's message.
+"""
+
+import re
+from typing import TYPE_CHECKING, Final
+
+from psycopg import pq
+
+from tenantry.errors import (
+    ConstraintViolationError,
+    DatabaseCorruptError,
+    DuplicateRecordError,
+    PersistenceError,
+    QueryError,
+    StorageFullError,
+    TransactionClosedError,
+)
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+FENCED: Final = "22012"
+"""division_by_zero: in the guard, another owner has raised the epoch."""
+LOCK_NOT_AVAILABLE: Final = "55P03"
+READ_ONLY: Final = "25006"
+CANCELLED: Final = "57014"
+SCHEMA_MISSING: Final = frozenset(["42P01", "3F000"])
+"""undefined_table and invalid_schema_name: in the guard, the tenant's schema was removed or renamed."""
+RUN_AGAIN: Final = frozenset(["40001", "40P01"])
+"""serialization_failure and deadlock_detected: the transaction is rolled back, and may succeed if it runs again."""
+PREPARED_STALE: Final = frozenset(["0A000", "26000", "42804", "42883", "42P18"])
+"""The codes of a prepared statement that does not fit the tables any more, or that the server does not know.
+
+A statement that was prepared in another tenant's schema keeps the types of its parameters. In a schema with a column of another type it
+fails with ``datatype_mismatch`` or ``undefined_function``.
+"""
+TRANSACTION_TIMED_OUT: Final = frozenset(["25P03", "25P04"])
+"""The server ends the connection with these codes if a transaction is open for too long."""
+
+_DUPLICATE: Final = frozenset(["23505", "23P01"])
+_NOT_NULL: Final = "23502"
+_CHECK: Final = "23514"
+_INTEGRITY_CLASS: Final = "23"
+_DISK_FULL: Final = "53100"
+_CORRUPT: Final = frozenset(["XX001", "XX002"])
+_LIMIT_EXCEEDED: Final = "54000"
+_TRANSIENT: Final = frozenset(
+    [*RUN_AGAIN, LOCK_NOT_AVAILABLE, READ_ONLY, CANCELLED, "53000", "53200", "53300", "53400", "58030"]
+)
+_KEY: Final = re.compile(r"\((?P<columns>.*?)\)=\(", re.DOTALL)
+_COLUMN: Final = re.compile(r'[^\W\d][\w$]*|"[^"]+"')
+
+
+def code_of(result: "PGresult") -> str:
+    """Return the SQLSTATE of an error, or '' if there is none."""
+    return _field(result, pq.DiagnosticField.SQLSTATE) or ""
+
+
+def map_error(result: "PGresult", doing: str) -> PersistenceError:
+    """Return tenantry's error for a failed result. `doing` names the failed step in the message."""
+    code = code_of(result)
+    text = _field(result, pq.DiagnosticField.MESSAGE_PRIMARY) or result.get_error_message().strip()
+    message = f"{doing}: {text} ({code})"
+    if code in _DUPLICATE:
+        constraint, columns = _violated_key(result)
+        return DuplicateRecordError(message, code=code, constraint=constraint, columns=columns)
+    if code.startswith(_INTEGRITY_CLASS):
+        return ConstraintViolationError(message, code=code, constraint=_violated_constraint(result, code))
+    if code == _DISK_FULL:
+        return StorageFullError(f"{message}: free space on the server's disk", code=code)
+    if code in _CORRUPT:
+        return DatabaseCorruptError(message, code=code)
+    if code in TRANSACTION_TIMED_OUT:
+        return TransactionClosedError(message, code=code)
+    if code == _LIMIT_EXCEEDED:
+        message += ": PostgreSQL limits this, for example a text in an indexed column to 2704 bytes; nothing was written"
+    return QueryError(message, code=code, is_transient=code in _TRANSIENT)
+
+
+def _field(result: "PGresult", field: int) -> str | None:
+    value = result.error_field(field)
+    return None if value is None else value.decode("utf-8", "replace")
+
+
+def _violated_key(result: "PGresult") -> tuple[str | None, tuple[str, ...]]:
+    """Return the columns of the key with their table; or the name of the key if it has expressions, and no columns.
+
+    The server's detail is the only place with the columns. It begins with ``Key (a, b)=(1, 2)`` in every language.
+    """
+    name = _field(result, pq.DiagnosticField.CONSTRAINT_NAME)
+    table = _field(result, pq.DiagnosticField.TABLE_NAME)
+    key = _KEY.search(_field(result, pq.DiagnosticField.MESSAGE_DETAIL) or "")
+    names = [] if key is None else key["columns"].split(", ")
+    if table is None or not names or not all(map(_COLUMN.fullmatch, names)):
+        return name, ()
+    columns = tuple(f"{table}.{column.strip(chr(34))}" for column in names)
+    return ", ".join(columns), columns
+
+
+def _violated_constraint(result: "PGresult", code: str) -> str | None:
+    if code == _NOT_NULL:
+        table = _field(result, pq.DiagnosticField.TABLE_NAME)
+        column = _field(result, pq.DiagnosticField.COLUMN_NAME)
+        return f"{table}.{column}" if table and column else None
+    return _field(result, pq.DiagnosticField.CONSTRAINT_NAME) if code == _CHECK else None

@@ -1,0 +1,137 @@
+"""Runs batches of read-only statements on the server: one transaction and one trip.
+
+A failed statement fails the transaction. What came before the failure holds, because nothing was written, and what came after it runs
+again. If the connection is lost, the statements run again until the batch's deadline.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from tenantry.errors import CallTimeoutError, QueryError
+from tenantry.sql.statements import Statement
+from tenantry.storage.postgres.errors import (
+    PREPARED_STALE,
+    READ_ONLY,
+    RUN_AGAIN,
+    SCHEMA_MISSING,
+    code_of,
+    map_error,
+)
+from tenantry.storage.postgres.head import Head
+from tenantry.storage.postgres.lost_connection import ConnectionLostError
+from tenantry.storage.postgres.owner import Owner
+from tenantry.storage.postgres.pipeline import OK, Pipeline
+from tenantry.storage.postgres.unit import Unit, make_unit
+from tenantry.storage.postgres.values import load_rows
+from tenantry.storage.postgres.writes import Connections
+from tenantry.storage.protocol import ReadOutcome
+
+if TYPE_CHECKING:
+    from psycopg.pq.abc import PGresult
+
+_PAUSE_SECONDS = 0.01
+_HAS_OWNER = b"SELECT to_regclass('tenantry_owner') IS NOT NULL"
+
+
+class Reader:
+    """Runs the read batches of one store; several may run at the same time."""
+
+    def __init__(self, owner: Owner, head: Head, connections: Connections, *, timeout_seconds: float) -> None:
+        self._owner = owner
+        self._head = head
+        self._connections = connections
+        self._timeout_seconds = timeout_seconds
+
+    async def read(self, statements: Sequence[Statement]) -> list[ReadOutcome]:
+        """Run the statements; return one outcome for each.
+
+        Raises:
+            TenantOwnedElsewhereError: The schema does not exist any more.
+            PersistenceConnectionError: The server cannot be reached.
+            CallTimeoutError: The time was over.
+        """
+        outcomes: dict[int, ReadOutcome] = {}
+        todo: dict[int, Unit] = {}
+        for position, statement in enumerate(statements):
+            try:
+                todo[position] = make_unit((statement,))
+            except QueryError as error:
+                outcomes[position] = error
+        deadline_seconds = asyncio.get_running_loop().time() + self._timeout_seconds
+        while todo:
+            left_seconds = deadline_seconds - asyncio.get_running_loop().time()
+            if left_seconds <= 0:
+                raise self._timed_out()
+            try:
+                async with self._connections.connection(
+                    self._owner.uid, timeout_seconds=left_seconds
+                ) as pipeline:
+                    await self._read(todo, outcomes, pipeline, deadline_seconds)
+            except ConnectionLostError:
+                await asyncio.sleep(_PAUSE_SECONDS)
+        return [outcomes[position] for position in range(len(statements))]
+
+    async def _read(
+        self,
+        todo: dict[int, Unit],
+        outcomes: dict[int, ReadOutcome],
+        pipeline: Pipeline,
+        deadline_seconds: float,
+    ) -> None:
+        has_forgotten = False
+        while todo:
+            left_seconds = deadline_seconds - asyncio.get_running_loop().time()
+            if left_seconds <= 0:
+                raise self._timed_out()
+            self._head.begin_read(pipeline)
+            for unit in todo.values():
+                unit.send(pipeline)
+            pipeline.sync()
+            ((head, *results),) = await pipeline.results(left_seconds)
+            if head.status not in OK:
+                raise map_error(head, "cannot begin to read")
+            for (position, unit), result in zip([*todo.items()], results, strict=False):
+                if result.status in OK:
+                    (outcomes[position],) = unit.results([result])
+                    del todo[position]
+                    continue
+                code = code_of(result)
+                if (
+                    code in PREPARED_STALE
+                    and not has_forgotten
+                    and pipeline.has_prepared(unit.commands[0].sql)
+                ):
+                    has_forgotten = True
+                    pipeline.forget_prepared()
+                elif code not in RUN_AGAIN:
+                    if code in SCHEMA_MISSING:
+                        await self._check_owned(pipeline, left_seconds)
+                    outcomes[position] = self._failed(unit, result)
+                    del todo[position]
+                break
+
+    async def _check_owned(self, pipeline: Pipeline, timeout_seconds: float) -> None:
+        """Raise if the schema was removed, which looks like a missing table."""
+        self._head.begin_read(pipeline)
+        pipeline.send(_HAS_OWNER)
+        pipeline.sync()
+        (results,) = await pipeline.results(timeout_seconds)
+        if results[-1].status in OK and load_rows(results[-1]) == [(0,)]:
+            raise self._owner.taken_over(f"the schema {self._owner.schema} was removed or replaced")
+
+    def _failed(self, unit: Unit, result: "PGresult") -> QueryError:
+        name, code = unit.request[0].name, code_of(result)
+        if code == READ_ONLY:
+            return QueryError(
+                f"{name} writes, but was passed to read(): nothing was written; use write()", code=code
+            )
+        return map_error(result, name)  # type: ignore[return-value]
+
+    def _timed_out(self) -> CallTimeoutError:
+        return CallTimeoutError(
+            f"the database did not answer within {self._timeout_seconds:g} s",
+            tenant_id=self._owner.tenant_id,
+            timeout_seconds=self._timeout_seconds,
+            was_started=True,
+        )
