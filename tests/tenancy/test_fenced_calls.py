@@ -169,6 +169,7 @@ async def test_a_transaction_that_is_taken_over_ends(step: str):
         limiter=FairLimiter(1),
         tenant_id="acme",
         backend="fake",
+        dialect="fake",
         clock=SystemClock(),
         report=Recorder(),
         log=EventLog(),

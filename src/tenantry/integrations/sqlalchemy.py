@@ -1,17 +1,20 @@
 """SQLAlchemy Core statements on a tenant; needs the extra ``sqlalchemy``.
 
-Theory of operation. SQLAlchemy executes each statement on an engine with an empty database: SQLAlchemy compiles the statement,
+Theory of operation. SQLAlchemy executes each statement on an engine with an empty database in memory, which has the dialect of the
+tenant's database: SQLAlchemy compiles the statement,
 or finds it in the engine's cache, computes the columns' defaults, and converts the parameters. Before SQLAlchemy calls the
 driver, an event of the engine passes the SQL and the parameters to `_compiled` and ends the execution. The tenant then runs
 this SQL like any other SQL, and the columns' types convert the result.
 """
 
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from itertools import islice
 from typing import Any, Final, NoReturn, TypeAlias, TypeVar, overload
 
-from sqlalchemy import ColumnElement, Engine, create_engine, event, inspect
+from sqlalchemy import ColumnElement, Engine, Insert, create_engine, event, inspect
+from sqlalchemy.dialects import registry
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.sql.expression import CompoundSelect, Executable, Select, SelectBase, UpdateBase
 
@@ -25,6 +28,10 @@ M = TypeVar("M")
 Values: TypeAlias = Mapping[str, Any]
 
 _STATEMENTS_MAX: Final = 500  # the size of the engine's cache of compiled statements
+
+
+_DIALECTS: Final = {"sqlite": "sqlite", "postgres": "tenantry.postgres"}
+"""SQLAlchemy's names of the dialects, by the names of `Store.backend`."""
 
 
 class SqlAlchemyCore:
@@ -54,7 +61,7 @@ class SqlAlchemyCore:
         self, statement: Executable, parameters: Values | None = None, *, name: str = "sql.execute"
     ) -> int:
         """Run a statement without a result, and return the number of changed rows. See `Queries.execute`."""
-        sql, values = _compiled(statement, parameters, name)
+        sql, values = _compiled(statement, parameters, name, await self._dialect(statement, name))
         return await self._queries.execute(sql, values, name=name)
 
     async def execute_many(
@@ -72,7 +79,7 @@ class SqlAlchemyCore:
         given = list(islice(rows, EXECUTE_MANY_ROWS_MAX + 1))
         if not given:
             return 0
-        sql, values = _compiled(statement, given, name)
+        sql, values = _compiled(statement, given, name, await self._dialect(statement, name))
         return await self._queries.execute_many(sql, values, name=name)
 
     @overload
@@ -99,8 +106,9 @@ class SqlAlchemyCore:
         name: str = "sql.fetch_one",
     ) -> Any:
         """Return the first row of a result, or None if the result has no rows. See `Queries.fetch_one`."""
-        sql, values = _compiled(statement, parameters, name)
-        reader = _Reader(statement, row, name)
+        dialect = await self._dialect(statement, name)
+        sql, values = _compiled(statement, parameters, name, dialect)
+        reader = _Reader(statement, row, name, dialect)
         found = await self._queries.fetch_one(sql, values, name=name)
         return None if found is None else reader.read([found])[0]
 
@@ -128,8 +136,9 @@ class SqlAlchemyCore:
         name: str = "sql.fetch_all",
     ) -> list[Any]:
         """Return all rows of a result. See `Queries.fetch_all`."""
-        sql, values = _compiled(statement, parameters, name)
-        reader = _Reader(statement, row, name)
+        dialect = await self._dialect(statement, name)
+        sql, values = _compiled(statement, parameters, name, dialect)
+        reader = _Reader(statement, row, name, dialect)
         return reader.read(await self._queries.fetch_all(sql, values, name=name))
 
     async def fetch_value(
@@ -173,11 +182,33 @@ class SqlAlchemyCore:
         row: type[Any] | None = None,
         name: str = "sql.stream",
     ) -> AsyncIterator[Any]:
-        """Yield the rows of a SELECT in the order of a key, with bounded memory. See `Queries.stream`."""
-        sql, values = _compiled(statement, parameters, name)
-        reader = _Reader(statement, row, name)
-        found = self._queries.stream(sql, values, key=key, chunk_rows=chunk_rows, name=name)
-        return reader.iterate(found)
+        """Yield the rows of a SELECT in the order of a key, with bounded memory. See `Queries.stream`.
+
+        Only iterating shows the tenant's dialect, so an error of SQLAlchemy is raised by iterating.
+        """
+        _check(statement, name)
+        if row is not None:
+            check_row_type(row)
+
+        early = None
+        with suppress(QueryError):  # SQLite may lack what PostgreSQL has
+            early = _compiled(statement, parameters, name, "sqlite")
+        if early is not None:
+            self._queries.stream(*early, key=key, chunk_rows=chunk_rows, name=name)
+
+        async def found() -> AsyncIterator[Any]:
+            dialect = await self._queries.dialect()
+            sql, values = _compiled(statement, parameters, name, dialect)
+            reader = _Reader(statement, row, name, dialect)
+            rows = self._queries.stream(sql, values, key=key, chunk_rows=chunk_rows, name=name)
+            async for each in reader.iterate(rows):
+                yield each
+
+        return found()
+
+    async def _dialect(self, statement: Executable, name: str) -> str:
+        _check(statement, name)  # before a closed tenant is opened
+        return await self._queries.dialect()
 
 
 class _Reader:
@@ -187,17 +218,18 @@ class _Reader:
         statement: The statement.
         row: The model of a row; None for `Row` objects.
         name: The statement's name in errors.
+        dialect: The dialect of the tenant's database.
     """
 
-    def __init__(self, statement: Executable, row: type[Any] | None, name: str) -> None:
+    def __init__(self, statement: Executable, row: type[Any] | None, name: str, dialect: str) -> None:
         if row is not None:
             check_row_type(row)
         self._row = row
         self._name = name
         self._count = 0
-        dialect = _engine().dialect
+        compiling = _engine(dialect).dialect
         self._converters = [
-            column.type.dialect_impl(dialect).result_processor(dialect, None)
+            column.type.dialect_impl(compiling).result_processor(compiling, None)
             for column in _result_columns(statement)
         ]
 
@@ -255,12 +287,20 @@ class _CompiledError(Exception):
 
 
 @cache
-def _engine() -> Engine:
-    """Return the engine that compiles statements. The engine never executes a statement, so its in-memory database is empty."""
+def _engine(dialect: str) -> Engine:
+    """Return the engine that compiles statements for a dialect. No statement is executed, so the engine's database is empty."""
+    registry.register("tenantry.postgres", "tenantry.integrations.sqlalchemy_postgres", "TenantryPostgres")
     # With insertmanyvalues, an INSERT with RETURNING of many rows would become several statements, not one atomic unit.
-    engine = create_engine(
-        "sqlite://", query_cache_size=_STATEMENTS_MAX, hide_parameters=True, use_insertmanyvalues=False
-    )
+    options: dict[str, Any] = {
+        "query_cache_size": _STATEMENTS_MAX,
+        "hide_parameters": True,
+        "use_insertmanyvalues": False,
+    }
+    if dialect != "sqlite":
+        # Every engine needs a connection, and this one is never used.
+        unused = _engine("sqlite")
+        options |= {"module": unused.dialect.loaded_dbapi, "pool": unused.pool}
+    engine = create_engine(f"{_DIALECTS[dialect].replace('.', '+')}://", **options)
 
     def capture(_: object, sql: str, parameters: Any, __: object) -> NoReturn:
         raise _CompiledError(sql, parameters)
@@ -275,16 +315,18 @@ def _engine() -> Engine:
 
 
 def _compiled(
-    statement: Executable, parameters: Values | Sequence[Values] | None, name: str
+    statement: Executable, parameters: Values | Sequence[Values] | None, name: str, dialect: str
 ) -> tuple[str, Any]:
     """Return a statement's SQL and its parameters; for a sequence of values, the SQL and a list of parameters.
 
     Raises:
         QueryError: SQLAlchemy refused the statement or a value, or the statement loads or stores ORM objects.
     """
-    _check(statement, name)
+    if dialect != "sqlite" and isinstance(statement, Insert) and not tuple(statement.exported_columns):
+        # Otherwise SQLAlchemy adds RETURNING with the new row's key.
+        statement = statement.inline()
     try:
-        with _engine().connect() as connection:
+        with _engine(dialect).connect() as connection:
             connection.execute(statement, parameters)
     except _CompiledError as compiled:
         sql, found = compiled.sql, compiled.parameters

@@ -39,6 +39,17 @@ class Queries:
 
     _session: Session
 
+    async def dialect(self) -> str:
+        """Return the name of the database's SQL dialect, ``sqlite`` or ``postgres``. A closed tenant is opened.
+
+        A tenant that is moved to another back end may change its dialect. For a statement whose text depends on the dialect pass an `Sql`,
+        which has a text for each dialect.
+
+        Raises:
+            TenantError: The tenant cannot be opened.
+        """
+        return await self._session.dialect()
+
     async def execute(self, sql: str | Sql, parameters: Parameters = (), *, name: str = "sql.execute") -> int:
         """Run a statement that returns no rows: INSERT, UPDATE, DELETE, or a statement that changes the schema.
 

@@ -204,6 +204,13 @@ class ReadSession(Protocol):
     def log(self) -> EventLog:
         """The event log, bound to the session's tenant, if any."""
 
+    async def dialect(self) -> str:
+        """Return the name of the database's SQL dialect, ``sqlite`` or ``postgres``.
+
+        Raises:
+            TenantError: The tenant cannot be opened.
+        """
+
     async def read(self, statement: Statement[T]) -> T:
         """Run one read-only statement and return its result. Cancellation has no lasting effect.
 

@@ -107,6 +107,10 @@ class StoreSession:
         """The event log."""
         return self._log
 
+    async def dialect(self) -> str:
+        """Return the name of the database's SQL dialect."""
+        return self._store.backend
+
     async def write(self, *statements: Statement) -> list[Result]:
         """Run the statements as one transaction; a no-op without statements."""
         if not statements:

@@ -91,6 +91,14 @@ class TenantSession:
         """The event log, bound to the tenant's id."""
         return self._log
 
+    async def dialect(self) -> str:
+        """Return the name of the SQL dialect of the tenant's database; open the tenant if it is closed."""
+        lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+        try:
+            return lease.actor.dialect
+        finally:
+            self._source.release(lease)
+
     async def write(self, *statements: Statement) -> list[Result]:
         """Run the statements as one atomic unit; the unit is durable when this returns."""
         if not statements:

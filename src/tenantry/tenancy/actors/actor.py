@@ -120,6 +120,11 @@ class TenantActor:
         return self._writes.is_idle and self._reads.is_idle
 
     @property
+    def dialect(self) -> str:
+        """The name of the SQL dialect of the tenant's database."""
+        return self._store.backend
+
+    @property
     def uid(self) -> str | None:
         """The tenant's permanent key; after a rename, another tenant may get this tenant's old id."""
         return self._entry.uid if self._entry is not None else None
@@ -339,6 +344,7 @@ class TenantActor:
             limiter=self._context.limiters.write,
             tenant_id=self._tenant_id,
             backend=self._backend,
+            dialect=self.dialect,
             clock=self._context.clock,
             report=self._context.report,
             log=self._log,

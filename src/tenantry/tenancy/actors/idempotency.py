@@ -43,6 +43,10 @@ class KeyedSession:
         """The event log, bound to the tenant's id."""
         return self._session.log
 
+    async def dialect(self) -> str:
+        """Return the name of the database's SQL dialect."""
+        return await self._session.dialect()
+
     async def write(self, *statements: Statement) -> list[Result]:
         """Run the statements as one atomic unit, only once for the key; without statements, do nothing.
 

@@ -52,6 +52,7 @@ class TransactionSession:
         limiter: FairLimiter,
         tenant_id: str,
         backend: str,
+        dialect: str,
         clock: Clock,
         report: Hook,
         log: EventLog,
@@ -63,6 +64,7 @@ class TransactionSession:
         self._limiter = limiter
         self._tenant_id = tenant_id
         self._backend = backend
+        self._dialect = dialect
         self._now = clock.monotonic_seconds
         self._report = report
         self._log = log
@@ -102,6 +104,10 @@ class TransactionSession:
         finally:
             # ContextVar.reset() would fail if the block ends in another context, for example in a fixture.
             _enclosing.set(_enclosing.get() - {self})
+
+    async def dialect(self) -> str:
+        """Return the name of the database's SQL dialect."""
+        return self._dialect
 
     async def write(self, *statements: Statement) -> list[Result]:
         """Run one unit inside the transaction; only a failed unit is rolled back, and the transaction continues.
