@@ -57,7 +57,7 @@ def step_of(script: str) -> str:
             f"line {line_of(script, script.index(chr(0)) + 1)} of the script contains the character NUL: remove the character",
             code="22021",  # character_not_in_repertoire
         )
-    for words in _statements(script):
+    for words in statements_of(script):
         # END may end the body of a function that begins with BEGIN ATOMIC, so only EXECUTE can refuse END.
         _check(words, _REFUSED - {"END"})
     outer, inner = _tags(script)
@@ -72,7 +72,7 @@ def check_single(sql: str) -> None:
         BrokenScriptError: The text has several statements. The statement would end the transaction or change the connection, or names a
             table of tenantry.
     """
-    statements = [words for words in _statements(sql) if words]
+    statements = [words for words in statements_of(sql) if words]
     if len(statements) > 1:
         raise BrokenScriptError(
             "the function passes several statements at once: pass one statement to each call", code="42601"
@@ -118,8 +118,8 @@ def _check_set(words: list[str]) -> None:
     )
 
 
-def _statements(script: str) -> Iterator[list[str]]:
-    """Yield the words and the quoted names of each statement, without strings and comments."""
+def statements_of(script: str) -> Iterator[list[str]]:
+    """Yield the words and the quoted names of each statement, without strings, comments and quotes."""
     words: list[str] = []
     for token in _TOKEN.finditer(script):
         text = token[0]
