@@ -43,6 +43,7 @@ from tenantry.errors import (
     TenantError,
     TenantExistsError,
     TenantNotFoundError,
+    TenantNotMovableError,
     TenantOverloadedError,
     TenantOwnedElsewhereError,
     TenantQuarantinedError,
@@ -68,6 +69,7 @@ from tenantry.events import (
     StoreConnected,
     StoreMigrated,
     TenantClosed,
+    TenantMoved,
     TenantOpened,
 )
 from tenantry.ids import TenantId
@@ -196,7 +198,9 @@ __all__ = [
     "TenantId",
     "TenantLimits",
     "TenantMigrationStatus",
+    "TenantMoved",
     "TenantNotFoundError",
+    "TenantNotMovableError",
     "TenantOpened",
     "TenantOverloadedError",
     "TenantOwnedElsewhereError",

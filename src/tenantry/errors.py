@@ -40,6 +40,7 @@
         │   ├── DeletionProtectedError
         │   └── GracePeriodError         deleted, and cannot be purged yet
         ├── RevisionError                the tenant was changed since it was read
+        ├── TenantNotMovableError        a table of the tenant cannot be moved to the other back end
         ├── TenantBusyError              a lifecycle operation of the tenant is running
         ├── TenantOwnedElsewhereError    another process holds the tenant's lock
         ├── LimitError                   a limit is reached; has retry_after_seconds
@@ -583,6 +584,20 @@ class RevisionError(TenantError):
         super().__init__(message, tenant_id=tenant_id)
         self.revision = revision
         self.current_revision = current_revision
+
+
+class TenantNotMovableError(TenantError):
+    """The tenant cannot be moved to the other back end, and nothing was changed.
+
+    Attributes:
+        tables: The names of the tables because of which the tenant cannot be moved.
+    """
+
+    outcome = "not_movable"
+
+    def __init__(self, message: str, *, tenant_id: str, tables: tuple[str, ...]) -> None:
+        super().__init__(message, tenant_id=tenant_id)
+        self.tables = tables
 
 
 class TenantBusyError(TenantError):

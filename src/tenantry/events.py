@@ -111,6 +111,24 @@ class OperationEnded(NamedTuple):
     duration_seconds: float
 
 
+class TenantMoved(NamedTuple):
+    """A tenant was moved to another back end.
+
+    Attributes:
+        source, target: The names of the back ends.
+        rows: The number of rows in the copy with which the move began.
+        duration_seconds: The duration of the whole move.
+        pause_seconds: The time for which the tenant's callers waited.
+    """
+
+    tenant_id: str
+    source: str
+    target: str
+    rows: int
+    duration_seconds: float
+    pause_seconds: float
+
+
 class ClockLeapt(NamedTuple):
     """The machine's clock jumped, or no process read the clock for so long that a jump is possible.
 
@@ -148,6 +166,7 @@ Event: TypeAlias = (
     | PoolWaited
     | OperationStepped
     | OperationEnded
+    | TenantMoved
     | FleetTenantFinished
     | ClockLeapt
 )

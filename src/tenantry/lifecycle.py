@@ -68,6 +68,7 @@ class Permission(StrEnum):
         COPY: The tenant's data can be copied into snapshots, clones and bundles.
         CHECK: A fleet job may check the tenant's database, which is closed for the check if the state does not allow `READ`.
         RESTORE: The tenant's database can be replaced: restore, undo-restore and replace-file.
+        MOVE: The tenant can be moved to another back end.
         CHANGE: An operator may change the tenant's id, name, protection and limits.
     """
 
@@ -79,6 +80,7 @@ class Permission(StrEnum):
     COPY = "copy"
     CHECK = "check"
     RESTORE = "restore"
+    MOVE = "move"
     CHANGE = "change"
 
 
@@ -123,9 +125,9 @@ _WITH_DATA: Final = frozenset({P.EXIST, P.COPY, P.CHECK, P.RESTORE, P.CHANGE})
 
 STATES: Final[Mapping[TenantState, StateRules]] = {
     S.PROVISIONING: StateRules(frozenset({P.EXIST, P.STAY_OPEN})),
-    S.ACTIVE: StateRules(_WITH_DATA | {P.READ, P.WRITE, P.STAY_OPEN, P.MIGRATE}),
-    S.SUSPENDED: StateRules(_WITH_DATA, TenantSuspendedError, "resume it first; its data is kept"),
-    S.ARCHIVED: StateRules(_WITH_DATA, TenantStateError, "unarchive it first; its data is kept"),
+    S.ACTIVE: StateRules(_WITH_DATA | {P.READ, P.WRITE, P.STAY_OPEN, P.MIGRATE, P.MOVE}),
+    S.SUSPENDED: StateRules(_WITH_DATA | {P.MOVE}, TenantSuspendedError, "resume it first; its data is kept"),
+    S.ARCHIVED: StateRules(_WITH_DATA | {P.MOVE}, TenantStateError, "unarchive it first; its data is kept"),
     S.QUARANTINED: StateRules(
         _WITH_DATA, TenantQuarantinedError, "repair or restore it; its files were left as they are"
     ),

@@ -179,6 +179,7 @@ NO_LIFECYCLE_CALLS: Final = {
     *("open", "aclose", "get", "find", "list", "lease", "export", "check_catalog", "tenant_statistics"),
     "backend_report",
     "compare_database",
+    *("move", "plan_move"),  # between two back ends: tests/tenancy/move
 }
 REFUSALS: Final = {
     TenantState.SUSPENDED: TenantSuspendedError,

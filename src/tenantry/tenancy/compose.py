@@ -26,6 +26,7 @@ from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.work import FleetTools
 from tenantry.tenancy.handle import HANDLE_ATTRIBUTES
 from tenantry.tenancy.hooks import Hooks
+from tenantry.tenancy.move.move import Move
 from tenantry.tenancy.operations.archive import Archive
 from tenantry.tenancy.operations.change import Change
 from tenantry.tenancy.operations.create import Create
@@ -135,8 +136,8 @@ def compose(
         Scratch(config.data_dir),
         schemas,
     )
-    operations = _operations(tools, snapshot_tools, storage_owner)
     snapshot_operations = _snapshot_operations(snapshot_tools)
+    operations = _operations(tools, snapshot_tools, snapshot_operations.take_snapshot, storage_owner)
     runner = OperationRunner(
         catalog,
         context,
@@ -211,7 +212,10 @@ def _open_tenants(
 
 
 def _operations(
-    tools: OperationTools, snapshot_tools: SnapshotTools, storage_owner: StorageOwner
+    tools: OperationTools,
+    snapshot_tools: SnapshotTools,
+    take_snapshot: TakeSnapshot,
+    storage_owner: StorageOwner,
 ) -> TenantOperations:
     create = Create(tools)
     return TenantOperations(
@@ -221,6 +225,7 @@ def _operations(
         purge=Purge(tools, snapshot_tools.archive, storage_owner),
         rename=Rename(tools),
         repair=Repair(tools),
+        move=Move(snapshot_tools, take_snapshot),
         clone=Clone(snapshot_tools, create),
         export=Export(snapshot_tools),
         import_bundle=ImportBundle(snapshot_tools, create),
@@ -245,6 +250,7 @@ def _finishers(operations: TenantOperations, on_snapshots: SnapshotOperations) -
         operations.purge,
         operations.rename,
         operations.repair,
+        operations.move,
         operations.clone,
         operations.import_bundle,
         operations.adopt,

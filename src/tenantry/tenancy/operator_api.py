@@ -11,12 +11,12 @@ from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.limits import TenantLimits
 from tenantry.pages import Page
 from tenantry.storage.archive.manifest import Manifest
-from tenantry.tenancy.creation_api import CreationAPI
+from tenantry.tenancy.move.api import MoveAPI
 from tenantry.tenancy.tenant_record import TenantRecord
 from tenantry.texts import check_display_name, check_reason
 
 
-class OperatorAPI(CreationAPI):
+class OperatorAPI(MoveAPI):
     """The methods of `TenantRegistry` for operators.
 
     Every operation is recorded in the audit and can be repeated. Cancelling the caller stops only the waiting, not the operation.

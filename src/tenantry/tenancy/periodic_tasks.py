@@ -142,7 +142,7 @@ class PeriodicTasks:
         """Return whether a tenant may stay open: it serves calls, or an operation of this registry uses it."""
         if tenant.state.allows(TenantEvent.PROVISION):
             return True
-        if tenant.intent is not None:
+        if tenant.intent is not None and not tenant.intent.is_served:
             return self._runner.is_own(tenant)
         return tenant.state.allows(Permission.STAY_OPEN)
 

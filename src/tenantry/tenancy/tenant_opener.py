@@ -309,5 +309,5 @@ def check_opens(tenant: TenantRecord) -> None:
         TenantBusyError: An operation of the tenant is running, or was interrupted by a crash and is not finished yet.
     """
     check_allows(tenant.state, Permission.READ, tenant_id=tenant.id, reason=tenant.reason)
-    if tenant.intent is not None:
+    if tenant.intent is not None and not tenant.intent.is_served:
         raise busy_error(tenant.id, tenant.intent.action)

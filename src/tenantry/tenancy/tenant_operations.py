@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from tenantry.tenancy.move.move import Move
 from tenantry.tenancy.operations.archive import Archive
 from tenantry.tenancy.operations.change import Change
 from tenantry.tenancy.operations.create import Create
@@ -24,6 +25,7 @@ class TenantOperations:
     purge: Purge
     rename: Rename
     repair: Repair
+    move: Move
     clone: Clone
     export: Export
     import_bundle: ImportBundle

@@ -14,6 +14,9 @@ from tenantry.storage.protocol import Place
 OBJECTS_LEFT: Final = "objects_left"
 """The argument of a purge with the number of snapshot objects that could not be deleted; empty if the number is unknown."""
 
+SERVED: Final = "is_served"
+"""The argument of an operation during which callers are served; None or missing if callers are refused."""
+
 
 class Intent(BaseModel):
     """A lifecycle operation that has started but not ended, with the data to finish or roll back the operation.
@@ -27,6 +30,11 @@ class Intent(BaseModel):
     action: str
     arguments: dict[str, str | None] = {}
     begun_at: datetime
+
+    @property
+    def is_served(self) -> bool:
+        """Whether the tenant serves its callers during the operation."""
+        return self.arguments.get(SERVED) is not None
 
 
 class TenantRecord(BaseModel):
@@ -78,6 +86,11 @@ class TenantRecord(BaseModel):
     limits: TenantLimits = TenantLimits()
     restore_point: str | None = None
     snapshot_due_at: datetime | None = None
+
+    @property
+    def is_served(self) -> bool:
+        """Whether callers may open the tenant: its state allows calls, and no operation needs the database for itself."""
+        return self.state.allows(Permission.READ) and (self.intent is None or self.intent.is_served)
 
     @property
     def is_under_way(self) -> bool:

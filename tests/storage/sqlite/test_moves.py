@@ -183,6 +183,17 @@ async def test_a_failed_pass_changes_nothing(paths: TenantPaths, writer: sqlite3
     assert contents(replica._database) == contents(paths.database)
 
 
+async def test_a_table_that_is_dropped_and_created_again(paths: TenantPaths, writer: sqlite3.Connection):
+    """Its changes are not recorded any more, so the next pass fails."""
+    original = SQLiteOriginal(paths, ())
+    tables = await original.install()
+    replica = SQLiteReplica(copy_of(paths), ())
+    writer.execute("DROP TABLE folded")
+    writer.execute("CREATE TABLE folded (name TEXT COLLATE NOCASE PRIMARY KEY, n INTEGER)")
+    with pytest.raises(SnapshotError, match="a table was dropped during the move"):
+        follow(original, replica, tables, {}, is_open=True)
+
+
 async def test_removing_a_journal_can_be_repeated(paths: TenantPaths):
     """Without a journal, and without a database, there is nothing to remove."""
     original = SQLiteOriginal(paths, ())

@@ -55,7 +55,7 @@ class Copies:
             SnapshotError: The tenant has no database, the tenant was closed during the copy, or only the copy is damaged.
             TenantError, PersistenceError: The tenant's database cannot be opened or read.
         """
-        if not tenant.state.allows(Permission.READ) or tenant.intent is not None:
+        if not tenant.is_served:
             if not tenant.state.allows(Permission.COPY):
                 raise SnapshotError(f"tenant {tenant.id!r} is {tenant.state} and has no database to copy")
             return await self._copy_unserved(tenant, path)

@@ -3,6 +3,7 @@
 A crash leaves nothing to finish: an object without a manifest is not a snapshot, and retention deletes the object a day later.
 """
 
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
@@ -11,6 +12,7 @@ from tenantry.eventlog import EventLog
 from tenantry.events import OperationEnded
 from tenantry.lifecycle import Permission
 from tenantry.storage.archive.compression import compress
+from tenantry.storage.artifacts import DatabaseReport
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.copying import manifest_of
 from tenantry.tenancy.snapshots.snapshot import Snapshot, new_snapshot_id
@@ -38,7 +40,7 @@ class TakeSnapshot:
         operation.tenant_uid = tenant.uid
         async with self._tools.scratch.directory() as directory:
             with operation.preparing():
-                snapshot = await self._store(tenant, trigger, directory)
+                snapshot = await self._copy_and_store(tenant, trigger, directory)
         operation.detail["snapshot_id"] = snapshot.id
         latest = await self._tools.operations.catalog.find_by_uid(tenant.uid)
         if latest is None or not latest.state.allows(Permission.EXIST):
@@ -48,11 +50,26 @@ class TakeSnapshot:
         await self._apply_retention(tenant, snapshot.id)
         return snapshot
 
-    async def _store(self, tenant: TenantRecord, trigger: str, directory: Path) -> Snapshot:
-        now = self._tools.operations.context.clock.now()
-        database = directory / "tenant.db"
-        report = await self._tools.copies.copy(tenant, database)
-        stored = await run_in_thread(compress, database, directory / "tenant.db.gz")
+    async def store_copy(
+        self,
+        tenant: TenantRecord,
+        database: Path,
+        report: DatabaseReport,
+        trigger: str,
+        *,
+        now: datetime | None = None,
+    ) -> Snapshot:
+        """Store a checked copy as a snapshot, without deleting old snapshots.
+
+        Args:
+            tenant: The tenant.
+            database: The copy. A compressed file is made beside the copy.
+            report: The report of the copy's check.
+            trigger: The reason for the snapshot.
+            now: The time before the copy was made; by default the present time.
+        """
+        now = now or self._tools.operations.context.clock.now()
+        stored = await run_in_thread(compress, database, database.with_name(f"{database.name}.gz"))
         manifest = manifest_of(
             tenant,
             report,
@@ -63,6 +80,12 @@ class TakeSnapshot:
             stored=stored,
         )
         return await self._tools.archive.store(manifest, stored)
+
+    async def _copy_and_store(self, tenant: TenantRecord, trigger: str, directory: Path) -> Snapshot:
+        now = self._tools.operations.context.clock.now()
+        database = directory / "tenant.db"
+        report = await self._tools.copies.copy(tenant, database)
+        return await self.store_copy(tenant, database, report, trigger, now=now)
 
     async def _apply_retention(self, tenant: TenantRecord, newest: str) -> None:
         """Delete old snapshots. A failed deletion is reported and logged, and the new snapshot is kept."""

@@ -14,6 +14,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
+from tenantry.errors import SnapshotError
 from tenantry.schemas.schema import Schema
 from tenantry.storage.moves import JOURNAL, ROWS_PER_CHUNK, MovedRow, MovedTable, Position
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
@@ -32,6 +33,11 @@ T = TypeVar("T")
 # No table of a tenant has a column of this name.
 _NUMBER: Final = "tenantry_number"
 _JOURNALS: Final = f"SELECT name, journal FROM {JOURNAL}"  # noqa: S608  # our names
+_ADD_JOURNAL: Final = f"INSERT INTO {JOURNAL} VALUES (?, ?, ?)"  # noqa: S608  # our names
+_MISSING_TRIGGERS: Final = f"""
+SELECT (SELECT sum(triggers) FROM {JOURNAL}) <> count(*) FROM sqlite_schema
+WHERE type = 'trigger' AND substr(name, 1, ?) = ?
+"""  # noqa: S608  # our names
 _SPAN: Final = f"FROM {{journal}} WHERE {_NUMBER} > ? AND {_NUMBER} <= ?"
 _KEYS: Final = f"SELECT DISTINCT {{key}} {_SPAN}"
 _ROWS: Final = f"SELECT {{columns}} FROM {{table}} WHERE ({{key}}) IN (SELECT {{key}} {_SPAN})"  # noqa: S608  # our names
@@ -109,6 +115,7 @@ class SQLiteChanges:
     def __init__(self, connection: sqlite3.Connection, after: Position) -> None:
         self._connection = connection
         self._after = after
+        _check_complete(connection)
         self._journals: dict[str, str] = dict(connection.execute(_JOURNALS))
         self.position = {
             table: connection.execute(f"SELECT coalesce(max({_NUMBER}), 0) FROM {journal}").fetchone()[0]  # noqa: S608  # our names
@@ -146,14 +153,17 @@ def _install(connection: sqlite3.Connection) -> list[MovedTable]:
         # The first call with an idempotency key would create this table, without a journal.
         for sql in IDEMPOTENCY_SQL:
             connection.execute(sql)
-        connection.execute(f"CREATE TABLE {JOURNAL} (name TEXT PRIMARY KEY, journal TEXT NOT NULL) STRICT")
+        connection.execute(
+            f"CREATE TABLE {JOURNAL} (name TEXT PRIMARY KEY, journal TEXT NOT NULL, triggers INTEGER) STRICT"
+        )
         tables = read_tables(connection)
         for number, table in enumerate(tables, 1):
             journal = f"{JOURNAL}_{number}"
             connection.execute(f"CREATE TABLE {journal} ({_NUMBER} INTEGER PRIMARY KEY, {listed(table.key)})")
-            connection.execute(f"INSERT INTO {JOURNAL} VALUES (?, ?)", (table.name, journal))  # noqa: S608  # our names
-            for sql in _triggers(table, journal, connection):
+            triggers = list(_triggers(table, journal, connection))
+            for sql in triggers:
                 connection.execute(sql)
+            connection.execute(_ADD_JOURNAL, (table.name, journal, len(triggers)))
         connection.execute("COMMIT")
     finally:
         if connection.in_transaction:
@@ -183,6 +193,14 @@ def _triggers(table: MovedTable, journal: str, connection: sqlite3.Connection) -
     changed = listed(sorted({column for columns in unique for column in columns}))
     yield f"CREATE TRIGGER {journal}_before_insert BEFORE INSERT ON {name} BEGIN {replaced} END"
     yield f"CREATE TRIGGER {journal}_before_update BEFORE UPDATE OF {changed} ON {name} BEGIN {replaced} END"
+
+
+def _check_complete(connection: sqlite3.Connection) -> None:
+    """Raise if a trigger of the journal is missing: dropping a table, even one that is created again, drops its triggers."""
+    if connection.execute(_MISSING_TRIGGERS, (len(JOURNAL), JOURNAL)).fetchone()[0]:
+        raise SnapshotError(
+            "a table was dropped during the move, and the tenant was not moved: try again", is_retryable=True
+        )
 
 
 def _counts(tables: Sequence[MovedTable], connection: sqlite3.Connection) -> dict[str, int]:

@@ -177,4 +177,6 @@ def judge_control(action: int, first: str | None, second: str | None, _database:
     name = str(table).lower()
     if name in _OWN_TABLES or name.startswith(_JOURNAL_PREFIX):
         return _change_of(table)
+    if action == sqlite3.SQLITE_DROP_TRIGGER and str(first).lower().startswith(_JOURNAL_PREFIX):
+        return _change_of(JOURNAL)
     return _CONTROL.get(action)

@@ -1,0 +1,285 @@
+"""Move a tenant to another back end, while its callers keep reading and writing.
+
+    ``begun``      The intent, which names the new place, is in the catalog. Callers are served until the switch.
+    ``journaled``  The original records the keys of changed rows; see `tenantry.storage.moves`.
+    ``copied``     A copy is in a scratch directory, and a snapshot of the tenant is stored.
+    ``placed``     The copy is at the new place.
+    ``caught_up``  The copy lacks only the changes of the last moment.
+    ``closed``     No process has the tenant open, and callers wait. The copy equals the original.
+    ``switched``   The catalog names the new place, and callers continue there.
+    ``removed``    The original is removed.
+    ``finished``   The intent is cleared.
+
+The pause of the callers is the time from the closing to the switch. It contains one pass over the changes of the last moment. The
+number of rows of each table is compared before the pause, in one snapshot, because counting takes longer for larger tenants. Every
+row that a pass copies is compared when it is copied.
+
+A failure before the switch removes the journal and the copy, and the original continues to serve. If the copy's back end cannot be
+reached, the registry removes the copy later, and until then other operations on the tenant are refused as busy. After a crash, a move that has not
+switched is rolled back, and a move that has switched is finished. The switch is one compare-and-set of the tenant's record, so a
+rollback first changes the record: only one of the two takes effect.
+
+The original is not kept. Its snapshot, which a move takes in any case, is kept as long as other snapshots. Unlike the original, the
+snapshot can be restored on every back end, is listed, and is deleted with the tenant.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+import anyio
+
+from tenantry.errors import SnapshotError
+from tenantry.events import TenantMoved
+from tenantry.storage.moves import MovedTable, Original, Pass, Position, Replica, follow
+from tenantry.storage.protocol import Backend, Capability, Place
+from tenantry.tenancy.move import phase
+from tenantry.tenancy.move.phase import MovePhase
+from tenantry.tenancy.move.plan import MovePlan, check_movable, check_same_tables, check_tables, plan_move
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.snapshots.take_snapshot import TakeSnapshot
+from tenantry.tenancy.snapshots.tools import SnapshotTools
+from tenantry.tenancy.tenant_record import TenantRecord
+from tenantry.threads import run_in_thread
+
+PASS_SECONDS_MAX: Final = 0.25
+"""The duration of a pass after which the callers may wait for one more pass."""
+
+PASSES_MAX: Final = 20
+"""The largest number of passes before the switch. If the callers write faster than passes copy, the last pass takes longer."""
+
+SNAPSHOT_TRIGGER: Final = "move"
+
+
+@dataclass(slots=True)
+class _Progress:
+    """What a running move has done.
+
+    Attributes:
+        has_journal: Whether the original may have a journal.
+        versions: The schema versions of the copy.
+        position: The position up to which the copy has followed.
+        pause_seconds: The time for which the callers waited.
+    """
+
+    original: Original
+    replica: Replica
+    has_journal: bool = False
+    tables: Sequence[MovedTable] = ()
+    versions: Mapping[str, int] = field(default_factory=dict)
+    position: Position = field(default_factory=dict)
+    rows: int = 0
+    pause_seconds: float = 0.0
+
+
+class Move:
+    """Moves tenants to other back ends."""
+
+    action = "move"
+
+    def __init__(self, tools: SnapshotTools, take_snapshot: TakeSnapshot) -> None:
+        self._tools = tools
+        self._operations = tools.operations
+        self._take_snapshot = take_snapshot
+
+    async def plan(self, tenant: TenantRecord, to: str) -> MovePlan:
+        """See `TenantRegistry.plan_move`."""
+        return await plan_move(self._operations, tenant, self._operations.backends.of(to))
+
+    async def run(self, operation: Operation, *, to: str) -> TenantRecord:
+        """See `TenantRegistry.move`."""
+        tenant = await operation.get()
+        target = self._operations.backends.of(to)
+        if tenant.backend == to:
+            operation.detail["is_moved"] = False
+            return tenant
+        check_movable(tenant, target)
+        source = self._operations.backend_of(tenant)
+        original = source.original(tenant.place)
+        check_tables(tenant, await original.tables())
+        await self._operations.recorded_schemas.check()
+        taken = await self._operations.catalog.locations(tenant.id)
+        location = await target.new_location(tenant.id, taken)
+        arguments = phase.arguments_of(tenant, to, location)
+        started = time.monotonic()
+        async with operation.begun(tenant, arguments=arguments, is_reversible=False) as moving:
+            replica = target.replica(phase.target_of(moving)[1])
+            progress = _Progress(original, replica)
+            switched = await self._switch_or_roll_back(operation, moving, progress)
+            operation.detail |= {"rows": progress.rows, "pause_seconds": round(progress.pause_seconds, 3)}
+            moved = await self._complete(operation, switched)
+        seconds = time.monotonic() - started
+        self._operations.context.report(
+            TenantMoved(tenant.id, tenant.backend, to, progress.rows, seconds, progress.pause_seconds)
+        )
+        return moved
+
+    async def finish(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Finish a move whose process died after the switch, or roll the move back."""
+        if phase.phase_of(tenant) is MovePhase.SWITCHED:
+            await self._complete(operation, tenant)
+        else:
+            await self._roll_back(operation, tenant, has_journal=True)
+
+    async def _switch_or_roll_back(
+        self, operation: Operation, moving: TenantRecord, progress: _Progress
+    ) -> TenantRecord:
+        try:
+            return await self._copy_and_switch(operation, moving, progress)
+        except Exception:
+            with anyio.CancelScope(shield=True):
+                # A switch whose commit was reported as failed may have taken effect.
+                latest = await self._operations.catalog.find_by_uid(moving.uid)
+                if latest is None or latest.intent is None:
+                    raise
+                if phase.phase_of(latest) is MovePhase.SWITCHED:
+                    return latest
+                await self._roll_back(operation, latest, has_journal=progress.has_journal)
+            raise
+
+    async def _copy_and_switch(
+        self, operation: Operation, moving: TenantRecord, progress: _Progress
+    ) -> TenantRecord:
+        async with AsyncExitStack() as lease:
+            await self._install(operation, moving, progress)
+            if moving.is_served:
+                # The lease keeps the tenant open, and so the log from which the passes read.
+                held = await self._operations.pool.lease(moving.id)
+                lease.callback(self._operations.pool.release, held)
+            await self._place_copy(operation, moving, progress)
+            if moving.is_served:
+                with operation.preparing():
+                    await self._catch_up(progress)
+            operation.step("caught_up")
+        return await self._switch(operation, moving, progress)
+
+    async def _install(self, operation: Operation, moving: TenantRecord, progress: _Progress) -> None:
+        source = self._operations.backend_of(moving)
+        # A process that has the only access to a tenant keeps it while it serves, so waiting for another process would be in vain.
+        is_waited_for = Capability.SHARED in source.capabilities
+        async with (
+            self._operations.pool.held(moving.id, self.action),
+            source.exclusive(moving.place, is_waited_for=is_waited_for),
+        ):
+            progress.has_journal = True
+            progress.tables = await progress.original.install()
+            check_tables(moving, progress.tables)
+        operation.step("journaled")
+
+    async def _place_copy(self, operation: Operation, moving: TenantRecord, progress: _Progress) -> None:
+        target, place = self._target(moving)
+        async with self._tools.scratch.directory() as directory:
+            database = directory / "tenant.db"
+            with operation.preparing():
+                report = await self._tools.copies.copy(moving, database)
+                taken = await self._take_snapshot.store_copy(moving, database, report, SNAPSHOT_TRIGGER)
+            progress.versions = report.schema_versions
+            progress.rows = sum(report.row_counts.get(table.name, 0) for table in progress.tables)
+            operation.detail["snapshot_id"] = taken.id
+            operation.step("copied")
+            await target.adopt(place, database)
+        check_same_tables(moving, progress.tables, await progress.replica.tables())
+        await progress.replica.suspend_rules()
+        operation.step("placed")
+
+    async def _catch_up(self, progress: _Progress) -> None:
+        """Follow the original until a pass is short; then compare the numbers of rows, and follow again."""
+        await self._follow_until_short(progress)
+        await self._follow(progress, is_open=True, is_counted=True)
+        await self._follow_until_short(progress)
+
+    async def _follow_until_short(self, progress: _Progress) -> None:
+        for _ in range(PASSES_MAX):
+            done = await self._follow(progress, is_open=True)
+            if done.seconds <= PASS_SECONDS_MAX:
+                return
+
+    async def _switch(self, operation: Operation, moving: TenantRecord, progress: _Progress) -> TenantRecord:
+        """Make the copy the tenant's database, while the callers wait."""
+        started = time.monotonic()
+        # Hold the tenant first, so that its callers wait. Without the hold, a caller that found the intent would be refused.
+        async with self._operations.pool.held(moving.id, self.action):
+            try:
+                switched = await self._switch_held(operation, moving, progress)
+            except Exception:
+                with anyio.CancelScope(shield=True):
+                    await self._give_up_switch(moving)
+                raise
+            self._operations.opener.forget_opened(moving.id)
+        progress.pause_seconds = time.monotonic() - started
+        return switched
+
+    async def _switch_held(
+        self, operation: Operation, moving: TenantRecord, progress: _Progress
+    ) -> TenantRecord:
+        catalog = self._operations.catalog
+        source = self._operations.backend_of(moving)
+        switching = await catalog.change(moving, intent=phase.with_phase(moving, MovePhase.SWITCHING))
+        async with source.exclusive(moving.place):
+            versions = await source.closed_versions(moving.place)
+            tables = await progress.original.tables()
+            if tables != progress.tables or versions not in (None, progress.versions):
+                raise SnapshotError(
+                    f"the tables of tenant {moving.id!r} were changed during its move, and the tenant was not moved: try again",
+                    is_retryable=True,
+                )
+            await self._follow(progress, is_open=False, is_counted=not moving.is_served)
+            await progress.replica.restore_rules(await progress.original.sequences(tables))
+            operation.step("closed")
+            switched = await catalog.change(switching, **phase.moved(switching))
+            operation.step("switched")
+        return switched
+
+    async def _give_up_switch(self, moving: TenantRecord) -> None:
+        """Let the original serve the callers again, unless the switch has taken effect."""
+        latest = await self._operations.catalog.find_by_uid(moving.uid)
+        if latest is not None and latest.intent is not None and phase.phase_of(latest) is MovePhase.SWITCHING:
+            await self._operations.catalog.change(latest, intent=phase.with_phase(latest, MovePhase.DROPPING))
+
+    async def _follow(self, progress: _Progress, *, is_open: bool, is_counted: bool = False) -> Pass:
+        work = partial(
+            follow,
+            progress.original,
+            progress.replica,
+            progress.tables,
+            progress.position,
+            is_open=is_open,
+            is_counted=is_counted,
+        )
+        done = await run_in_thread(work)
+        progress.position = done.position
+        return done
+
+    async def _complete(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
+        """Remove the original of a tenant that has moved, and clear the intent."""
+        name, place = phase.source_of(tenant)
+        async with self._operations.backends.of(name).exclusive(place) as closed:
+            await closed.remove()
+        operation.step("removed")
+        return await operation.complete(tenant)
+
+    async def _roll_back(self, operation: Operation, tenant: TenantRecord, *, has_journal: bool) -> None:
+        """Remove the copy and the journal of a move that has not switched, and clear the intent."""
+        if phase.phase_of(tenant) is not MovePhase.DROPPING:
+            # If a switch is still being committed, either this change or the switch fails with a StaleTenantError.
+            dropping = phase.with_phase(tenant, MovePhase.DROPPING)
+            tenant = await self._operations.catalog.change(tenant, intent=dropping)
+        if has_journal:
+            source = self._operations.backend_of(tenant)
+            async with (
+                self._operations.pool.held(tenant.id, self.action),
+                source.exclusive(tenant.place),
+            ):
+                await source.original(tenant.place).remove()
+        # The copy is removed last: its back end may be unreachable, and then the intent stays until the copy can be removed.
+        target, place = self._target(tenant)
+        async with target.exclusive(place, is_waited_for=False) as copy:
+            await copy.remove()
+        await operation.take_back(tenant)
+
+    def _target(self, tenant: TenantRecord) -> tuple[Backend, Place]:
+        name, place = phase.target_of(tenant)
+        return self._operations.backends.of(name), place
