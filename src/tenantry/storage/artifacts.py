@@ -1,7 +1,7 @@
 """Functions on a database as one SQLite file, which is the form of copies, snapshots and bundles with every back end.
 
-Each function runs its work on a thread. Cancelling a call stops the work; the caller stays responsible for the file. Only `file_rows`
-and `filled_file` block: they are for another back end's copy, which runs on a thread of its own.
+Each function runs its work on a thread. Cancelling a call stops the work; the caller stays responsible for the file. Only
+`expected_tables`, `file_rows` and `filled_file` block: they are for another back end, which calls them on a thread.
 """
 
 from tenantry.files.digests import file_sha256
@@ -12,7 +12,8 @@ from tenantry.storage.sqlite.maintenance import integrity, maintenance, outside_
 from tenantry.storage.sqlite.maintenance.integrity import DatabaseReport
 from tenantry.storage.sqlite.tenant_files import replacement
 from tenantry.storage.sqlite.tenant_files.file_rows import FileRows, file_rows
-from tenantry.storage.sqlite.tenant_files.filled_file import FilledFile, filled_file
+from tenantry.storage.sqlite.tenant_files.filled_file import FilledFile, expected_tables, filled_file
+from tenantry.storage.sqlite.tenant_files.preparation import Preparation
 from tenantry.storage.sqlite.version import SQLITE_VERSION
 from tenantry.threads import in_thread
 
@@ -21,6 +22,7 @@ __all__ = [
     "DatabaseReport",
     "FileRows",
     "FilledFile",
+    "Preparation",
     "SchemaDifference",
     "assign_to",
     "check",
@@ -29,6 +31,7 @@ __all__ = [
     "copy_file",
     "copy_outside",
     "digest",
+    "expected_tables",
     "file_rows",
     "filled_file",
     "leave_one_file",

@@ -168,11 +168,22 @@ def _normal_instant(value: Any) -> Any:
     return value
 
 
+def _normal_local_time(value: Any) -> Any:
+    """Return the server's text of a ``timestamp``, which has no zone and no zeros at its end."""
+    if isinstance(value, str):
+        try:
+            time = datetime.fromisoformat(value)
+        except ValueError:
+            return value
+        return f"{time:%Y-%m-%d %H:%M:%S.%f}".rstrip("0").rstrip(".").rjust(_SECONDS_END, "0")
+    return value
+
+
 def _normal_uuid(value: Any) -> Any:
     return str(UUID(value)) if isinstance(value, str) else value
 
 
-_NORMAL: Final = {"timestamptz": _normal_instant, "uuid": _normal_uuid}
+_NORMAL: Final = {"timestamp": _normal_local_time, "timestamptz": _normal_instant, "uuid": _normal_uuid}
 _READ: Final[dict[str, Convert]] = {
     "bool": _truth,
     "timestamptz": instant_text,

@@ -10,7 +10,7 @@ epoch. So a store cannot connect in the middle of an operation.
 from typing import Final, NamedTuple
 
 from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
-from tenantry.storage.postgres import migrator
+from tenantry.storage.postgres import citus, migrator
 from tenantry.storage.postgres.errors import SCHEMA_MISSING, code_of, map_error
 from tenantry.storage.postgres.locks import tenant_key
 from tenantry.storage.postgres.pipeline import OK, Pipeline
@@ -97,6 +97,8 @@ async def create_schema(owner: Owner, pipeline: Pipeline, timeout_seconds: float
         PersistenceError: The server refused to create the schema.
     """
     pipeline.send(_SET_PATH, [owner.path])
+    if owner.tenant_id is not None:
+        pipeline.send(citus.DISTRIBUTE.encode())
     pipeline.send(f"CREATE SCHEMA {quoted(owner.schema)}".encode())
     for statement in CONTROL_TABLES:
         pipeline.send(statement.encode())

@@ -9,7 +9,7 @@ wait for the network has a deadline and ends when the caller is cancelled; the c
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
@@ -18,11 +18,14 @@ from psycopg import conninfo
 from psycopg.waiting import Ready
 
 from tenantry.errors import (
+    DatabaseCorruptError,
     PersistenceConnectionError,
     PersistenceError,
     QueryError,
     StorageFullError,
 )
+from tenantry.postgres_config import PostgresConfig, sentence_without_url
+from tenantry.storage.postgres.settings import connection_parameters
 from tenantry.threads import check_cancelled, run_in_thread
 
 P = ParamSpec("P")
@@ -31,6 +34,8 @@ T = TypeVar("T")
 STALLED_SECONDS_MAX: Final = 60.0
 """The longest wait for the next message of the server, unless a call has another limit."""
 
+_CONNECT_SECONDS_MIN: Final = 2  # libpq's own minimum
+_CORRUPT: Final = frozenset(["XX001", "XX002"])
 _DISK_FULL: Final = "53100"
 _NOT_PERMITTED: Final = "42501"
 _READ_ONLY: Final = "25006"
@@ -51,18 +56,29 @@ class ThreadConnections:
     """Opens, limits and keeps the connections of one kind of work.
 
     Args:
-        parameters: libpq's parameters, which may include a password and are never shown; see `connection_parameters`.
+        config: The settings of the database.
         connections_max: The largest number of connections at the same time.
-        connect_seconds_max: The time limit for opening a connection, and for waiting until another call returns one.
+        wait_seconds_max: The longest wait for a connection while all are in use; None for a wait until one is returned.
+        stalled_seconds_max: The longest wait for the server's next message; see `ThreadConnection`.
+
+    Raises:
+        SettingsError: The URL has an option that libpq does not know.
     """
 
     def __init__(
-        self, parameters: Mapping[str, str], *, connections_max: int, connect_seconds_max: float
+        self,
+        config: PostgresConfig,
+        *,
+        connections_max: int,
+        wait_seconds_max: float | None,
+        stalled_seconds_max: float = STALLED_SECONDS_MAX,
     ) -> None:
-        self._parameters = dict(parameters)
+        self._config = config
+        self._parameters = connection_parameters(config)
         self._turns = asyncio.Semaphore(connections_max)
         self._connections_max = connections_max
-        self._connect_seconds_max = connect_seconds_max
+        self._wait_seconds_max = wait_seconds_max
+        self._stalled_seconds_max = stalled_seconds_max
         self._idle: list[ThreadConnection] = []
         self._is_closed = False
 
@@ -79,17 +95,18 @@ class ThreadConnections:
             PersistenceConnectionError: The server cannot be reached, or no connection became free in time.
         """
         try:
-            async with asyncio.timeout(self._connect_seconds_max):
+            async with asyncio.timeout(self._wait_seconds_max):
                 await self._turns.acquire()
         except TimeoutError as error:
             raise PersistenceConnectionError(
-                f"all {self._connections_max} connections for lifecycle calls were in use for {self._connect_seconds_max:g} seconds: "
-                "try again"
+                f"all {self._connections_max} connections for lifecycle calls to the database {self._config.address} were in use for "
+                f"{self._wait_seconds_max:g} seconds: try again"
             ) from error
         try:
             connection = self._idle_one()
             if connection is None:
                 connection = await run_in_thread(self._connect)
+            connection.stalled_seconds_max = self._stalled_seconds_max
             try:
                 yield connection
             except BaseException:
@@ -98,7 +115,6 @@ class ThreadConnections:
             if self._is_closed or not _is_idle(connection):
                 connection.close()
             else:
-                connection.stalled_seconds_max = STALLED_SECONDS_MAX
                 self._idle.append(connection)
         finally:
             self._turns.release()
@@ -140,10 +156,18 @@ class ThreadConnections:
         return None
 
     def _connect(self) -> ThreadConnection:
-        seconds = str(max(2, round(self._connect_seconds_max)))
-        with server_errors("cannot connect to the database server"):
-            parameters = conninfo.make_conninfo("", **self._parameters | {"connect_timeout": seconds})
-            return ThreadConnection.connect(parameters, autocommit=True, prepare_threshold=None)
+        seconds = str(max(_CONNECT_SECONDS_MIN, round(self._config.connect_timeout_seconds)))
+        parameters = {"connect_timeout": seconds} | self._parameters
+        try:
+            return ThreadConnection.connect(
+                conninfo.make_conninfo("", **parameters), autocommit=True, prepare_threshold=None
+            )
+        except psycopg.Error as error:
+            # The chain would show the parameters in a debugger's traceback.
+            raise PersistenceConnectionError(
+                f"cannot connect to the database {self._config.address}: {sentence_without_url(self._config, str(error))}",
+                code=error.sqlstate,
+            ) from None
 
 
 async def on_thread(
@@ -187,6 +211,8 @@ def map_server_error(error: psycopg.Error, doing: str) -> PersistenceError:
         )
     if code is None or code.startswith("08"):
         return PersistenceConnectionError(message, code=code)
+    if code in _CORRUPT:
+        return DatabaseCorruptError(message, code=code)
     if code == _DISK_FULL:
         return StorageFullError(f"{message}: free space on the server's disk", code=code)
     if code.startswith("28") or code in {_NOT_PERMITTED, _READ_ONLY}:

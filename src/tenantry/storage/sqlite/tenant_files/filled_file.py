@@ -28,6 +28,7 @@ from tenantry.storage.sqlite.database_files import ownership
 from tenantry.storage.sqlite.database_files.database_file import database_uri, remove_database
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, error_text, map_error
 from tenantry.storage.sqlite.migrations import migrator
+from tenantry.storage.sqlite.migrations.memory_database import database_of
 from tenantry.storage.sqlite.statements import idempotency
 from tenantry.storage.sqlite.statements.sql_text import quoted
 from tenantry.storage.sqlite.tenant_files.plain_tables import create_plain_table
@@ -222,3 +223,13 @@ def _rebuild_virtual_tables(tables: Mapping[str, FileTable], connection: sqlite3
                 f"the virtual table {name!r} cannot be filled ({error}): only full-text indexes of other tables can be copied from "
                 "another back end"
             ) from error
+
+
+def expected_tables(schemas: Sequence[Schema], versions: Mapping[str, int]) -> dict[str, FileTable]:
+    """Return the tables that the packs' migrations create, by name.
+
+    Raises:
+        MigrationError: A pack lacks a migration, or a migration failed.
+    """
+    with closing(database_of(_migrations(schemas, versions), schemas)) as connection:
+        return read_tables(connection)

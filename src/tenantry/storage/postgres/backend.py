@@ -1,0 +1,250 @@
+"""The `Backend` that stores each tenant as a schema of one PostgreSQL database, see `layout`.
+
+Several processes may have a tenant open and write at the same time. Stores share the connections of a pool. The calls of the lifecycle
+have connections of their own (`lifecycle_tools`), so that neither delays the other.
+"""
+
+from collections.abc import AsyncIterator, Collection, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, Final
+
+from psycopg import Connection
+
+from tenantry.clock import Clock
+from tenantry.config import RegistryConfig
+from tenantry.errors import DatabaseCorruptError, DataDirectoryError, PersistenceError, SnapshotError
+from tenantry.eventlog import EventLog
+from tenantry.files.durable_files import remove_files
+from tenantry.ids import TenantId
+from tenantry.limits import TenantLimits
+from tenantry.postgres_config import PostgresConfig
+from tenantry.schemas.schema import Schema
+from tenantry.storage.artifacts import Preparation
+from tenantry.storage.postgres import locks
+from tenantry.storage.postgres.closed_database import closed_database
+from tenantry.storage.postgres.copy_out import read_mark
+from tenantry.storage.postgres.head import session_settings
+from tenantry.storage.postgres.layout import CATALOG, free_location, location_of, staged_schema
+from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.new_schema import make_schema
+from tenantry.storage.postgres.owner import Owner
+from tenantry.storage.postgres.pool import ConnectionPool
+from tenantry.storage.postgres.restore_points import PostgresRestorePoints, copy_schema, read_schemas
+from tenantry.storage.postgres.startup_checks import check_database
+from tenantry.storage.postgres.store import PostgresStore, PostgresStoreOptions
+from tenantry.storage.postgres.tables import quoted
+from tenantry.storage.postgres.translation import DIALECT
+from tenantry.storage.protocol import BackendReport, Capability, ClosedDatabase, Place, RestorePoints
+from tenantry.threads import run_in_thread
+
+CATALOG_UID: Final = "catalog"
+"""The key in the owner's row of the catalog's schema."""
+
+STATEMENT_SECONDS_MORE: Final = 5.0
+"""How long after a call's deadline the server ends the call's statement, for which nobody waits any more."""
+
+_DAMAGE: Final = "XX"
+_SIZE: Final = """
+SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class AS c
+WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s) AND c.relkind IN ('r', 'm', 'S')
+"""
+
+
+class PostgresBackend:
+    """The `Backend` for the schemas of one PostgreSQL database.
+
+    Args:
+        config: The settings of the registry.
+        schemas: The packs.
+        name: The back end's name in the settings.
+        database: The settings of the database.
+        clock: The clock.
+        log: The event log.
+
+    Raises:
+        SettingsError: The URL has an option that libpq does not know.
+    """
+
+    dialect = DIALECT
+    capabilities = frozenset([Capability.ATOMIC_MIGRATIONS, Capability.SHARED])
+
+    def __init__(
+        self,
+        config: RegistryConfig,
+        schemas: Sequence[Schema],
+        *,
+        name: str,
+        database: PostgresConfig,
+        clock: Clock,
+        log: EventLog,
+    ) -> None:
+        self.name = name
+        self._config = config
+        self._schemas = tuple(schemas)
+        self._database = database
+        self._clock = clock
+        self._log = log
+        self._settings = session_settings(config.call_timeout_seconds + STATEMENT_SECONDS_MORE)
+        self._pool = self._new_pool()
+        self._tools = LifecycleTools.of(
+            database, schemas, clock=clock, log=log, wait_seconds_max=config.call_timeout_seconds
+        )
+        self._preparation = Preparation(schemas, clock=clock, log=log)
+        self._is_open = False
+
+    async def open(self) -> None:
+        """Check the server and the database; see `Backend.open`."""
+        if not self._is_open:
+            await check_database(
+                self._pool,
+                self._database,
+                log=self._log,
+                timeout_seconds=self._database.connect_timeout_seconds,
+            )
+            self._tools.open()
+            self._is_open = True
+
+    async def aclose(self) -> None:
+        """Close all connections; see `Backend.aclose`."""
+        self._is_open = False
+        self._tools.close()
+        await self._pool.aclose()
+
+    def abandon(self) -> None:
+        """Close all connections without waiting; see `Backend.abandon`."""
+        self._is_open = False
+        self._tools.close()
+        self._pool.abandon()
+
+    def catalog(self, schema: Schema, *, log: EventLog) -> PostgresStore:
+        """Return the store of the catalog's schema, which several processes may write at the same time; see `Backend.catalog`."""
+        return self._store(Owner(CATALOG, CATALOG_UID, None), [schema], TenantLimits(), log, is_new=True)
+
+    def store(
+        self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False
+    ) -> PostgresStore:
+        """Return the store of a tenant's schema; see `Backend.store`."""
+        owner = Owner(place.location, place.uid, place.tenant_id)
+        return self._store(owner, self._schemas, limits, log, is_new=is_new)
+
+    def location_of(self, tenant_id: TenantId) -> str:
+        """Return the schema of the first tenant with an id; see `layout`."""
+        return location_of(tenant_id)
+
+    async def new_location(self, tenant_id: TenantId, taken: Collection[str]) -> str:
+        """Return a schema that no tenant has; see `Backend.new_location`."""
+        name = free_location(tenant_id, taken)
+        if await self._tools.work.run(f"cannot read the schemas of {self._database.address}", _exists, name):
+            # The catalog does not know this schema, so a new tenant must neither use it nor remove it.
+            raise DataDirectoryError(
+                f"the schema {name} of the database {self._database.address} exists but belongs to no tenant in the catalog: restore the "
+                "catalog that lists its tenant, or rename the schema",
+                path=name,
+            )
+        return name
+
+    def exclusive(
+        self, place: Place, *, is_waited_for: bool = True
+    ) -> AbstractAsyncContextManager[ClosedDatabase]:
+        """Hold the tenant's lock during a block, and fence off all stores; see `Backend.exclusive`."""
+        return closed_database(self._tools, place, backend=self.name, is_waited_for=is_waited_for)
+
+    @asynccontextmanager
+    async def lock(self, name: str) -> AsyncIterator[None]:
+        """Hold an advisory lock during a block; see `Backend.lock`."""
+        async with locks.held(self._tools.locks, locks.name_key(name)):
+            yield
+
+    async def closed_versions(self, place: Place) -> dict[str, int] | None:
+        """Read the versions from the schema; see `Backend.closed_versions`. They are right even while a store is connected."""
+        try:
+            mark = await self._tools.work.run(
+                f"cannot read the schema {place.location}", read_mark, place.location
+            )
+        except DatabaseCorruptError:  # opening the database reports this error
+            return None
+        return dict(mark.versions) if mark.tenant_uid == place.uid else None
+
+    async def size_bytes(self, place: Place) -> int:
+        """Return the size of the tenant's tables with their indexes; see `Backend.size_bytes`."""
+        return await self._tools.work.run(
+            f"cannot read the size of the schema {place.location}", _size_bytes, place.location
+        )
+
+    def may_be_transient(self, error: BaseException) -> bool:
+        """Return whether the server reported damage, which a failed read of its disk looks like."""
+        return isinstance(error, DatabaseCorruptError) and (error.code or "").startswith(_DAMAGE)
+
+    async def prepare(self, path: Path) -> dict[str, int]:
+        """Migrate a copy, which is a SQLite file; see `Preparation`."""
+        return await self._preparation.prepare(path)
+
+    async def adopt(self, place: Place, path: Path) -> None:
+        """Load a prepared copy into the tenant's schema, and remove the copy; see `Backend.adopt`."""
+        staged = staged_schema(place.location)
+        try:
+            await make_schema(
+                self._tools, place, staged, path, partial(_rename, schema=staged, name=place.location)
+            )
+        except PersistenceError as error:
+            if isinstance(error, SnapshotError):
+                raise
+            raise SnapshotError(str(error), code=error.code, is_retryable=error.is_retryable) from error
+        await run_in_thread(remove_files, path)
+
+    def points(self, place: Place) -> RestorePoints:
+        """Return the tenant's restore points: the schemas that restores have replaced."""
+        return PostgresRestorePoints(self._tools, place)
+
+    async def report(self) -> BackendReport:
+        """Return the server's version, the address without a secret, and how Citus has spread the tenants; see `Backend.report`."""
+        return await self._tools.work.run(f"cannot ask the database {self._database.address}", _report)
+
+    def _new_pool(self) -> ConnectionPool:
+        config = self._config
+        return ConnectionPool.of(
+            self._database,
+            connections_max=self._database.connections_max_of(config.write_jobs_max, config.read_jobs_max),
+            session=self._settings,
+        )
+
+    def _store(
+        self, owner: Owner, schemas: Sequence[Schema], limits: TenantLimits, log: EventLog, *, is_new: bool
+    ) -> PostgresStore:
+        config = self._config
+        options = PostgresStoreOptions(
+            owner=owner,
+            is_new=is_new,
+            durability=limits.durability or config.durability,
+            settings=self._settings if self._database.is_pooled else {},
+            call_timeout_seconds=config.call_timeout_seconds,
+            transaction_timeout_seconds=config.transaction_timeout_seconds,
+        )
+        return PostgresStore(
+            options,
+            schemas,
+            connections=self._pool,
+            copy=partial(copy_schema, self._tools, owner.schema),
+            clock=self._clock,
+            log=log,
+        )
+
+
+def _exists(connection: Connection[tuple[Any, ...]], name: str) -> bool:
+    return name in read_schemas(connection, name)
+
+
+def _rename(connection: Connection[tuple[Any, ...]], schema: str, name: str) -> None:
+    connection.execute(f"ALTER SCHEMA {quoted(schema)} RENAME TO {quoted(name)}".encode())
+
+
+def _size_bytes(connection: Connection[tuple[Any, ...]], schema: str) -> int:
+    (size,) = connection.execute(_SIZE, (schema,)).fetchone() or (0,)
+    return int(size)
+
+
+def _report(connection: Connection[tuple[Any, ...]]) -> BackendReport:
+    (version,) = connection.execute("SELECT current_setting('server_version')").fetchone() or ("",)
+    return BackendReport(DIALECT, version)
