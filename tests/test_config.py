@@ -159,6 +159,97 @@ def test_other_known_variables_are_accepted(monkeypatch: pytest.MonkeyPatch):
     assert RegistryConfig.from_environment(data_dir="data") == RegistryConfig(data_dir="data")
 
 
+SECRET_URL = "postgresql://app:hunter2@db.example/tenants"
+
+
+def test_databases_come_from_the_environment(monkeypatch: pytest.MonkeyPatch):
+    """One variable for the database of the catalog and of new tenants, and one for each further database."""
+    monkeypatch.setenv("TENANTRY_DATABASE", SECRET_URL)
+    monkeypatch.setenv("TENANTRY_DATABASES__east", "postgresql://east.example/tenants?tenantry_pooled=true")
+    monkeypatch.setenv("TENANTRY_DATABASES__WEST_1", "postgresql://west.example/tenants")
+    monkeypatch.setenv("TENANTRY_DATABASES__north", "")
+    config = RegistryConfig.from_environment(data_dir="data")
+    assert list(config.all_databases) == ["postgres", "west_1", "east"]
+    assert config.databases["east"].is_pooled
+    assert (config.catalog_backend, config.new_tenants_backend) == ("postgres", "postgres")
+    assert config.open_tenants_max == 10_000
+
+
+def test_new_tenants_stay_files_unless_the_settings_say_so():
+    """Further databases move neither the catalog nor new tenants; ``default_backend`` moves new tenants alone."""
+    east = {"east": SECRET_URL}
+    config = RegistryConfig(data_dir="data", databases=east)
+    assert (config.catalog_backend, config.new_tenants_backend, config.open_tenants_max) == (
+        *("sqlite", "sqlite"),
+        128,
+    )
+    config = RegistryConfig(data_dir="data", databases=east, default_backend="east")
+    assert (config.catalog_backend, config.new_tenants_backend, config.open_tenants_max) == (
+        *("sqlite", "east"),
+        10_000,
+    )
+    config = RegistryConfig(data_dir="data", database=SECRET_URL, default_backend="sqlite")
+    assert (config.catalog_backend, config.new_tenants_backend, config.open_tenants_max) == (
+        *("postgres", "sqlite"),
+        128,
+    )
+
+
+@pytest.mark.parametrize("backend", ["east", "postgres"])
+def test_the_default_back_end_is_configured(backend: str):
+    """A default that no setting names stops the start, with the variable to set."""
+    variable = {"east": "TENANTRY_DATABASES__east", "postgres": "TENANTRY_DATABASE"}[backend]
+    with pytest.raises(ValidationError, match=f"have only sqlite: name one of these, or set {variable}"):
+        RegistryConfig(data_dir="data", default_backend=backend)
+
+
+@pytest.mark.parametrize("name", ["sqlite", "postgres", "East", "1st", "a-b", "", "x" * 32])
+def test_names_of_databases(name: str):
+    """A name is a word that fits in a variable's name, and not the name of another back end."""
+    with pytest.raises(ValidationError, match=f"{name!r} cannot be the name of a database"):
+        RegistryConfig(data_dir="data", databases={name: SECRET_URL})
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [
+        ("TENANTRY_DATABASE_", "TENANTRY_DATABASE"),
+        ("TENANTRY_DATABASES", "TENANTRY_DATABASE"),
+        ("TENANTRY_DATABASES__", "TENANTRY_DATABASES__…"),
+        ("TENANTRY_DATABASE__east", "TENANTRY_DATABASES__…"),
+    ],
+)
+def test_a_misspelt_database_is_refused(name: str, nearest: str, monkeypatch: pytest.MonkeyPatch):
+    """A misspelt name of a database does not leave the tenants in files; its value is not repeated."""
+    monkeypatch.setenv(name, SECRET_URL)
+    with pytest.raises(SettingsError, match=f"{name}, which .* is {nearest};") as caught:
+        RegistryConfig.from_environment(data_dir="data")
+    assert "hunter2" not in str(caught.value)
+
+
+def test_two_variables_of_one_database(monkeypatch: pytest.MonkeyPatch):
+    """Names of entries are in lower case, and none is chosen by chance."""
+    monkeypatch.setenv("TENANTRY_DATABASES__east", SECRET_URL)
+    monkeypatch.setenv("TENANTRY_DATABASES__EAST", SECRET_URL)
+    with pytest.raises(SettingsError, match="two variables for TENANTRY_DATABASES__east"):
+        RegistryConfig.from_environment(data_dir="data")
+
+
+@pytest.mark.parametrize("url", ["mysql://app:hunter2@db/tenants", "postgresql://app:hunter2@x@db/tenants"])
+def test_no_error_and_no_repr_shows_the_password(url: str, monkeypatch: pytest.MonkeyPatch):
+    """The URL of a database is a secret, in messages and in the details of a refusal."""
+    config = RegistryConfig(data_dir="data", database=SECRET_URL, databases={"east": SECRET_URL})
+    assert "hunter2" not in f"{config!r} {config} {config.model_dump()} {config.model_dump_json()}"
+    for fields in ({"database": url}, {"databases": {"east": url}}):
+        with pytest.raises(ValidationError) as refused:
+            RegistryConfig(data_dir="data", **fields)
+        assert "hunter2" not in f"{refused.value} {refused.value!r} {refused.value.errors()}"
+    monkeypatch.setenv("TENANTRY_DATABASES__east", url)
+    with pytest.raises(SettingsError, match="TENANTRY_DATABASES__east: the URL") as caught:
+        RegistryConfig.from_environment(data_dir="data")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_data_directory_is_required():
     """There is no default place for other people's data."""
     with pytest.raises(ValidationError, match="data_dir"):

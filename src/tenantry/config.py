@@ -1,14 +1,24 @@
 """The settings of tenantry. Settings are immutable, and their names contain the units."""
 
 import contextlib
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from tenantry.environment import read_settings, variable
 from tenantry.errors import SettingsError
+from tenantry.postgres_config import PostgresConfig
 from tenantry.schemas.connect_hook import ConnectHook
 
 Durability: TypeAlias = Literal["full", "normal"]
@@ -21,6 +31,17 @@ WAL_BYTES_MAX = 2 * JOURNAL_SIZE_LIMIT_BYTES
 BATCH_REQUESTS_MAX = 64
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 POOL_WAIT_TIMEOUT_SECONDS = 10.0
+OPEN_TENANTS_MAX = 128
+SERVER_OPEN_TENANTS_MAX = 10_000
+"""The default of ``open_tenants_max`` if new tenants are on a server, where an open tenant has no file and no connection."""
+
+SQLITE = "sqlite"
+"""The name of the back end that keeps SQLite files in the data directory; every registry has this back end."""
+
+POSTGRES = "postgres"
+"""The name of the back end that keeps tenants in the database of the setting ``database``."""
+
+_BACKEND_NAME = re.compile("[a-z][a-z0-9_]{0,30}")
 _YEAR_SECONDS = 366 * 86_400
 _CENTURY_SECONDS = 100 * 365 * 86_400  # small enough for date arithmetic
 
@@ -84,8 +105,17 @@ class RegistryConfig(BaseModel):
     """The settings of a `TenantRegistry`. Only `from_environment` reads environment variables.
 
     Attributes:
-        data_dir: The data directory, which must be on a local disk because of file locks. A missing directory is created.
-        open_tenants_max: The largest number of open tenants; each uses ``4 + 2 * readers_per_tenant`` open files.
+        data_dir: The data directory, which must be on a local disk because of file locks. A missing directory is created. With
+            ``database``, the directory has only temporary files, and the snapshots if there is no other storage for them.
+        database: The PostgreSQL database of the catalog and of new tenants: a `PostgresConfig`, or its URL
+            ``postgresql://user:password@host/database``. Tenants in it have the back end ``postgres``. Without this setting, the
+            catalog and new tenants are files in the data directory.
+        databases: Further PostgreSQL databases for tenants, by the name of the back end: lower-case letters, digits and ``_``. In the
+            environment: ``TENANTRY_DATABASES__east=postgresql://…``.
+        default_backend: The back end of new tenants if ``create(…, backend=)`` names none: ``sqlite``, ``postgres``, or a name in
+            ``databases``. By default ``postgres`` if there is a ``database``, else ``sqlite``.
+        open_tenants_max: The largest number of open tenants. Each SQLite tenant uses ``4 + 2 * readers_per_tenant`` open files. An open
+            tenant on PostgreSQL uses no connection, so the default is 10,000 if new tenants are on PostgreSQL, else 128.
         readers_per_tenant: The number of each tenant's read-only connections, and of each tenant's concurrent read batches.
         idle_timeout_seconds: The time without a call after which a tenant is closed.
         pool_waiters_max: The largest number of callers that wait for a place among the open tenants.
@@ -113,10 +143,14 @@ class RegistryConfig(BaseModel):
         shutdown_timeout_seconds: The longest time that a closing registry waits for accepted calls.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # An error message must not repeat the URL of a database, which has a password.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     data_dir: Path
-    open_tenants_max: Count = 128
+    database: PostgresConfig | None = None
+    databases: Mapping[str, PostgresConfig] = {}
+    default_backend: str | None = None
+    open_tenants_max: Count = OPEN_TENANTS_MAX
     readers_per_tenant: Annotated[int, Field(ge=1, le=16)] = 1
     idle_timeout_seconds: Seconds = 300.0
     pool_waiters_max: Count = 1024
@@ -166,9 +200,48 @@ class RegistryConfig(BaseModel):
             raise SettingsError(f"the settings cannot be used: {found}") from error
 
     @property
+    def catalog_backend(self) -> str:
+        """The name of the back end that keeps the catalog."""
+        return SQLITE if self.database is None else POSTGRES
+
+    @property
+    def new_tenants_backend(self) -> str:
+        """The name of the back end that new tenants get by default."""
+        return self.default_backend or self.catalog_backend
+
+    @property
+    def all_databases(self) -> dict[str, PostgresConfig]:
+        """Every database, by the name of its back end."""
+        own = {} if self.database is None else {POSTGRES: self.database}
+        return own | dict(self.databases)
+
+    @property
     def threads_max(self) -> int:
         """The number of threads, including the catalog's thread. Each job that takes too long adds a thread until the job ends."""
         return self.write_threads + self.read_threads + 1
+
+    @field_validator("database", "databases", mode="before")
+    @classmethod
+    def _hide_urls(cls, given: object) -> object:
+        """Hide each URL before it is checked, because the details of a validation error have the value."""
+        if isinstance(given, str):
+            return {"url": SecretStr(given)}
+        if isinstance(given, Mapping) and "url" not in given:
+            return {
+                name: {"url": SecretStr(one)} if isinstance(one, str) else one for name, one in given.items()
+            }
+        return given
+
+    @field_validator("databases")
+    @classmethod
+    def _check_names(cls, databases: Mapping[str, PostgresConfig]) -> Mapping[str, PostgresConfig]:
+        for name in databases:
+            if name in {SQLITE, POSTGRES} or _BACKEND_NAME.fullmatch(name) is None:
+                raise ValueError(
+                    f"{name!r} cannot be the name of a database: use up to 31 lower-case letters, digits and '_', begin with a "
+                    f"letter, and do not use {SQLITE!r} or {POSTGRES!r}"
+                )
+        return databases
 
     @field_validator("data_dir", mode="before")
     @classmethod
@@ -195,7 +268,20 @@ class RegistryConfig(BaseModel):
                 # The field's own check refuses a value that is not a number.
                 with contextlib.suppress(TypeError, ValueError):
                     fitted[name] = min(default, type(default)(data[bound]))
+        on_server = fitted.get("default_backend") or (POSTGRES if fitted.get("database") else SQLITE)
+        if "open_tenants_max" not in data and on_server != SQLITE:
+            fitted["open_tenants_max"] = SERVER_OPEN_TENANTS_MAX
         return fitted
+
+    @model_validator(mode="after")
+    def _check_default_backend(self) -> Self:
+        names = [SQLITE, *self.all_databases]
+        if self.new_tenants_backend not in names:
+            raise ValueError(
+                f"default_backend is {self.default_backend!r}, but the settings have only {', '.join(names)}: name one of these, or "
+                f"set {database_variable(self.new_tenants_backend)}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
@@ -218,7 +304,15 @@ class RegistryConfig(BaseModel):
         return self
 
 
+def database_variable(backend: str) -> str:
+    """Return the environment variable that names the database of a PostgreSQL back end."""
+    return variable("database") if backend == POSTGRES else variable("databases", backend)
+
+
 def _sentence(place: tuple[int | str, ...], message: str, given: Mapping[str, object]) -> str:
     """Return the error message for settings, with the settings' names as the user wrote them."""
-    named = [str(part) if part in given else variable(str(part)) for part in place]
+    named = list(map(str, place))
+    if place and place[0] not in given:
+        is_entry = place[0] == "databases" and len(place) > 1
+        named = [database_variable(str(place[1])) if is_entry else variable(str(place[0]))]
     return ": ".join([*named, message.removeprefix("Value error, ")])

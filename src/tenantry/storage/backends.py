@@ -1,23 +1,16 @@
 """The back ends of a registry: the data directory, and the databases that the settings name."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
-from typing import Final
+from importlib import import_module
 
 from tenantry.clock import Clock
-from tenantry.config import RegistryConfig
-from tenantry.environment import variable
-from tenantry.errors import BackendNotConfiguredError
+from tenantry.config import SQLITE, RegistryConfig, database_variable
+from tenantry.errors import BackendNotConfiguredError, SettingsError
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Backend, Capability, Place
 from tenantry.storage.sqlite.backend import SQLiteBackend
-
-SQLITE: Final = "sqlite"
-"""The name of the back end that keeps SQLite files in the data directory; every registry has this back end."""
-
-POSTGRES: Final = "postgres"
-"""The name of the back end that keeps tenants in the database of the setting ``database``."""
 
 
 class Backends:
@@ -98,13 +91,36 @@ class Backends:
 def make_backends(
     config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
 ) -> Backends:
-    """Return the back ends for the settings; the back ends are not open yet."""
-    return Backends([SQLiteBackend(config, schemas, clock=clock, log=log)])
+    """Return the back ends for the settings; the back ends are not open yet.
+
+    Raises:
+        SettingsError: The settings name a PostgreSQL database, and the extra ``postgres`` is not installed.
+    """
+    files = SQLiteBackend(config, schemas, clock=clock, log=log)
+    databases = [
+        _postgres_backend()(config, schemas, name=name, database=database, clock=clock, log=log)
+        for name, database in config.all_databases.items()
+    ]
+    return Backends([files, *databases], default=config.new_tenants_backend, catalog=config.catalog_backend)
+
+
+def _postgres_backend() -> Callable[..., Backend]:
+    """Return the class of PostgreSQL back ends, whose driver is loaded only by a registry that has such a database."""
+    try:
+        module = import_module("tenantry.storage.postgres.backend")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "psycopg":
+            raise
+        raise SettingsError(
+            "the settings name a PostgreSQL database, which needs the driver psycopg: pip install 'tenantry[postgres]'"
+        ) from error
+    made: Callable[..., Backend] = module.PostgresBackend
+    return made
 
 
 def not_configured(name: str, known: Sequence[str]) -> BackendNotConfiguredError:
     """Return the error for a back end that the settings do not name."""
-    setting = variable("database") if name == POSTGRES else f"{variable('databases')}__{name}"
+    setting = database_variable(name)
     return BackendNotConfiguredError(
         f"the back end {name!r} is not in the settings of this process, which has {', '.join(known)}: set {setting} to the "
         "address of its database",

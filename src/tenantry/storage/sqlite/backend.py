@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -78,9 +79,10 @@ class SQLiteBackend:
 
     async def open(self) -> None:
         """Check the packs and the files, remove lock files of dead processes, and keep the threads running; see `Backend.open`."""
-        check_open_files(self._config)
+        await run_in_thread(check_open_files, self._config)
         await run_in_thread(check_objects, self._schemas)
-        await run_in_thread(prepare_data_files, self._config.data_dir)
+        has_catalog = self._config.catalog_backend == self.name
+        await run_in_thread(partial(prepare_data_files, self._config.data_dir, has_catalog=has_catalog))
         try:
             await run_in_thread(remove_abandoned, self._locks_directory)
         except OSError as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tenantry.config import RegistryConfig
+from tenantry.config import SQLITE, RegistryConfig
 from tenantry.errors import PersistenceConnectionError
 from tenantry.files.durable_files import (
     check_directory,
@@ -25,8 +25,13 @@ _READER_FILES: Final = 2
 _OTHER_FILES: Final = 64
 
 
-def prepare_data_files(data_dir: Path) -> None:
-    """Create the data directory with its subdirectories for locks and tenants, and check that existing files can be used."""
+def prepare_data_files(data_dir: Path, *, has_catalog: bool = True) -> None:
+    """Create the data directory with its subdirectories for locks and tenants, and check that existing files can be used.
+
+    Args:
+        data_dir: The data directory.
+        has_catalog: Whether the catalog is in this directory, and not in a database on a server.
+    """
     try:
         make_root(data_dir)
         if not os.access(data_dir, os.R_OK | os.W_OK | os.X_OK):
@@ -41,7 +46,13 @@ def prepare_data_files(data_dir: Path) -> None:
         catalog = data_dir / "catalog.db"
         if (found := lstat(catalog)) is not None:
             check_file(catalog, found)
-        _check_catalog_is_not_lost(data_dir)
+        if has_catalog:
+            _check_catalog_is_not_lost(data_dir)
+        elif found is not None:
+            raise FileExistsError(
+                "the directory has a catalog.db, but the settings keep the catalog in a database: move the catalog with 'tenantry "
+                "catalog move', or move catalog.db away if its tenants are no longer needed"
+            )
     except (OSError, ValueError) as error:  # a NUL in the path raises ValueError
         raise unusable_error(data_dir, error) from error
 
@@ -54,10 +65,14 @@ def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
 
 
 def check_open_files(config: RegistryConfig) -> None:
-    """Raise `PersistenceConnectionError` unless the process may open as many files as the pool can hold."""
-    files = (
-        config.open_tenants_max * (_WRITER_FILES + _READER_FILES * config.readers_per_tenant) + _OTHER_FILES
-    )
+    """Raise `PersistenceConnectionError` unless the process may open as many files as the pool can hold.
+
+    If new tenants are on a server, only the tenants that have files already are counted.
+    """
+    tenants = config.open_tenants_max
+    if config.new_tenants_backend != SQLITE:
+        tenants = min(tenants, sum(1 for _ in find_tenant_directories(config.data_dir)))
+    files = tenants * (_WRITER_FILES + _READER_FILES * config.readers_per_tenant) + _OTHER_FILES
     allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if allowed not in {-1, resource.RLIM_INFINITY} and files > allowed:
         raise PersistenceConnectionError(
