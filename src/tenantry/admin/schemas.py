@@ -10,6 +10,7 @@ from tenantry import texts
 from tenantry.ids import ID_PREFIX_PATTERN, TENANT_ID_CHARACTERS_MAX
 from tenantry.lifecycle import TenantState, operator_choices
 from tenantry.limits import Number, TenantLimits
+from tenantry.storage.backends import AskedBackend
 from tenantry.tenancy.catalog.audit import AdminAuditEntry
 from tenantry.tenancy.snapshots.drill import DrillResult
 from tenantry.tenancy.snapshots.snapshot import Snapshot
@@ -32,6 +33,15 @@ IdPrefix = Annotated[
     StringConstraints(pattern=ID_PREFIX_PATTERN, max_length=TENANT_ID_CHARACTERS_MAX),
     Field(examples=["acme-"], description="A prefix of tenant ids."),
 ]
+BackendName = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z][a-z0-9_]*$", max_length=31),
+    Field(
+        examples=["sqlite"],
+        description="The back end that keeps the tenant's database: `sqlite` (the data directory), `postgres`, or another database of "
+        "the service's settings.",
+    ),
+]
 DisplayName = Annotated[texts.DisplayName, Field(examples=["Acme Ltd."])]
 Reason = Annotated[texts.Reason, Field(examples=["unpaid since May"])]
 
@@ -48,6 +58,11 @@ class TenantOut(BaseModel):
     id: str = Field(examples=["acme"])
     uid: str = Field(examples=["0f8fad5bd9cb469fa16570867728950e"], description="The tenant's stable key.")
     display_name: str = Field(examples=["Acme Ltd."])
+    backend: str = Field(
+        examples=["sqlite"],
+        description="The back end that keeps the tenant's database: `sqlite` (the data directory), `postgres`, or another database of "
+        "the service's settings.",
+    )
     state: TenantState
     allows: list[str] = Field(
         description="The state's permissions, such as `read` and `write`, and the transitions that a request can ask for.",
@@ -93,6 +108,7 @@ class CreateTenantRequest(Body):
 
     id: TenantIdText
     display_name: DisplayName | None = None
+    backend: BackendName | None = None
     if_not_exists: StrictBool = Field(
         default=False,
         description="Whether to respond with 200 and the existing tenant if the tenant exists and is not deleted.",
@@ -145,6 +161,7 @@ class CloneRequest(Body):
         description="The snapshot to clone; by default the tenant's current data.",
     )
     display_name: DisplayName | None = None
+    backend: BackendName | None = None
 
 
 class SnapshotPage(BaseModel):
@@ -258,12 +275,46 @@ class AuditVerificationOut(BaseModel):
     problem: str | None
 
 
+class BackendOut(BaseModel):
+    """A back end, which keeps tenants' databases."""
+
+    name: str = Field(
+        examples=["sqlite"], description="The name in the settings and in `backend` of a tenant."
+    )
+    dialect: str = Field(examples=["sqlite"], description="The database engine: `sqlite` or `postgres`.")
+    version: str = Field(
+        examples=["3.45.1"], description="The engine's version; empty if the server cannot be asked."
+    )
+    details: dict[str, str] = Field(
+        examples=[{}], description="Further facts, such as the server's address, without secrets."
+    )
+    problem: str | None = Field(default=None, description="The reason why the server cannot be asked.")
+
+    @classmethod
+    def of(cls, asked: AskedBackend) -> Self:
+        """Return the model of a back end."""
+        report = asked.report
+        return cls(
+            name=asked.name,
+            dialect=asked.dialect,
+            version="" if report is None else report.version,
+            details={} if report is None else dict(report.details),
+            problem=None if asked.error is None else str(asked.error),
+        )
+
+
 class VersionOut(BaseModel):
     """The versions and settings of the service."""
 
     tenantry: str
-    backend: str = Field(description="The back end of the tenants' databases.")
+    backend: str = Field(description="The database engine of new tenants.")
     backend_version: str
+    backends: list[BackendOut] = Field(
+        description="The back ends; the first one is the default of new tenants."
+    )
+    catalog_backend: str = Field(
+        examples=["sqlite"], description="The name of the back end that keeps the catalog."
+    )
     settings: dict[str, Any] = Field(description="The `RegistryConfig`; a setting's name contains its unit.")
     states: dict[TenantState, list[str]] = Field(
         description="The lifecycle states in order, each with its permissions and transitions; see `allows` of a tenant."

@@ -85,4 +85,11 @@ SnapshotArgument = Annotated[
 ]
 DisplayNameOption = Annotated[str | None, typer.Option(help="The tenant's name for people.")]
 PrefixOption = Annotated[str | None, typer.Option("--prefix", help="Only tenants with this id prefix.")]
+BackendOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BACKEND",
+        help="Where the tenant's database is: sqlite, postgres, or another database of the settings. Default: the settings' default.",
+    ),
+]
 ReasonOption = Annotated[str | None, typer.Option(help="The reason, for other operators.")]

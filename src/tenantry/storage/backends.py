@@ -2,15 +2,33 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import dataclass
 from importlib import import_module
 
 from tenantry.clock import Clock
 from tenantry.config import SQLITE, RegistryConfig, database_variable
-from tenantry.errors import BackendNotConfiguredError, SettingsError
+from tenantry.errors import BackendNotConfiguredError, SettingsError, TenantryError, UnsupportedByBackend
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
-from tenantry.storage.protocol import Backend, Capability, Place
+from tenantry.storage.protocol import Backend, BackendReport, Capability, Place
 from tenantry.storage.sqlite.backend import SQLiteBackend
+
+
+@dataclass(frozen=True, slots=True)
+class AskedBackend:
+    """A back end's answer about itself.
+
+    Attributes:
+        name: The back end's name in the settings.
+        dialect: The back end's dialect.
+        report: The report; None if the database server could not be asked.
+        error: The error of the server that could not be asked.
+    """
+
+    name: str
+    dialect: str
+    report: BackendReport | None = None
+    error: TenantryError | None = None
 
 
 class Backends:
@@ -68,6 +86,10 @@ class Backends:
             async with backend.exclusive(place):
                 pass  # to be exclusive is to fence off the others
 
+    async def reports(self) -> Sequence[AskedBackend]:
+        """Ask each back end for its report, the default one first. A server that cannot be asked does not hide the others."""
+        return [await _asked(backend) for backend in sorted(self, key=lambda one: one is not self.default)]
+
     async def open(self) -> None:
         """Open every back end; see `Backend.open`. If one cannot be opened, the others are closed again."""
         async with AsyncExitStack() as opened:
@@ -116,6 +138,29 @@ def _postgres_backend() -> Callable[..., Backend]:
         ) from error
     made: Callable[..., Backend] = module.PostgresBackend
     return made
+
+
+async def _asked(backend: Backend) -> AskedBackend:
+    try:
+        return AskedBackend(backend.name, backend.dialect, report=await backend.report())
+    except TenantryError as error:
+        return AskedBackend(backend.name, backend.dialect, error=error)
+
+
+def check_supports(backend: Backend, capability: Capability, what: str) -> None:
+    """Raise `UnsupportedByBackend` unless the back end has a feature.
+
+    Args:
+        backend: The back end.
+        capability: The feature.
+        what: The beginning of the error's message, such as "a limit of the database's size".
+    """
+    if capability not in backend.capabilities:
+        raise UnsupportedByBackend(
+            f"{what} is not possible on the back end {backend.name!r} ({backend.dialect}), and nothing was changed",
+            capability=capability.value,
+            backend=backend.name,
+        )
 
 
 def not_configured(name: str, known: Sequence[str]) -> BackendNotConfiguredError:

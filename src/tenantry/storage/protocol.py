@@ -5,9 +5,9 @@ its methods take batches. A `ClosedDatabase` has the operations on a tenant's da
 every back end, a copy of a tenant's database is one SQLite file (`tenantry.storage.artifacts`).
 """
 
-from collections.abc import Awaitable, Collection, Iterable, Sequence
+from collections.abc import Awaitable, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
@@ -274,10 +274,18 @@ class LockTakenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class BackendReport:
-    """The name and the version of a back end's database engine, for operators and for the version route."""
+    """A back end's database engine, for operators: the version route and the doctor show it.
+
+    Attributes:
+        backend: The engine's name, which is the back end's dialect.
+        version: The engine's version.
+        details: Further facts by name, such as ``host``, ``database``, ``user``, ``sharding`` and ``connections``. The details never
+            contain a password.
+    """
 
     backend: str
     version: str
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 class ClosedDatabase(Protocol):
@@ -520,4 +528,4 @@ class Backend(Protocol):
         """Return a database that `adopt` has created as the replica of a move; see `tenantry.storage.moves`."""
 
     async def report(self) -> BackendReport:
-        """Return the name and the version of the database engine."""
+        """Return the name and the version of the database engine, with facts about the server for operators."""

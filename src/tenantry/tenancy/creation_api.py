@@ -29,6 +29,7 @@ class CreationAPI(ABC):
         tenant_id: str,
         *,
         display_name: str | None = None,
+        backend: str | None = None,
         if_not_exists: bool = False,
         by: str | None = None,
     ) -> TenantRecord:
@@ -37,6 +38,8 @@ class CreationAPI(ABC):
         Args:
             tenant_id: 1 to 48 characters of ``a-z``, ``0-9`` and ``-``; begins with a letter, and does not end with ``-``.
             display_name: The name that people see; by default the id.
+            backend: The name of the back end for the new tenant's database: ``sqlite``, ``postgres`` or a name in ``databases``; by default
+                the `default_backend` of the settings.
             if_not_exists: Whether to return an existing tenant unchanged. A deleted tenant still raises `TenantExistsError`.
             by: The principal for the audit, see `OperatorAPI`.
 
@@ -45,6 +48,7 @@ class CreationAPI(ABC):
         Raises:
             InvalidTenantIdError: The text is not a valid tenant id; nothing was changed.
             TenantExistsError: Another tenant has the id.
+            BackendNotConfiguredError: The settings do not name the back end.
             MissingSchemaError: This registry lacks schema packs that other tenants have.
             MigrationError: A migration failed; the new tenant was removed.
             PersistenceError: The new tenant could not be opened, and was removed. If the tenant was opened but not made active, the
@@ -54,8 +58,10 @@ class CreationAPI(ABC):
         parsed = parse_tenant_id(tenant_id)
         name = parsed if display_name is None else display_name
         check_display_name(name)
-        work = partial(self._operations.create.run, display_name=name, if_not_exists=if_not_exists)
-        return await self._runner.run(parsed, "create", work, by=by)
+        work = partial(
+            self._operations.create.run, display_name=name, backend=backend, if_not_exists=if_not_exists
+        )
+        return await self._runner.run(parsed, "create", work, by=by, **_named(backend))
 
     async def clone(
         self,
@@ -64,6 +70,7 @@ class CreationAPI(ABC):
         snapshot_id: str | None = None,
         *,
         display_name: str | None = None,
+        backend: str | None = None,
         by: str | None = None,
         if_revision: int | None = None,
     ) -> TenantRecord:
@@ -74,6 +81,8 @@ class CreationAPI(ABC):
             new: The new tenant's id.
             snapshot_id: The snapshot to copy; by default the source's current data.
             display_name: The new tenant's name that people see; by default the id.
+            backend: The name of the back end for the new tenant's database: ``sqlite``, ``postgres`` or a name in ``databases``; by default
+                the back end of the source.
             by: The principal for the audit, see `OperatorAPI`.
             if_revision: The revision that the source must have, see `OperatorAPI`.
 
@@ -81,6 +90,7 @@ class CreationAPI(ABC):
             TenantNotFoundError: The source does not exist.
             RevisionError: The source's revision is not `if_revision`.
             TenantExistsError: Another tenant has the new id.
+            BackendNotConfiguredError: The settings do not name the back end.
             SnapshotNotFoundError: The snapshot does not exist.
             SnapshotCorruptError: The snapshot is damaged.
         """
@@ -93,6 +103,7 @@ class CreationAPI(ABC):
             source_id=source_id,
             snapshot_id=snapshot_id,
             display_name=display_name,
+            backend=backend,
         )
         return await self._runner.run(
             parse_tenant_id(new),
@@ -102,6 +113,7 @@ class CreationAPI(ABC):
             if_revision=if_revision,
             source=source_id,
             snapshot_id=snapshot_id,
+            **_named(backend),
         )
 
     async def import_bundle(
@@ -111,6 +123,7 @@ class CreationAPI(ABC):
         *,
         display_name: str | None = None,
         accepted_tables: Collection[str] = (),
+        backend: str | None = None,
         by: str | None = None,
     ) -> TenantRecord:
         """Create a tenant from a bundle that `export` wrote, and return its record. The bundle is verified first.
@@ -124,6 +137,8 @@ class CreationAPI(ABC):
             path: The path of the bundle.
             display_name: The name that people see; by default the bundle's name.
             accepted_tables: The names of additional tables that the bundle's database may have.
+            backend: The name of the back end for the new tenant's database: ``sqlite``, ``postgres`` or a name in ``databases``; by default
+                the `default_backend` of the settings.
             by: The principal for the audit, see `OperatorAPI`.
 
         Raises:
@@ -131,6 +146,7 @@ class CreationAPI(ABC):
             ForeignSchemaError: The bundle's database has objects that no schema pack makes; nothing was created.
             MigrationError: The bundle is newer than the code; nothing was created.
             TenantExistsError: Another tenant has the id.
+            BackendNotConfiguredError: The settings do not name the back end.
         """
         self._check_open()
         if display_name is not None:
@@ -140,8 +156,10 @@ class CreationAPI(ABC):
             path=Path(path),
             display_name=display_name,
             accepted_tables=accepted_tables,
+            backend=backend,
         )
         detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
+        detail |= _named(backend)
         return await self._runner.run(
             parse_tenant_id(new_id), "import", work, by=by, path=self._audited_path(path), **detail
         )
@@ -154,6 +172,7 @@ class CreationAPI(ABC):
         at: Mapping[str, int] | None = None,
         display_name: str | None = None,
         accepted_tables: Collection[str] = (),
+        backend: str | None = None,
         by: str | None = None,
     ) -> TenantRecord:
         """Create a tenant with a copy of a database that another program made, and return its record.
@@ -168,6 +187,8 @@ class CreationAPI(ABC):
                 Leave out the argument if `create_backend` made the database: such a database lists its migrations.
             display_name: The name that people see; by default the id.
             accepted_tables: The names of additional tables that the database may have.
+            backend: The name of the back end for the new tenant's database: ``sqlite``, ``postgres`` or a name in ``databases``; by default
+                the `default_backend` of the settings.
             by: The principal for the audit, see `OperatorAPI`.
 
         Raises:
@@ -177,6 +198,7 @@ class CreationAPI(ABC):
             DatabaseCorruptError: The database is damaged, encrypted, or not an SQLite database; nothing was created.
             SnapshotError: The file does not exist or cannot be copied; nothing was created.
             TenantExistsError: Another tenant has the id.
+            BackendNotConfiguredError: The settings do not name the back end.
         """
         self._check_open()
         parsed = parse_tenant_id(new_id)
@@ -188,8 +210,10 @@ class CreationAPI(ABC):
             at=at or {},
             display_name=name,
             accepted_tables=accepted_tables,
+            backend=backend,
         )
         detail: dict[str, Any] = {"accepted_tables": sorted(accepted_tables)} if accepted_tables else {}
+        detail |= _named(backend)
         return await self._runner.run(
             parsed, "adopt", work, by=by, path=self._audited_path(path), at=dict(at or {}), **detail
         )
@@ -217,3 +241,8 @@ class CreationAPI(ABC):
     @abstractmethod
     def _check_open(self, tenant_id: TenantId | None = None) -> None:
         """Raise `RegistryClosedError` unless the registry is open."""
+
+
+def _named(backend: str | None) -> dict[str, Any]:
+    """Return the back end for the audit, if the caller named one."""
+    return {} if backend is None else {"backend": backend}

@@ -248,6 +248,7 @@ class OperatorAPI(MoveAPI):
 
         Raises like `suspend`, and:
             QueryError: The display name is not valid.
+            UnsupportedByBackend: The tenant's back end cannot limit the size of a database (`database_bytes_max`).
             PersistenceError: The limits are in the catalog, but could not be applied to the open database: call again.
         """
         self._check_open()

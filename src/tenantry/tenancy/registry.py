@@ -18,8 +18,8 @@ from tenantry.errors import RegistryClosedError
 from tenantry.events import Hook
 from tenantry.ids import TenantId
 from tenantry.schemas.schema import Schema
+from tenantry.storage.backends import AskedBackend
 from tenantry.storage.objects.protocol import ObjectStorage
-from tenantry.storage.protocol import BackendReport
 from tenantry.tenancy.compose import compose
 from tenantry.tenancy.data_directory import lock_for_registry
 from tenantry.tenancy.handle import TenantHandle
@@ -211,14 +211,14 @@ class TenantRegistry(OperatorAPI):
         size = await self._parts.backends.of(tenant.backend).size_bytes(tenant.place)
         return TenantStatistics(size, self._parts.leases.actor_statistics(tenant.id))
 
-    async def backend_report(self) -> BackendReport:
-        """Return the name and the version of the back end.
+    async def backend_reports(self) -> Sequence[AskedBackend]:
+        """Ask each back end for a report. The default back end of new tenants is first.
 
         Raises:
             RegistryClosedError: The registry is not open.
         """
         self._check_open()
-        return await self._parts.backends.default.report()
+        return await self._parts.backends.reports()
 
     def scratch_directory(self) -> AbstractAsyncContextManager[Path]:
         """Create a private directory on the data directory's file system, and remove it at the end of the block."""

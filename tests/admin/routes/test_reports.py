@@ -141,5 +141,16 @@ async def test_the_version(admin: httpx.AsyncClient, service: Service):
     response = await admin.get("/v1/version")
     found = response.json()
     assert (found["backend"], found["backend_version"]) == ("sqlite", sqlite3.sqlite_version)
+    assert found["backends"] == [
+        {
+            "name": "sqlite",
+            "dialect": "sqlite",
+            "version": sqlite3.sqlite_version,
+            "details": {},
+            "problem": None,
+        }
+    ]
+    assert found["catalog_backend"] == "sqlite"
     assert found["settings"]["open_tenants_max"] == 4
+    assert not {"database", "databases"} & set(found["settings"])
     assert str(service.registry.config.data_dir) not in response.text

@@ -35,10 +35,25 @@ async def test_creating_if_it_does_not_exist(admin: httpx.AsyncClient):
     assert (await admin.post("/v1/tenants", json={"id": "acme"})).status_code == 409
 
 
+async def test_the_back_end_of_a_new_tenant(admin: httpx.AsyncClient):
+    """A tenant says where its database is; a back end that the service does not have is refused with the setting to set."""
+    made = await admin.post("/v1/tenants", json={"id": "acme", "backend": "sqlite"})
+    assert made.json()["backend"] == "sqlite"
+    refused = await admin.post("/v1/tenants", json={"id": "globex", "backend": "east"})
+    check_problem(refused, 409, "backend-not-configured")
+    assert (refused.json()["backend"], refused.json()["setting"]) == ("east", "TENANTRY_DATABASES__east")
+    assert (await admin.get("/v1/tenants/globex")).status_code == 404
+    cloned = await admin.post("/v1/tenants/acme/clone", json={"new_id": "globex", "backend": "east"})
+    assert (await ended(admin, cloned))["problem"]["type"] == "urn:tenantry:problem:backend-not-configured"
+
+
 @pytest.mark.parametrize(
     "body",
     [
         {},
+        {"id": "acme", "backend": ""},
+        {"id": "acme", "backend": "East"},
+        {"id": "acme", "backend": "../x"},
         {"id": ""},
         {"id": "ACME"},
         {"id": "1a"},

@@ -67,3 +67,17 @@ def test_create_if_not_exists(data_dir: Path):
     assert run("delete", "acme", "--yes")[0] == 0
     exit_code, said = run("create", "acme", "--if-not-exists")
     assert (exit_code, "undelete or purge it" in said) == (1, True)
+
+
+def test_the_back_end(data_dir: Path):
+    """`--backend` says where a tenant's database is, and a list shows it; an unknown one is refused with its setting."""
+    env = {**dict.fromkeys(WHERE, ""), "TENANTRY_DATA_DIR": str(data_dir)}
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app, ["tenant", *arguments, "--json"], env=env)
+        return done.exit_code, done.stdout + done.stderr
+
+    assert run("create", "acme", "--backend", "sqlite")[0] == 0
+    assert json.loads(run("list")[1])["items"][0]["backend"] == "sqlite"
+    exit_code, said = run("clone", "acme", "globex", "--backend", "east")
+    assert (exit_code, "TENANTRY_DATABASES__east" in said) == (1, True)

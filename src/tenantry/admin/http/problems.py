@@ -41,6 +41,7 @@ _STATUSES: Final[dict[type[TenantryError], int]] = {
     errors.CatalogMovedError: 409,
     errors.DataDirectoryError: 409,
     errors.DatabaseServerError: 503,
+    errors.BackendNotConfiguredError: 409,
     errors.PersistenceConnectionError: 503,
     errors.TenantRequiredError: 400,
     errors.InvalidTenantIdError: 422,

@@ -21,7 +21,7 @@ from tenantry.admin.http.routing import Administrator, AdminRoute, CurrentServic
 from tenantry.admin.http.tenant_change import CurrentChange, tagged
 from tenantry.admin.openapi.responses import documented
 from tenantry.admin.routes.tenants import TenantPath
-from tenantry.admin.schemas import DisplayName, TenantOut
+from tenantry.admin.schemas import BackendName, DisplayName, TenantOut
 from tenantry.errors import StorageFullError, TenantExistsError
 from tenantry.files.atomic_file import storage_errors
 from tenantry.files.disk_space import room_bytes
@@ -156,6 +156,7 @@ async def import_tenant(
     response: Response,
     display_name: Annotated[DisplayName | None, Query()] = None,
     accept_tables: AcceptTables = None,
+    backend: Annotated[BackendName | None, Query()] = None,
 ) -> TenantOut:
     """Verify a bundle, and create a tenant with this id from the bundle.
 
@@ -168,7 +169,12 @@ async def import_tenant(
     with named(place, "the file"):
         await _receive(request, place)
         tenant = await service.registry.import_bundle(
-            tenant_id, place, display_name=display_name, accepted_tables=accepted, by=principal.name
+            tenant_id,
+            place,
+            display_name=display_name,
+            accepted_tables=accepted,
+            backend=backend,
+            by=principal.name,
         )
     response.headers["Location"] = f"/v1/tenants/{tenant.id}"
     return tagged(tenant, response)

@@ -47,7 +47,11 @@ async def create_tenant(
     principal.check_tenant(body.id)
     before = await service.registry.find(body.id) if body.if_not_exists else None
     tenant = await service.registry.create(
-        body.id, display_name=body.display_name, if_not_exists=body.if_not_exists, by=principal.name
+        body.id,
+        display_name=body.display_name,
+        backend=body.backend,
+        if_not_exists=body.if_not_exists,
+        by=principal.name,
     )
     if before is not None and before.uid == tenant.uid:
         response.status_code = HTTPStatus.OK
@@ -215,6 +219,11 @@ async def clone_tenant(
     if body.snapshot_id is not None:
         await service.registry.snapshots.get(tenant_id, body.snapshot_id)
     work = partial(
-        service.registry.clone, tenant_id, body.new_id, body.snapshot_id, display_name=body.display_name
+        service.registry.clone,
+        tenant_id,
+        body.new_id,
+        body.snapshot_id,
+        display_name=body.display_name,
+        backend=body.backend,
     )
     return await change.begin("clone", work)

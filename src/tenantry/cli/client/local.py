@@ -69,6 +69,7 @@ class _LocalApi(Api):
         at: Sequence[tuple[str | None, int]],
         display_name: str | None,
         accepted_tables: Collection[str],
+        backend: str | None,
         is_dry_run: bool,
     ) -> Document:
         """Return the new tenant's record, or a dry run's differences. In `at`, None as a name means the only pack."""
@@ -89,7 +90,12 @@ class _LocalApi(Api):
                     )
                     return {"differences": [asdict(one) for one in differences]}
                 await self._registry.adopt(
-                    new_id, path, at=versions, display_name=display_name, accepted_tables=accepted_tables
+                    new_id,
+                    path,
+                    at=versions,
+                    display_name=display_name,
+                    accepted_tables=accepted_tables,
+                    backend=backend,
                 )
             except TenantryError as error:
                 raise self._refused(error) from error

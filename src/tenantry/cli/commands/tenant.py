@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from tenantry.cli.arguments import (
+    BackendOption,
     DisplayNameOption,
     NewIdArgument,
     PrefixOption,
@@ -20,7 +21,16 @@ from tenantry.lifecycle import TenantState
 
 group = typer.Typer(name="tenant", no_args_is_help=True, help="Tenants and their lifecycle.")
 
-_COLUMNS = ("id", "state", "display_name", "schema_versions", "state_changed_at", "busy_with", "reason")
+_COLUMNS = (
+    "id",
+    "state",
+    "backend",
+    "display_name",
+    "schema_versions",
+    "state_changed_at",
+    "busy_with",
+    "reason",
+)
 _NONE = "none"
 LIMITS = (
     *("database_bytes_max", "calls_per_second_max", "calls_burst_max", "calls_in_flight_max"),
@@ -54,12 +64,17 @@ def _limit(text: str) -> tuple[str, object]:
     return name, limit
 
 
+def _backend(name: str | None) -> Document:
+    return {} if name is None else {"backend": name}
+
+
 @command(group, may_create=True)
 async def create(
     api: Api,
     tenant_id: TenantArgument,
     *,
     display_name: DisplayNameOption = None,
+    backend: BackendOption = None,
     if_not_exists: Annotated[
         bool,
         typer.Option("--if-not-exists", help="Show an existing tenant; refuse the id of a deleted tenant."),
@@ -67,7 +82,8 @@ async def create(
 ) -> Document:
     """Create a tenant with a migrated database."""
     existed = if_not_exists and await api.exists(tenant_path(tenant_id))
-    body: Document = {"id": tenant_id, "display_name": display_name}
+    # A service of an older version refuses fields that it does not know, so only given options are sent.
+    body: Document = {"id": tenant_id, "display_name": display_name} | _backend(backend)
     tenant = await api.post(TENANTS, body | ({"if_not_exists": True} if if_not_exists else {}))
     if existed:
         print_note(f"{tenant_id} already exists and is {tenant['state']}: nothing was changed")
@@ -193,9 +209,14 @@ async def clone(
         ),
     ] = None,
     display_name: DisplayNameOption = None,
+    backend: BackendOption = None,
 ) -> Document:
     """Create a tenant with another tenant's data."""
-    body = {"new_id": new_id, "snapshot_id": snapshot, "display_name": display_name}
+    body = {
+        "new_id": new_id,
+        "snapshot_id": snapshot,
+        "display_name": display_name,
+    } | _backend(backend)
     return await api.operate(tenant_path(tenant_id, "clone"), body)
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 from rich.console import RenderableType
 
-from tenantry.cli.arguments import DisplayNameOption, NewIdArgument, TenantArgument
+from tenantry.cli.arguments import BackendOption, DisplayNameOption, NewIdArgument, TenantArgument
 from tenantry.cli.client.api import DATABASE_MEDIA_TYPE, Api, Document, tenant_path
 from tenantry.cli.command import command
 from tenantry.cli.commands.tenant import group
@@ -98,6 +98,7 @@ async def import_(
     *,
     display_name: DisplayNameOption = None,
     accept_tables: _AcceptTablesOption = None,
+    backend: BackendOption = None,
 ) -> Document:
     """Create a tenant from a bundle, which is verified first. A bundle is refused if it has objects of no schema pack."""
     if not path.is_file():
@@ -107,7 +108,11 @@ async def import_(
     # The check runs before the transfer, because a refusal during a transfer may be lost.
     await api.check_missing(tenant_path(new_id), f"tenant {new_id!r} already exists")
     return await api.upload(
-        tenant_path(new_id, "import"), path, display_name=display_name, accept_tables=accept_tables
+        tenant_path(new_id, "import"),
+        path,
+        display_name=display_name,
+        accept_tables=accept_tables,
+        backend=backend,
     )
 
 
@@ -150,6 +155,7 @@ async def adopt(
     ] = None,
     display_name: DisplayNameOption = None,
     accept_tables: _AcceptTablesOption = None,
+    backend: BackendOption = None,
     is_dry_run: Annotated[
         bool,
         typer.Option(
@@ -168,5 +174,6 @@ async def adopt(
         at=at or (),
         display_name=display_name,
         accepted_tables=list(filter(None, map(str.strip, (accept_tables or "").split(",")))),
+        backend=backend,
         is_dry_run=is_dry_run,
     )

@@ -8,6 +8,8 @@ from typing import Any
 
 from tenantry.errors import DeletionProtectedError
 from tenantry.lifecycle import Permission, TenantEvent, has_happened
+from tenantry.storage.backends import check_supports
+from tenantry.storage.protocol import Capability
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -59,6 +61,13 @@ class Change:
     async def update(self, operation: Operation, *, changes: dict[str, Any]) -> TenantRecord:
         """See `TenantRegistry.update`."""
         tenant = await operation.get()
+        limits = changes.get("limits")
+        if limits is not None and limits.database_bytes_max is not None:
+            check_supports(
+                self._tools.backend_of(tenant),
+                Capability.BYTE_LIMIT,
+                f"database_bytes_max of tenant {tenant.id!r}",
+            )
         changed = {name: value for name, value in changes.items() if getattr(tenant, name) != value}
         tenant = await operation.change(tenant, **changed) if changed else tenant
         if "limits" in changes:

@@ -32,14 +32,19 @@ class Create:
         self._tools = tools
 
     async def run(
-        self, operation: Operation, *, display_name: str, if_not_exists: bool = False
+        self,
+        operation: Operation,
+        *,
+        display_name: str,
+        backend: str | None = None,
+        if_not_exists: bool = False,
     ) -> TenantRecord:
         """See `TenantRegistry.create`."""
         found = await operation.recover()
         if if_not_exists and found is not None and _is_kept(found):
             operation.detail = {**operation.detail, "is_created": False}
             return found
-        tenant = await self.new_record(operation.tenant_id, display_name)
+        tenant = await self.new_record(operation.tenant_id, display_name, backend)
         operation.tenant_uid = tenant.uid
         async with operation.lock(tenant):
             await self._tools.catalog.insert(tenant)
@@ -55,14 +60,22 @@ class Create:
         """Finish a creation whose process died."""
         await self.provision(operation, tenant)
 
-    async def new_record(self, tenant_id: TenantId, display_name: str) -> TenantRecord:
+    async def new_record(self, tenant_id: TenantId, display_name: str, backend: str | None) -> TenantRecord:
         """Return a new tenant's record without inserting it into the catalog.
 
+        Args:
+            tenant_id: The new tenant's id.
+            display_name: The name that people see.
+            backend: The name of the back end; None for the default back end.
+
         Raises:
+            BackendNotConfiguredError: The settings do not name the back end.
             MissingSchemaError: This registry lacks schema packs that tenants have.
             TenantExistsError: A tenant with this id already exists.
             DataDirectoryError: A file or directory that belongs to no tenant is at the new database's path.
         """
+        backends = self._tools.backends
+        chosen = backends.default if backend is None else backends.of(backend)
         found = await self._tools.catalog.find(tenant_id)
         if found is not None and found.state.allows(Permission.EXIST):
             until = f", kept until {found.purge_after:%Y-%m-%d %H:%M} UTC" if found.purge_after else ""
@@ -72,13 +85,12 @@ class Create:
             )
         await self._tools.recorded_schemas.check()
         now = self._tools.context.clock.now()
-        backend = self._tools.backends.default
-        taken = await self._tools.catalog.locations(backend.location_of(tenant_id))
+        taken = await self._tools.catalog.locations(chosen.location_of(tenant_id))
         return TenantRecord(
             id=tenant_id,
             uid=uuid.uuid4().hex,
-            backend=backend.name,
-            location=await backend.new_location(tenant_id, taken),
+            backend=chosen.name,
+            location=await chosen.new_location(tenant_id, taken),
             display_name=display_name,
             state=TenantState.PROVISIONING,
             created_at=now,

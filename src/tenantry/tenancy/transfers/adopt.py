@@ -37,9 +37,10 @@ class Adopt(NewFromCopy):
         at: Mapping[str, int],
         display_name: str,
         accepted_tables: Collection[str],
+        backend: str | None,
     ) -> TenantRecord:
         """See `TenantRegistry.adopt`."""
-        new = await self.new_record(operation, display_name)
+        new = await self.new_record(operation, display_name, backend)
         async with self._tools.scratch.directory() as directory:
             database = directory / "tenant.db"
             with operation.preparing(), named(database, str(path)):

@@ -18,9 +18,12 @@ class Clone(NewFromCopy):
         source_id: TenantId,
         snapshot_id: str | None,
         display_name: str | None,
+        backend: str | None,
     ) -> TenantRecord:
         """See `TenantRegistry.clone`."""
-        new = await self.new_record(operation, display_name or operation.tenant_id)
+        source = await self._tools.operations.catalog.find(source_id)
+        beside = None if source is None else source.backend
+        new = await self.new_record(operation, display_name or operation.tenant_id, backend or beside)
         source = await self._tools.find_existing(source_id)
         operation.check_revision(source)
         async with self._tools.scratch.directory() as directory:

@@ -27,9 +27,10 @@ class ImportBundle(NewFromCopy):
         path: Path,
         display_name: str | None,
         accepted_tables: Collection[str],
+        backend: str | None,
     ) -> TenantRecord:
         """See `TenantRegistry.import_bundle`."""
-        new = await self.new_record(operation, operation.tenant_id)
+        new = await self.new_record(operation, operation.tenant_id, backend)
         async with self._tools.scratch.directory() as directory:
             with operation.preparing():
                 manifest, database = await run_in_thread(_unpack, path, directory)

@@ -29,10 +29,10 @@ class NewFromCopy:
         self._operations = tools.operations
         self._create = create
 
-    async def new_record(self, operation: Operation, display_name: str) -> TenantRecord:
+    async def new_record(self, operation: Operation, display_name: str, backend: str | None) -> TenantRecord:
         """Return the new tenant's record without inserting it into the catalog; see `Create.new_record`."""
         await operation.recover()
-        return await self._create.new_record(operation.tenant_id, display_name)
+        return await self._create.new_record(operation.tenant_id, display_name, backend)
 
     async def prepare(self, tenant: TenantRecord, database: Path) -> None:
         """Migrate a checked copy, and mark it as the new tenant's database."""
