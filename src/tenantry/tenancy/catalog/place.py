@@ -8,9 +8,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final, NamedTuple
 
+from tenantry.config import SQLITE
 from tenantry.errors import CatalogMovedError
 from tenantry.sql.statements import Fetch, Statement
-from tenantry.storage.backends import SQLITE
 from tenantry.tenancy.catalog.session import CatalogReader
 
 READ: Final = Statement(

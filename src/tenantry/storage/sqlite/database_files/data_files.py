@@ -48,11 +48,6 @@ def prepare_data_files(data_dir: Path, *, has_catalog: bool = True) -> None:
             check_file(catalog, found)
         if has_catalog:
             _check_catalog_is_not_lost(data_dir)
-        elif found is not None:
-            raise FileExistsError(
-                "the directory has a catalog.db, but the settings keep the catalog in a database: move the catalog with 'tenantry "
-                "catalog move', or move catalog.db away if its tenants are no longer needed"
-            )
     except (OSError, ValueError) as error:  # a NUL in the path raises ValueError
         raise unusable_error(data_dir, error) from error
 
