@@ -5,31 +5,26 @@ the thread waits for the result.
 """
 
 import asyncio
-import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Coroutine, Iterable, Sequence
 from concurrent.futures import CancelledError
 from itertools import islice
 from typing import Any, Final, TypeVar
-from uuid import UUID
 
 import psycopg
 from psycopg import pq
 from psycopg.adapt import Dumper
-from psycopg.pq.abc import PGresult
 from typing_extensions import override
 
 from tenantry.schemas.migration import MigrationFunction
 from tenantry.sql.row import Columns, Row
-from tenantry.sql.tokens import COMMENT, POSTGRES_QUOTED, POSTGRES_WORD
 from tenantry.storage.postgres.migration_script import check_single
+from tenantry.storage.postgres.translation import translate
+from tenantry.storage.postgres.values import encode, load_rows
 from tenantry.storage.python_migrations import BrokenScriptError, FunctionSession, call_function
 from tenantry.threads import CancelledWorkError, is_cancelled, run_in_thread
 
 T = TypeVar("T")
 
-_PLACEHOLDER: Final = re.compile(
-    rf"{COMMENT}|(?![eE]'){POSTGRES_WORD}|{POSTGRES_QUOTED}|\?(?P<number>[0-9]*)", re.DOTALL
-)
 _CHUNK_ROWS: Final = 1_000
 _CANCELLATION_CHECK_SECONDS: Final = 0.1
 
@@ -42,7 +37,8 @@ async def run_function(function: MigrationFunction, connection: psycopg.AsyncCon
 
     Raises:
         psycopg.Error: A statement failed, even if the function caught the error.
-        BrokenScriptError: A statement is not allowed, or the function raised another error.
+        BrokenScriptError: The function raised another error, or a statement or a parameter was refused. As for the statements of callers,
+            refused are transaction control, settings, DO, CALL and temporary tables.
     """
     session = PostgresMigrationSession(connection, asyncio.get_running_loop())
     await run_in_thread(
@@ -69,10 +65,8 @@ class PostgresMigrationSession(FunctionSession):
 
     @override
     def _execute_many(self, sql: str, rows: Iterable[Sequence[object]]) -> int:
-        given, count = (
-            iter(rows),
-            0,
-        )  # the rows may come from a generator of the function, which runs on this thread
+        given = iter(rows)  # a generator of the function runs on this thread
+        count = 0
         while chunk := list(islice(given, _CHUNK_ROWS)):
             count += self._wait(self._changed(sql, chunk))
         return count
@@ -103,12 +97,12 @@ class PostgresMigrationSession(FunctionSession):
                 code="42601",
             )
         columns = Columns(tuple(column.name for column in cursor.description))
-        return [Row(columns, values) for values in _loaded(cursor.pgresult, rows_max)]
+        return [Row(columns, values) for values in load_rows(cursor.pgresult, rows_max)]
 
     def _cursor(self) -> psycopg.AsyncRawCursor:
         cursor = psycopg.AsyncRawCursor(self._connection)
-        cursor.adapters.register_dumper(str, _UntypedText)
-        cursor.adapters.register_dumper(bytes, _UntypedBytes)
+        cursor.adapters.register_dumper(_TextValue, _UntypedText)
+        cursor.adapters.register_dumper(bytes, _UntypedBinary)
         return cursor
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:
@@ -124,79 +118,33 @@ class PostgresMigrationSession(FunctionSession):
                     running.cancel()
 
 
+class _TextValue(bytes):
+    """A value in the server's text format."""
+
+    __slots__ = ()
+
+
 class _UntypedText(Dumper):
-    """Sends a text without a type, so that the server takes the type of the column, as a store does."""
-
-    def dump(self, obj: str) -> bytes:
-        return obj.encode()
-
-
-class _UntypedBytes(Dumper):
-    """Sends bytes without a type, which fit a column of ``uuid`` too."""
-
-    format = pq.Format.BINARY
+    """Sends an encoded value without a type, so that the server takes the type from the statement, as for a store's statements."""
 
     def dump(self, obj: bytes) -> bytes:
         return obj
 
 
+class _UntypedBinary(_UntypedText):
+    format = pq.Format.BINARY
+
+
 def _text(sql: str) -> bytes:
     check_single(sql)
-    return _numbered(sql).encode()
+    return translate(sql).sql
 
 
-def _values(parameters: Sequence[object]) -> list[str | bytes | None]:
-    return [_value(value) for value in parameters]
-
-
-def _value(value: object) -> str | bytes | None:
-    if value is None or isinstance(value, str | bytes):
-        return value
-    if isinstance(value, int | float):
-        return str(int(value)) if isinstance(value, int) else repr(value)
-    raise psycopg.ProgrammingError(f"type {type(value).__name__!r} is not supported")
-
-
-def _numbered(sql: str) -> str:
-    """Return a statement with ``$1`` for ``?1``, and with the next number for each ``?``."""
-    last = 0
-
-    def number(token: re.Match[str]) -> str:
-        nonlocal last
-        if token["number"] is None:
-            return token[0]
-        found = int(token["number"] or last + 1)
-        last = max(last, found)
-        return f"${found}"
-
-    return _PLACEHOLDER.sub(number, sql)
-
-
-def _loaded(result: PGresult, rows_max: int | None) -> Iterator[tuple[object, ...]]:
-    """Yield the rows with the values that a store returns."""
-    loaders = [_LOADERS.get(result.ftype(column), bytes.decode) for column in range(result.nfields)]
-    count = result.ntuples if rows_max is None else min(rows_max, result.ntuples)
-    for row in range(count):
-        found = (result.get_value(row, column) for column in range(result.nfields))
-        yield tuple(
-            None if value is None else load(value) for load, value in zip(loaders, found, strict=True)
-        )
-
-
-def _instant(text: bytes) -> str:
-    """Convert ``2026-01-31 09:30:00.5+00``, in UTC, to the fixed width in which tenantry writes times."""
-    date, _, time = text.decode().removesuffix("+00").partition(" ")
-    whole, _, fraction = time.partition(".")
-    return f"{date}T{whole}.{fraction:0<6}Z"
-
-
-# By the number of the type in the server's table pg_type.
-_LOADERS: Final[Mapping[int, Callable[[bytes], object]]] = {
-    16: lambda value: int(value == b"t"),
-    17: lambda value: bytes.fromhex(value[2:].decode()),
-    **dict.fromkeys((20, 21, 23, 26), int),
-    **dict.fromkeys((700, 701), float),
-    1184: _instant,
-    1700: lambda value: float(value) if b"." in value or value.isalpha() else int(value),
-    2950: lambda value: UUID(value.decode()).bytes,
-}
+def _values(parameters: Sequence[object]) -> list[bytes | None]:
+    encoded = encode(parameters)
+    if encoded.formats is None:
+        return [None if value is None else _TextValue(value) for value in encoded.values]
+    return [
+        value if is_binary or value is None else _TextValue(value)
+        for value, is_binary in zip(encoded.values, encoded.formats, strict=True)
+    ]

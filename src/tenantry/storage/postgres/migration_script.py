@@ -17,31 +17,25 @@ from itertools import count
 from typing import Final
 
 from tenantry.sql.tokens import COMMENT, POSTGRES_QUOTED, POSTGRES_WORD
+from tenantry.storage.postgres.translation import OWN_TABLES
 from tenantry.storage.python_migrations import BrokenScriptError
 
 END_STEP: Final = "DO $$BEGIN SET CONSTRAINTS ALL IMMEDIATE; DISCARD TEMP; END$$"
 """Ends a step before its row is written: checks deferred constraints, and drops temporary tables."""
-
-OWN_TABLES: Final = frozenset(
-    ["schema_migrations", "tenantry_batches", "tenantry_idempotency", "tenantry_owner"]
-)
-"""tenantry's own tables in a tenant's schema."""
 
 _REFUSED_CODE: Final = "42501"  # insufficient_privilege
 _TOKEN: Final = re.compile(
     rf"(?P<comment>{COMMENT})|(?P<word>(?![eE]'){POSTGRES_WORD})|(?P<quoted>{POSTGRES_QUOTED})|\S",
     re.DOTALL,
 )
-_TRANSACTIONS: Final = frozenset(
-    ["ABORT", "BEGIN", "COMMIT", "END", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"]
-)
+# END is not here: it may end the body of a function that begins with BEGIN ATOMIC. EXECUTE refuses it where it is a statement.
+_TRANSACTIONS: Final = frozenset(["ABORT", "BEGIN", "COMMIT", "RELEASE", "ROLLBACK", "SAVEPOINT", "START"])
 _OUTLIVING: Final = frozenset(
     [
         *("CLOSE", "COPY", "DEALLOCATE", "DECLARE", "DISCARD", "EXECUTE", "FETCH", "LISTEN", "LOAD", "MOVE"),
         *("NOTIFY", "PREPARE", "RESET", "UNLISTEN", "VACUUM"),
     ]
 )
-_REFUSED: Final = _TRANSACTIONS | _OUTLIVING
 # SET LOCAL ends with the transaction, but these settings would hide the tenant's tables from tenantry's own statements.
 _SCHEMA_SETTINGS: Final = frozenset(["ROLE", "SCHEMA", "SEARCH_PATH", "SESSION", "TRANSACTION"])
 
@@ -58,27 +52,22 @@ def step_of(script: str) -> str:
             code="22021",  # character_not_in_repertoire
         )
     for words in statements_of(script):
-        # END may end the body of a function that begins with BEGIN ATOMIC, so only EXECUTE can refuse END.
-        _check(words, _REFUSED - {"END"})
+        _check(words)
     outer, inner = _tags(script)
     # The line break ends a comment in the script's last line.
     return f"DO {outer}BEGIN EXECUTE {inner}{script}\n{inner}; END{outer}"
 
 
 def check_single(sql: str) -> None:
-    """Check a statement of a Python migration.
+    """Check that a text of a Python migration is one statement.
 
     Raises:
-        BrokenScriptError: The text has several statements. The statement would end the transaction or change the connection, or names a
-            table of tenantry.
+        BrokenScriptError: The text has several statements.
     """
-    statements = [words for words in statements_of(sql) if words]
-    if len(statements) > 1:
+    if sum(map(bool, statements_of(sql))) > 1:
         raise BrokenScriptError(
             "the function passes several statements at once: pass one statement to each call", code="42601"
         )
-    for words in statements:
-        _check(words, _REFUSED)
 
 
 def line_of(script: str, position: int) -> int:
@@ -86,7 +75,7 @@ def line_of(script: str, position: int) -> int:
     return script.count("\n", 0, max(position - 1, 0)) + 1
 
 
-def _check(words: list[str], refused: frozenset[str]) -> None:
+def _check(words: list[str]) -> None:
     own = OWN_TABLES.intersection(map(str.lower, words))
     if own:
         raise BrokenScriptError(
@@ -95,7 +84,7 @@ def _check(words: list[str], refused: frozenset[str]) -> None:
     verb, *rest = [word.upper() for word in words[:3]] or [""]
     if verb == "SET":
         _check_set(rest)
-    if verb in refused:
+    if verb in _TRANSACTIONS | _OUTLIVING:
         why = (
             "tenantry runs it in a transaction"
             if verb in _TRANSACTIONS
