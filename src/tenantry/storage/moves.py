@@ -15,7 +15,7 @@ objects, which `follow` uses on one thread, because a pass moves up to millions 
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, Protocol, TypeAlias
 
@@ -44,14 +44,21 @@ class MovedTable:
 
     Attributes:
         columns: The names of the columns that have stored values; generated columns are left out.
+        types: The type of each column, as the table's own back end names it.
         key: The names of the columns of the primary key; empty if the table has no primary key.
         refusal: The reason why the table cannot be moved; None if the table can be moved.
     """
 
     name: str
     columns: tuple[str, ...]
+    types: tuple[str, ...]
     key: tuple[str, ...]
     refusal: str | None = None
+
+    @property
+    def type_of(self) -> Mapping[str, str]:
+        """The type of each column, by the column's name."""
+        return dict(zip(self.columns, self.types, strict=True))
 
 
 class Changes(Protocol):
@@ -61,18 +68,26 @@ class Changes(Protocol):
     def position(self) -> Position:
         """The position of the snapshot."""
 
-    def keys(self, table: MovedTable) -> Iterator[Sequence[MovedRow]]:
-        """Yield the keys of the rows that were inserted, changed or deleted, in chunks."""
+    def keys(self, table: MovedTable, copy: MovedTable) -> Iterator[Sequence[MovedRow]]:
+        """Yield the keys of the rows that were inserted, changed or deleted, in chunks.
 
-    def rows(self, table: MovedTable) -> Iterator[Sequence[MovedRow]]:
-        """Yield the present rows with these keys, in chunks; the order of the values is that of the table's columns."""
+        Args:
+            table: The table of the original. The order of the values is that of its key.
+            copy: The table of the replica, whose types say which form the values need.
+        """
+
+    def rows(self, table: MovedTable, copy: MovedTable) -> Iterator[Sequence[MovedRow]]:
+        """Yield the present rows with these keys, in chunks; the order of the values is that of the table's columns. See `keys`."""
 
     def count(self, table: MovedTable) -> int:
         """Return the number of all rows of the table."""
 
 
 class ReplicaWriter(Protocol):
-    """One transaction of the replica; committed at the end of the block, rolled back if the block raises. All methods block."""
+    """One transaction of the replica; committed at the end of the block, rolled back if the block raises. All methods block.
+
+    The tables are those of the original: the order of values in keys and rows is that of the original's columns.
+    """
 
     def delete(self, table: MovedTable, keys: Sequence[MovedRow]) -> None:
         """Delete the rows with these keys."""
@@ -80,8 +95,8 @@ class ReplicaWriter(Protocol):
     def insert(self, table: MovedTable, rows: Sequence[MovedRow]) -> None:
         """Insert rows."""
 
-    def equal(self, table: MovedTable, rows: Sequence[MovedRow]) -> int:
-        """Return how many of these rows the replica contains with equal values, compared by the replica's database."""
+    def has(self, table: MovedTable, rows: Sequence[MovedRow]) -> bool:
+        """Return whether the replica contains all of these rows with equal values."""
 
     def count(self, table: MovedTable) -> int:
         """Return the number of all rows of the table."""
@@ -99,6 +114,9 @@ class Original(Protocol):
 
     async def counts(self, tables: Sequence[MovedTable]) -> dict[str, int]:
         """Return the number of rows of each table. The tenant may be open."""
+
+    def connected(self) -> AbstractAsyncContextManager[None]:
+        """Keep a connection for `changes` during the block."""
 
     async def install(self) -> Sequence[MovedTable]:
         """Install an empty journal, and return the tables. The caller has exclusive access. After an error, no journal is left.
@@ -125,17 +143,23 @@ class Original(Protocol):
 class Replica(Protocol):
     """The copy of a database at the place to which a tenant moves. Nobody else opens it until the catalog names the place."""
 
-    async def tables(self) -> Sequence[MovedTable]:
-        """Return the copy's tables, in the order of their names."""
+    async def suspend_rules(self) -> Sequence[MovedTable]:
+        """Remove triggers and foreign keys, until `restore_rules`, and return the tables, in the order of their names."""
 
-    async def suspend_rules(self) -> None:
-        """Remove triggers and foreign keys, until `restore_rules`."""
+    def connected(self) -> AbstractAsyncContextManager[None]:
+        """Keep a connection for `writer` during the block."""
 
     def writer(self) -> AbstractContextManager[ReplicaWriter]:
         """Return a transaction; blocks."""
 
     async def restore_rules(self, sequences: Mapping[str, int]) -> None:
-        """Create the triggers and foreign keys again, and set the counters of tables to at least these numbers, durably."""
+        """Create the triggers and foreign keys again, and set the counters of tables to at least these numbers, durably.
+
+        The time that this takes does not depend on the number of rows, because the tenant's callers wait.
+        """
+
+    async def validate_rules(self) -> None:
+        """Finish the work of `restore_rules` that depends on the number of rows, while the tenant is open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +179,7 @@ class Pass:
 def follow(
     original: Original,
     replica: Replica,
-    tables: Sequence[MovedTable],
+    tables: Sequence[tuple[MovedTable, MovedTable]],
     after: Position,
     *,
     is_open: bool,
@@ -166,7 +190,7 @@ def follow(
     Args:
         original: The original, whose journal was installed before the copy was made.
         replica: The replica.
-        tables: The tables.
+        tables: The tables of the original, each with its copy.
         after: The position of the previous pass.
         is_open: Whether the tenant is open in this process; see `Original.changes`.
         is_counted: Whether to compare the number of rows of each table, too.
@@ -178,28 +202,33 @@ def follow(
     started = time.monotonic()
     keys_copied = 0
     with original.changes(after, is_open=is_open) as changes, replica.writer() as writer:
-        changed = [one for one in tables if changes.position.get(one.name, 0) > after.get(one.name, 0)]
+        changed = [
+            (table, copy)
+            for table, copy in tables
+            if changes.position.get(table.name, 0) > after.get(table.name, 0)
+        ]
         # All deletions come before all insertions: a new row may have a unique value of a row that is deleted in the same pass.
-        for table in changed:
-            for keys in changes.keys(table):
+        for table, copy in changed:
+            for keys in changes.keys(table, copy):
                 check_cancelled()
                 keys_copied += len(keys)
                 writer.delete(table, keys)
-        for table in changed:
-            for rows in changes.rows(table):
+        for table, copy in changed:
+            for rows in changes.rows(table, copy):
                 check_cancelled()
                 writer.insert(table, rows)
-                _check(table, len(rows), writer.equal(table, rows), "changed rows equal to the original's")
+                if not writer.has(table, rows):
+                    raise _difference(table, "has changed rows that differ from the original's")
         if is_counted:
-            for table in tables:
+            for table, _ in tables:
                 check_cancelled()
-                _check(table, changes.count(table), writer.count(table), "rows")
+                expected, found = changes.count(table), writer.count(table)
+                if found != expected:
+                    raise _difference(table, f"has {found} rows, but the original has {expected}")
     return Pass(changes.position, keys_copied, time.monotonic() - started)
 
 
-def _check(table: MovedTable, expected: int, found: int, what: str) -> None:
-    if found != expected:
-        raise SnapshotError(
-            f"the copy of table {table.name!r} has {found} {what}, but {expected} were expected: the tenant was not moved; "
-            "report this as an error of tenantry"
-        )
+def _difference(table: MovedTable, what: str) -> SnapshotError:
+    return SnapshotError(
+        f"the copy of table {table.name!r} {what}: the tenant was not moved; report this as an error of tenantry"
+    )

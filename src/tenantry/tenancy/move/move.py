@@ -25,7 +25,7 @@ snapshot can be restored on every back end, is listed, and is deleted with the t
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
@@ -38,7 +38,7 @@ from tenantry.storage.moves import MovedTable, Original, Pass, Position, Replica
 from tenantry.storage.protocol import Backend, Capability, Place
 from tenantry.tenancy.move import phase
 from tenantry.tenancy.move.phase import MovePhase
-from tenantry.tenancy.move.plan import MovePlan, check_movable, check_same_tables, check_tables, plan_move
+from tenantry.tenancy.move.plan import MovePlan, check_movable, check_tables, paired, plan_move
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.take_snapshot import TakeSnapshot
 from tenantry.tenancy.snapshots.tools import SnapshotTools
@@ -60,6 +60,8 @@ class _Progress:
 
     Attributes:
         has_journal: Whether the original may have a journal.
+        tables: The tables of the original.
+        pairs: Each of these tables with its copy.
         versions: The schema versions of the copy.
         position: The position up to which the copy has followed.
         pause_seconds: The time for which the callers waited.
@@ -69,6 +71,7 @@ class _Progress:
     replica: Replica
     has_journal: bool = False
     tables: Sequence[MovedTable] = ()
+    pairs: Sequence[tuple[MovedTable, MovedTable]] = ()
     versions: Mapping[str, int] = field(default_factory=dict)
     position: Position = field(default_factory=dict)
     rows: int = 0
@@ -143,18 +146,30 @@ class Move:
     async def _copy_and_switch(
         self, operation: Operation, moving: TenantRecord, progress: _Progress
     ) -> TenantRecord:
-        async with AsyncExitStack() as lease:
+        async with AsyncExitStack() as connected:
+            lease = connected.enter_context(ExitStack())
             await self._install(operation, moving, progress)
             if moving.is_served:
                 # The lease keeps the tenant open, and so the log from which the passes read.
                 held = await self._operations.pool.lease(moving.id)
                 lease.callback(self._operations.pool.release, held)
             await self._place_copy(operation, moving, progress)
+            await self._connect(moving, progress, connected)
             if moving.is_served:
                 with operation.preparing():
                     await self._catch_up(progress)
             operation.step("caught_up")
-        return await self._switch(operation, moving, progress)
+            lease.close()
+            return await self._switch(operation, moving, progress)
+
+    async def _connect(self, moving: TenantRecord, progress: _Progress, connected: AsyncExitStack) -> None:
+        """Keep a connection to each database. All moves connect in the order of the names, so that no two wait for each other."""
+        ends = {
+            moving.backend: progress.original.connected(),
+            self._target(moving)[0].name: progress.replica.connected(),
+        }
+        for name in sorted(ends):
+            await connected.enter_async_context(ends[name])
 
     async def _install(self, operation: Operation, moving: TenantRecord, progress: _Progress) -> None:
         source = self._operations.backend_of(moving)
@@ -181,8 +196,7 @@ class Move:
             operation.detail["snapshot_id"] = taken.id
             operation.step("copied")
             await target.adopt(place, database)
-        check_same_tables(moving, progress.tables, await progress.replica.tables())
-        await progress.replica.suspend_rules()
+        progress.pairs = paired(moving, progress.tables, await progress.replica.suspend_rules())
         operation.step("placed")
 
     async def _catch_up(self, progress: _Progress) -> None:
@@ -244,7 +258,7 @@ class Move:
             follow,
             progress.original,
             progress.replica,
-            progress.tables,
+            progress.pairs,
             progress.position,
             is_open=is_open,
             is_counted=is_counted,
@@ -258,6 +272,8 @@ class Move:
         name, place = phase.source_of(tenant)
         async with self._operations.backends.of(name).exclusive(place) as closed:
             await closed.remove()
+        target, place = self._target(tenant)
+        await target.replica(place).validate_rules()
         operation.step("removed")
         return await operation.complete(tenant)
 

@@ -100,10 +100,14 @@ def check_tables(tenant: TenantRecord, tables: Sequence[MovedTable]) -> None:
         )
 
 
-def check_same_tables(
+def paired(
     tenant: TenantRecord, tables: Sequence[MovedTable], copied: Sequence[MovedTable]
-) -> None:
-    """Raise `TenantNotMovableError` unless the copy has the tables and the columns of the original."""
+) -> list[tuple[MovedTable, MovedTable]]:
+    """Return each table of the original with its copy.
+
+    Raises:
+        TenantNotMovableError: The copy has other tables or columns than the original.
+    """
     found = {one.name: set(one.columns) for one in copied}
     expected = {one.name: set(one.columns) for one in tables}
     different = sorted(
@@ -116,6 +120,8 @@ def check_same_tables(
             tenant_id=tenant.id,
             tables=tuple(different),
         )
+    copies = {one.name: one for one in copied}
+    return [(one, copies[one.name]) for one in tables]
 
 
 def _refusals(tables: Sequence[MovedTable]) -> list[str]:

@@ -9,8 +9,8 @@ record the keys of rows with the new row's unique values before the statement ta
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -65,6 +65,11 @@ class SQLiteOriginal:
     async def remove(self) -> None:
         """Drop the journal's triggers and tables in one transaction; see `Original.remove`."""
         await run_in_thread(self._change, remove_journal)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Do nothing, because opening a file is fast; see `Original.connected`."""
+        yield
 
     @contextmanager
     def changes(self, after: Position, *, is_open: bool) -> Iterator["SQLiteChanges"]:
@@ -122,11 +127,11 @@ class SQLiteChanges:
             for table, journal in self._journals.items()
         }
 
-    def keys(self, table: MovedTable) -> Iterator[Sequence[MovedRow]]:
+    def keys(self, table: MovedTable, copy: MovedTable) -> Iterator[Sequence[MovedRow]]:  # noqa: ARG002  # every form of a value is SQLite's own
         """Yield the different keys of the table's journal entries; see `Changes.keys`."""
         return self._chunks(_KEYS, table)
 
-    def rows(self, table: MovedTable) -> Iterator[Sequence[MovedRow]]:
+    def rows(self, table: MovedTable, copy: MovedTable) -> Iterator[Sequence[MovedRow]]:  # noqa: ARG002  # see `keys`
         """Yield the present rows; see `Changes.rows`."""
         return self._chunks(_ROWS, table)
 

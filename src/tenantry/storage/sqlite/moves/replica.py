@@ -4,8 +4,8 @@ The rules of a SQLite database are its triggers. Foreign keys are off on the con
 """
 
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -15,6 +15,7 @@ from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
 from tenantry.storage.sqlite.maintenance.maintenance_connection import WRITABLE, connect
 from tenantry.storage.sqlite.moves.original import mapped_errors
 from tenantry.storage.sqlite.moves.tables import listed, read_tables
+from tenantry.storage.sqlite.statements.idempotency import CREATE_SQL as IDEMPOTENCY_SQL
 from tenantry.storage.sqlite.statements.sql_text import quoted
 from tenantry.threads import run_in_thread
 
@@ -31,13 +32,14 @@ class SQLiteReplica:
         self._schemas = schemas
         self._triggers: list[str] = []  # the statements that create the removed triggers
 
-    async def tables(self) -> Sequence[MovedTable]:
-        """Read the tables from the file; see `Replica.tables`."""
-        return await run_in_thread(self._work, read_tables)
-
-    async def suspend_rules(self) -> None:
+    async def suspend_rules(self) -> Sequence[MovedTable]:
         """Drop the triggers; see `Replica.suspend_rules`."""
-        await run_in_thread(self._work, self._drop_triggers)
+        return await run_in_thread(self._work, self._suspend)
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[None]:
+        """Do nothing, because opening a file is fast; see `Replica.connected`."""
+        yield
 
     @contextmanager
     def writer(self) -> Iterator["SQLiteReplicaWriter"]:
@@ -67,11 +69,18 @@ class SQLiteReplica:
         with self._connected() as connection:
             return work(connection)
 
-    def _drop_triggers(self, connection: sqlite3.Connection) -> None:
+    async def validate_rules(self) -> None:
+        """Do nothing; see `Replica.validate_rules`."""
+
+    def _suspend(self, connection: sqlite3.Connection) -> list[MovedTable]:
+        # A tenant without idempotency keys may lack the table, to which a pass may add keys.
+        for sql in IDEMPOTENCY_SQL:
+            connection.execute(sql)
         found = connection.execute(_TRIGGERS).fetchall()
         self._triggers = [sql for _, sql in found]
         for name, _ in found:
             connection.execute(f"DROP TRIGGER {quoted(name)}")
+        return read_tables(connection)
 
     def _restore(self, sequences: Mapping[str, int], connection: sqlite3.Connection) -> None:
         connection.execute("BEGIN IMMEDIATE")
@@ -105,13 +114,13 @@ class SQLiteReplicaWriter:
         sql = f"INSERT INTO {quoted(table.name)} ({listed(table.columns)}) VALUES ({marks})"  # noqa: S608  # our names
         self._connection.executemany(sql, rows)
 
-    def equal(self, table: MovedTable, rows: Sequence[MovedRow]) -> int:
-        """Count the equal rows; see `ReplicaWriter.equal`."""
+    def has(self, table: MovedTable, rows: Sequence[MovedRow]) -> bool:
+        """Compare the rows with SQLite's own comparison; see `ReplicaWriter.has`."""
         # The columns of the key come first, because SQLite searches the table by them.
         key = [f"{quoted(one)} = ?{table.columns.index(one) + 1}" for one in table.key]
         others = [f"{quoted(one)} IS ?{number}" for number, one in enumerate(table.columns, 1)]
         sql = f"SELECT 1 FROM {quoted(table.name)} WHERE {' AND '.join((*key, *others))}"  # noqa: S608  # our names
-        return sum(self._connection.execute(sql, row).fetchone() is not None for row in rows)
+        return all(self._connection.execute(sql, row).fetchone() is not None for row in rows)
 
     def count(self, table: MovedTable) -> int:
         """Return the number of rows; see `ReplicaWriter.count`."""

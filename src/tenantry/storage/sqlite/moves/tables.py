@@ -10,7 +10,7 @@ from tenantry.storage.sqlite.statements.sql_text import folded, quoted
 _TABLES: Final = (
     "SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND type <> 'view' ORDER BY name"
 )
-_COLUMNS: Final = "SELECT name, pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid"
+_COLUMNS: Final = "SELECT name, upper(type), pk, hidden FROM pragma_table_xinfo(?) ORDER BY cid"
 _UNIQUE: Final = "SELECT name FROM pragma_index_list(?) WHERE \"unique\" AND origin <> 'pk' ORDER BY name"
 _INDEXED: Final = "SELECT name FROM pragma_index_info(?) ORDER BY seqno"
 _FIND_JOURNAL: Final = "SELECT count(*) FROM sqlite_schema WHERE name = ?"
@@ -64,7 +64,7 @@ def listed(names: Sequence[str]) -> str:
 
 def _table(name: str, kind: str, connection: sqlite3.Connection) -> MovedTable:
     columns = connection.execute(_COLUMNS, (name,)).fetchall()
-    key = [(position, column) for column, position, _ in columns if position]
+    key = [(position, column) for column, _, position, _ in columns if position]
     refusal = None
     if kind != "table":
         refusal = f"it is a {kind} table"
@@ -72,7 +72,8 @@ def _table(name: str, kind: str, connection: sqlite3.Connection) -> MovedTable:
         refusal = "it has no primary key"
     return MovedTable(
         name,
-        tuple(column for column, _, hidden in columns if not hidden),
+        tuple(column for column, _, _, hidden in columns if not hidden),
+        tuple(type_ for _, type_, _, hidden in columns if not hidden),
         tuple(column for _, column in sorted(key)),
         refusal,
     )
