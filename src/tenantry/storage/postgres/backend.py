@@ -28,6 +28,8 @@ from tenantry.storage.postgres.copy_out import read_mark
 from tenantry.storage.postgres.head import session_settings
 from tenantry.storage.postgres.layout import CATALOG, free_location, location_of, staged_schema
 from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.moves.original import PostgresOriginal
+from tenantry.storage.postgres.moves.replica import PostgresReplica
 from tenantry.storage.postgres.new_schema import make_schema
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.pool import ConnectionPool
@@ -197,6 +199,14 @@ class PostgresBackend:
     def points(self, place: Place) -> RestorePoints:
         """Return the tenant's restore points: the schemas that restores have replaced."""
         return PostgresRestorePoints(self._tools, place)
+
+    def original(self, place: Place) -> PostgresOriginal:
+        """Return the tenant's schema as the original of a move; see `Backend.original`."""
+        return PostgresOriginal(self._tools, place.location)
+
+    def replica(self, place: Place) -> PostgresReplica:
+        """Return the schema at the place as the replica of a move; see `Backend.replica`."""
+        return PostgresReplica(self._tools, place.location)
 
     async def report(self) -> BackendReport:
         """Return the server's version, the address without a secret, and how Citus has spread the tenants; see `Backend.report`."""

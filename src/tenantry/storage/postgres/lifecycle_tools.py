@@ -21,6 +21,9 @@ COPY_CONNECTIONS_MAX: Final = 4
 COPY_STALLED_SECONDS_MAX: Final = 600.0
 """The longest wait for the server's next message during a copy: the server may be checking the foreign keys of a large table."""
 
+MOVE_CONNECTIONS_MAX: Final = 8
+"""The largest number of tenants that move from or to the database at the same time; the others wait before they follow."""
+
 EXCLUSIVE_CONNECTIONS_MAX: Final = 16
 """The largest number of tenants that one process keeps closed at the same time."""
 
@@ -37,7 +40,7 @@ class LifecycleTools:
     Attributes:
         config: The settings of the database.
         schemas: The packs.
-        work, copies, exclusives, locks: The connections, separate for each kind of work: a call that holds one kind may need another.
+        work, copies, moves, exclusives, locks: The connections, separate for each kind of work: a call that holds one kind may need another.
         wait_seconds_max: How long a call waits for another process's lock on a tenant's row or tables.
     """
 
@@ -47,6 +50,7 @@ class LifecycleTools:
     log: EventLog
     work: ThreadConnections
     copies: ThreadConnections
+    moves: ThreadConnections
     exclusives: ThreadConnections
     locks: ThreadConnections
     wait_seconds_max: float
@@ -81,6 +85,12 @@ class LifecycleTools:
                 stalled_seconds_max=COPY_STALLED_SECONDS_MAX,
             ),
             ThreadConnections(
+                config,
+                connections_max=MOVE_CONNECTIONS_MAX,
+                wait_seconds_max=None,
+                stalled_seconds_max=COPY_STALLED_SECONDS_MAX,
+            ),
+            ThreadConnections(
                 config, connections_max=EXCLUSIVE_CONNECTIONS_MAX, wait_seconds_max=wait_seconds_max
             ),
             ThreadConnections(
@@ -91,12 +101,12 @@ class LifecycleTools:
 
     def open(self) -> None:
         """Keep connections that become idle; idempotent."""
-        for connections in (self.work, self.copies, self.exclusives, self.locks):
+        for connections in (self.work, self.copies, self.moves, self.exclusives, self.locks):
             connections.open()
 
     def close(self) -> None:
         """Close the idle connections; idempotent."""
-        for connections in (self.work, self.copies, self.exclusives, self.locks):
+        for connections in (self.work, self.copies, self.moves, self.exclusives, self.locks):
             connections.close()
 
     def limit_waiting(self, connection: Connection[tuple[Any, ...]]) -> None:

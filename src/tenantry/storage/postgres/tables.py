@@ -4,8 +4,10 @@ from typing import Any, Final, NamedTuple
 
 from psycopg import Connection
 
+from tenantry.storage.moves import JOURNAL
+
 CONTROL_TABLES: Final = frozenset(
-    ["schema_migrations", "tenantry_batches", "tenantry_idempotency", "tenantry_owner", "tenantry_journal"]
+    ["schema_migrations", "tenantry_batches", "tenantry_idempotency", "tenantry_owner"]
 )
 """The tables of tenantry itself, which each back end creates in its own form."""
 
@@ -68,5 +70,7 @@ def read_tables(connection: Connection[tuple[Any, ...]], schema: str) -> dict[st
         if column[0] is not None:
             columns.append(Column(*column))
     return {
-        name: Table(name, tuple(columns)) for name, columns in found.items() if name not in CONTROL_TABLES
+        name: Table(name, tuple(columns))
+        for name, columns in found.items()
+        if name not in CONTROL_TABLES and not name.startswith(JOURNAL)
     }

@@ -16,6 +16,7 @@ from tenantry.errors import SnapshotError
 from tenantry.storage.moves import JOURNAL, ROWS_PER_CHUNK, MovedRow, MovedTable, Position
 from tenantry.storage.postgres.copied_values import from_server, types_read
 from tenantry.storage.postgres.copy_out import SETTINGS
+from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.moves.moved_tables import (
     KEYS_TABLE,
     count_rows,
@@ -23,7 +24,7 @@ from tenantry.storage.postgres.moves.moved_tables import (
     read_moved_tables,
 )
 from tenantry.storage.postgres.tables import Table, quoted
-from tenantry.storage.postgres.thread_connections import ThreadConnection, ThreadConnections, server_errors
+from tenantry.storage.postgres.thread_connections import ThreadConnection, server_errors
 
 # No table of a tenant has a column of this name.
 _NUMBER: Final = "tenantry_number"
@@ -77,41 +78,35 @@ class PostgresOriginal:
     """See `Original`.
 
     Args:
+        tools: The tools of the database.
         schema: The tenant's schema.
-        work: The connections for short work.
-        passes: The connections that moves keep during their passes.
-        lock_seconds_max: How long the journal's installation and removal wait for other transactions.
     """
 
-    def __init__(
-        self, schema: str, *, work: ThreadConnections, passes: ThreadConnections, lock_seconds_max: float
-    ) -> None:
+    def __init__(self, tools: LifecycleTools, schema: str) -> None:
+        self._tools = tools
         self._schema = schema
-        self._work = work
-        self._passes = passes
-        self._lock_seconds_max = lock_seconds_max
         self._connection: ThreadConnection | None = None
 
     async def tables(self) -> Sequence[MovedTable]:
         """Read the tables from the server's catalogs; see `Original.tables`."""
-        return await self._work.run(self._doing, read_moved_tables, self._schema)
+        return await self._tools.work.run(self._doing, read_moved_tables, self._schema)
 
     async def counts(self, tables: Sequence[MovedTable]) -> dict[str, int]:
         """Count the rows of the tables; see `Original.counts`."""
-        return await self._work.run(self._doing, count_rows, self._schema, tables)
+        return await self._tools.copies.run(self._doing, count_rows, self._schema, tables)
 
     async def install(self) -> Sequence[MovedTable]:
         """Create the journal's tables, functions and triggers in one transaction; see `Original.install`."""
-        return await self._work.run(self._doing, _install, self._schema, self._lock_seconds_max)
+        return await self._tools.work.run(self._doing, _install, self._tools, self._schema)
 
     async def remove(self) -> None:
         """Drop the journal's functions, triggers and tables in one transaction; see `Original.remove`."""
-        await self._work.run(self._doing, _remove, self._schema, self._lock_seconds_max)
+        await self._tools.work.run(self._doing, _remove, self._tools, self._schema)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Keep a connection during the block; see `Original.connected`."""
-        async with self._passes.connection() as connection:
+        async with self._tools.moves.connection() as connection:
             self._connection = connection
             try:
                 yield
@@ -136,7 +131,7 @@ class PostgresOriginal:
     async def sequences(self, tables: Sequence[MovedTable]) -> dict[str, int]:
         """Return the last numbers of the identity columns and the sequences of columns; see `Original.sequences`."""
         names = {table.name for table in tables}
-        return await self._work.run(self._doing, _last_numbers, self._schema, names)
+        return await self._tools.work.run(self._doing, _last_numbers, self._schema, names)
 
     @property
     def _doing(self) -> str:
@@ -213,11 +208,9 @@ def _with_file_instant(row: MovedRow) -> MovedRow:
     return (*others, str(created_at).replace("Z", "+00:00"))
 
 
-def _install(
-    connection: Connection[tuple[Any, ...]], schema: str, lock_seconds_max: float
-) -> list[MovedTable]:
+def _install(connection: Connection[tuple[Any, ...]], tools: LifecycleTools, schema: str) -> list[MovedTable]:
     with connection.transaction():
-        _limit_waiting(connection, lock_seconds_max)
+        tools.limit_waiting(connection)
         connection.execute(
             _sql(f"CREATE TABLE {quoted(schema, JOURNAL)} (name text PRIMARY KEY, journal text)")
         )
@@ -243,9 +236,9 @@ def _install(
     return tables
 
 
-def _remove(connection: Connection[tuple[Any, ...]], schema: str, lock_seconds_max: float) -> None:
+def _remove(connection: Connection[tuple[Any, ...]], tools: LifecycleTools, schema: str) -> None:
     with connection.transaction():
-        _limit_waiting(connection, lock_seconds_max)
+        tools.limit_waiting(connection)
         for (name,) in connection.execute(_FUNCTIONS, (schema, JOURNAL)).fetchall():
             connection.execute(_sql(f"DROP FUNCTION {quoted(schema, name)}() CASCADE"))
         for (name,) in connection.execute(_TABLES, (schema, JOURNAL)).fetchall():
@@ -264,10 +257,6 @@ def _last_numbers(connection: Connection[tuple[Any, ...]], schema: str, names: s
 def _numbered(table: Table) -> str | None:
     """Return the name of the column in which the server numbers new rows, if there is one."""
     return next((column.name for column in table.columns if column.is_numbered), None)
-
-
-def _limit_waiting(connection: Connection[tuple[Any, ...]], seconds_max: float) -> None:
-    connection.execute("SELECT set_config('lock_timeout', %s, true)", (f"{seconds_max * 1000:.0f}ms",))
 
 
 def _sql(text: str) -> bytes:

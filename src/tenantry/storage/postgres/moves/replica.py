@@ -25,9 +25,10 @@ from tenantry.storage.postgres.copied_values import (
     types_read,
 )
 from tenantry.storage.postgres.copy_out import SETTINGS
+from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.moves.moved_tables import count_rows, read_columns, read_moved_tables
 from tenantry.storage.postgres.tables import Column, quoted
-from tenantry.storage.postgres.thread_connections import ThreadConnection, ThreadConnections, server_errors
+from tenantry.storage.postgres.thread_connections import ThreadConnection, server_errors
 from tenantry.storage.row_digests import RowDigest
 
 FOREIGN_KEY_INVALID: Final = "tenantry.move.foreign_key_invalid"
@@ -45,15 +46,13 @@ class PostgresReplica:
     """See `Replica`.
 
     Args:
+        tools: The tools of the database.
         schema: The schema at the new place.
-        work: The connections for short work.
-        passes: The connections that moves keep during their passes.
     """
 
-    def __init__(self, schema: str, *, work: ThreadConnections, passes: ThreadConnections) -> None:
+    def __init__(self, tools: LifecycleTools, schema: str) -> None:
+        self._tools = tools
         self._schema = schema
-        self._work = work
-        self._passes = passes
         self._log = EventLog(schema=schema)
         self._foreign_keys: list[
             tuple[str, str]
@@ -62,12 +61,12 @@ class PostgresReplica:
 
     async def suspend_rules(self) -> Sequence[MovedTable]:
         """Disable the triggers and drop the foreign keys; see `Replica.suspend_rules`."""
-        return await self._work.run(self._doing, self._suspend)
+        return await self._tools.work.run(self._doing, self._suspend)
 
     @asynccontextmanager
     async def connected(self) -> AsyncIterator[None]:
         """Keep a connection during the block; see `Replica.connected`."""
-        async with self._passes.connection() as connection:
+        async with self._tools.moves.connection() as connection:
             self._connection = connection
             try:
                 yield
@@ -91,11 +90,11 @@ class PostgresReplica:
 
     async def restore_rules(self, sequences: Mapping[str, int]) -> None:
         """Enable the triggers, add the foreign keys, and raise the counters; see `Replica.restore_rules`."""
-        await self._work.run(self._doing, self._restore, sequences)
+        await self._tools.work.run(self._doing, self._restore, sequences)
 
     async def validate_rules(self) -> None:
         """Check the rows against the foreign keys, without locking out writes; see `Replica.validate_rules`."""
-        await self._work.run(self._doing, self._validate)
+        await self._tools.copies.run(self._doing, self._validate)
 
     @property
     def _doing(self) -> str:
