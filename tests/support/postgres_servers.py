@@ -100,9 +100,10 @@ def socket_url(
     return f"postgresql://{user}@/{database}?host={quote(str(directory), safe='')}&port={port}"
 
 
-def url_of(process: PostgresProcess) -> str:
-    """Return the URL of the database ``postgres`` of a server that a test has started."""
-    return socket_url(process.socket_directory, process.port)
+def url_of(process: PostgresProcess, *others: PostgresProcess) -> str:
+    """Return the URL of the database ``postgres`` of a server that a test has started, or of the primary among several."""
+    directories = [quote(str(one.socket_directory), safe="") for one in (process, *others)]
+    return f"postgresql://postgres@/postgres?host={','.join(directories)}&port={process.port}"
 
 
 def _with_database(url: str, name: str) -> str:

@@ -139,7 +139,8 @@ class Writer:
             await self._run_together(piece, pipeline)
 
     async def _run_together(self, piece: Piece, pipeline: Pipeline) -> None:
-        transaction = Transaction(self._marks.next(), piece.todo)
+        # A copy: an answer removes its position from `todo`.
+        transaction = Transaction(self._marks.next(), tuple(piece.todo))
         self._head.begin_write(pipeline, transaction.mark)
         for position in piece.todo:
             piece.unit(position).send(pipeline)
