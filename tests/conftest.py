@@ -192,6 +192,23 @@ async def registry(data_dir: Path) -> AsyncIterator[TenantRegistry]:
         yield opened
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+async def each_registry(request: pytest.FixtureRequest, data_dir: Path) -> AsyncIterator[TenantRegistry]:
+    """An open registry whose tenants are files, and one whose tenants are on a PostgreSQL server."""
+    databases = {}
+    if request.param == "postgres":
+        databases["server"] = request.getfixturevalue("postgres_database").url
+    config = RegistryConfig(
+        data_dir=data_dir,
+        databases=databases,
+        default_backend="server" if databases else None,
+        call_timeout_seconds=HANG_SECONDS,
+        transaction_timeout_seconds=HANG_SECONDS,
+    )
+    async with TenantRegistry(config) as opened:
+        yield opened
+
+
 @pytest.fixture
 def make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> MakePack:
     """Return what makes a schema pack of these migrations."""

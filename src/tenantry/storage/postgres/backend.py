@@ -25,6 +25,7 @@ from tenantry.storage.artifacts import Preparation
 from tenantry.storage.postgres import locks
 from tenantry.storage.postgres.closed_database import closed_database
 from tenantry.storage.postgres.copy_out import read_mark
+from tenantry.storage.postgres.created_objects import check_created_objects
 from tenantry.storage.postgres.head import session_settings
 from tenantry.storage.postgres.layout import CATALOG, free_location, location_of, staged_schema
 from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
@@ -99,6 +100,7 @@ class PostgresBackend:
     async def open(self) -> None:
         """Check the server and the database; see `Backend.open`."""
         if not self._is_open:
+            check_created_objects(self._schemas)
             await check_database(
                 self._pool,
                 self._database,

@@ -79,6 +79,12 @@ OWN_TABLES: Final = frozenset(
 _WRITES: Final = frozenset(["INSERT", "UPDATE", "DELETE", "MERGE"])
 _QUERIES: Final = frozenset(["SELECT", "VALUES", "TABLE"])
 _RETURNING_ROWS: Final = _QUERIES | {"EXPLAIN", "SHOW"}
+_RETURNING_NOTHING: Final = frozenset(
+    [
+        *("ALTER", "ANALYZE", "CLUSTER", "COMMENT", "CREATE", "DROP", "GRANT", "IMPORT", "LOCK", "REASSIGN"),
+        *("REFRESH", "REINDEX", "REVOKE", "SECURITY", "TRUNCATE"),
+    ]
+)
 
 
 class Translation(NamedTuple):
@@ -88,13 +94,15 @@ class Translation(NamedTuple):
         sql: The text with numbered placeholders.
         placeholders: The number of values.
         is_write: Whether the statement inserts, updates, deletes or merges rows.
-        returns_rows: Whether the statement returns rows.
+        returns_rows: Whether the statement is known to return rows.
+        returns_nothing: Whether the statement is known to return no rows. Only the server knows a misspelt verb.
     """
 
     sql: bytes
     placeholders: int
     is_write: bool
     returns_rows: bool
+    returns_nothing: bool
 
 
 class _Words:
@@ -167,7 +175,8 @@ def translate(sql: str) -> Translation:
     is_write = verb in _WRITES
     makes_table = verb == "SELECT" and "INTO" in words.outermost
     returns_rows = "RETURNING" in words.outermost if is_write else verb in _RETURNING_ROWS and not makes_table
-    return Translation(encoded, count, is_write, returns_rows)
+    returns_nothing = is_write or makes_table or verb in _RETURNING_NOTHING
+    return Translation(encoded, count, is_write, returns_rows, returns_nothing and not returns_rows)
 
 
 def _end_of_comment(sql: str, position: int) -> int:

@@ -83,7 +83,7 @@ def _command(statement: Statement) -> tuple[Command, int]:
                 "the statement returns rows, but its Fetch is NONE: nothing was written; use a Fetch that returns rows, or remove "
                 "RETURNING"
             )
-    elif fetch in (Fetch.NAMED_ONE, Fetch.NAMED_ALL) and not translation.returns_rows:
+    elif fetch in (Fetch.NAMED_ONE, Fetch.NAMED_ALL) and translation.returns_nothing:
         raise QueryError(
             f"the statement cannot return rows, but its Fetch is {fetch.name}: nothing was written; add RETURNING, or use another Fetch"
         )
