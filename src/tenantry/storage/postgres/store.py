@@ -27,6 +27,7 @@ from tenantry.storage.postgres.marks import Marks
 from tenantry.storage.postgres.owner import Owner, create_schema, read_epoch
 from tenantry.storage.postgres.pipeline import OK, Pipeline
 from tenantry.storage.postgres.reads import Reader
+from tenantry.storage.postgres.roles import give_to_role
 from tenantry.storage.postgres.transaction import PostgresTransaction
 from tenantry.storage.postgres.translation import DIALECT
 from tenantry.storage.postgres.values import load_rows
@@ -306,6 +307,8 @@ class PostgresStore:
         async with self._connections.connection(self._owner.uid, timeout_seconds=timeout_seconds) as pipeline:
             if self._options.is_new:
                 await create_schema(self._owner, pipeline, timeout_seconds)
+            if self._options.role is not None:
+                await give_to_role(self._owner, self._options.role, pipeline, timeout_seconds)
             return await read_epoch(self._owner, pipeline, timeout_seconds)
 
     async def _begin(self, timeout_seconds: float) -> PostgresTransaction:
