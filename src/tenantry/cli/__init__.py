@@ -6,7 +6,18 @@ from typing import Annotated, Final
 import typer
 
 from tenantry.cli.application import Application, Commands
-from tenantry.cli.commands import audit, demo, doctor, fleet, key, schema, serve, snapshot, tenant_files
+from tenantry.cli.commands import (
+    audit,
+    catalog,
+    demo,
+    doctor,
+    fleet,
+    key,
+    schema,
+    serve,
+    snapshot,
+    tenant_files,
+)
 from tenantry.cli.exits import EPILOG
 from tenantry.eventlog import EventLog
 
@@ -66,5 +77,13 @@ def main(
 
 for function in (serve.serve, demo.demo, doctor.doctor):
     app.command(epilog=EPILOG)(function)
-for group in (tenant_files.group, snapshot.group, fleet.group, schema.group, key.group, audit.group):
+for group in (
+    tenant_files.group,
+    snapshot.group,
+    fleet.group,
+    catalog.group,
+    schema.group,
+    key.group,
+    audit.group,
+):
     app.add_typer(group)

@@ -436,8 +436,11 @@ class Backend(Protocol):
     def abandon(self) -> None:
         """Release everything that `open` acquired, from any thread and without waiting, if a registry was lost without a close."""
 
+    async def has_catalog(self) -> bool:
+        """Return whether the back end has a catalog, even if the settings name another back end for the catalog."""
+
     def catalog(self, schema: Schema, *, log: EventLog) -> Store:
-        """Return the store of the catalog; the store is not connected yet."""
+        """Return the store of the catalog, which creates a missing catalog when it connects; the store is not connected yet."""
 
     def store(self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False) -> Store:
         """Return the store of a tenant; the store is not connected yet.

@@ -20,6 +20,7 @@ from tenantry.ids import TenantId
 from tenantry.schemas.schema import Schema
 from tenantry.storage.backends import AskedBackend
 from tenantry.storage.objects.protocol import ObjectStorage
+from tenantry.tenancy.catalog_move.left_catalog import check_no_catalog_is_left
 from tenantry.tenancy.compose import compose
 from tenantry.tenancy.data_directory import lock_for_registry
 from tenantry.tenancy.handle import TenantHandle
@@ -254,6 +255,7 @@ class TenantRegistry(OperatorAPI):
         try:
             await run_in_thread(lock_for_registry, parts.directory_lock)
             await run_in_thread(parts.record_location)
+            await check_no_catalog_is_left(parts.config, parts.backends)
             await parts.scratch.sweep()
             await parts.catalog.open()
         except BaseException:

@@ -122,6 +122,11 @@ class PostgresBackend:
         self._tools.close()
         self._pool.abandon()
 
+    async def has_catalog(self) -> bool:
+        """Return whether the database has the catalog's schema; see `Backend.has_catalog`."""
+        what = f"cannot read the schemas of {self._database.address}"
+        return await self._tools.work.run(what, _exists, CATALOG)
+
     def catalog(self, schema: Schema, *, log: EventLog) -> PostgresStore:
         """Return the store of the catalog's schema, which several processes may write at the same time; see `Backend.catalog`."""
         return self._store(Owner(CATALOG, CATALOG_UID, None), [schema], TenantLimits(), log, is_new=True)

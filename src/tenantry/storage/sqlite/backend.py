@@ -102,6 +102,10 @@ class SQLiteBackend:
             self._is_open = False
             self._thread_pools.unregister()
 
+    async def has_catalog(self) -> bool:
+        """Return whether the data directory has a ``catalog.db``; see `Backend.has_catalog`."""
+        return await run_in_thread((self._config.data_dir / "catalog.db").is_file)
+
     def catalog(self, schema: Schema, *, log: EventLog) -> SQLiteStore:
         """Return the store of ``catalog.db``, which several processes may write at the same time; see `Backend.catalog`.
 

@@ -1,0 +1,1 @@
+"""Moves the catalog to another back end: ``tenantry catalog move``."""
