@@ -1,8 +1,6 @@
 """The audit of what operators do: a row for every call, and a chain that tells of every row that was touched by hand."""
 
 import asyncio
-import sqlite3
-from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -10,6 +8,7 @@ from unittest.mock import ANY
 
 import pytest
 
+from catalogs import AUDIT_TRIGGERS, CatalogDatabase
 from others import other_process
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.clock import SystemClock
@@ -23,34 +22,27 @@ from tenants import query
 ROWS = 2500
 """More than `verify` reads at once."""
 
-TRIGGERS = (
-    "admin_audit_appended",
-    "admin_audit_not_updated",
-    "admin_audit_not_deleted",
-    "admin_audit_inserted",
-)
 COLUMNS = "seq, at, actor, action, tenant_id, tenant_uid, outcome, detail, previous_hash, hash"
 
 
 class Tampering:
-    """Somebody with SQLite's own shell and no respect for triggers."""
+    """Somebody with the database's own shell and no respect for triggers."""
 
-    def __init__(self, data_dir: Path) -> None:
-        self._path = data_dir / "catalog.db"
+    def __init__(self, database: CatalogDatabase) -> None:
+        self.database = database
 
     def __call__(self, *statements: str) -> None:
         """Run statements on the catalog, its audit's triggers gone."""
-        with closing(sqlite3.connect(self._path, isolation_level=None)) as connection:
-            for trigger in TRIGGERS:
-                connection.execute(f"DROP TRIGGER IF EXISTS {trigger}")
-            for statement in statements:
-                connection.execute(statement)
+        for trigger in AUDIT_TRIGGERS:
+            self.database.drop_trigger(trigger, "admin_audit")
+        for statement in statements:
+            self.database.query(statement)
 
 
 @pytest.fixture
-def tamper(data_dir: Path) -> Tampering:
+def tamper(catalog_database: CatalogDatabase) -> Tampering:
     """Somebody who changes the audit by hand."""
-    return Tampering(data_dir)
+    return Tampering(catalog_database)
 
 
 async def make_rows(registry: TenantRegistry, count: int) -> None:

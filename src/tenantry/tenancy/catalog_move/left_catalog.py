@@ -2,11 +2,11 @@
 
 from typing import Final
 
-from tenantry.config import RegistryConfig
+from tenantry.config import SQLITE, RegistryConfig
 from tenantry.errors import DataDirectoryError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Fetch, Statement
-from tenantry.storage.backends import SQLITE, Backends
+from tenantry.storage.backends import Backends
 from tenantry.storage.protocol import Store
 from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.catalog.catalog import CATALOG

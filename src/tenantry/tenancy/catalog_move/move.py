@@ -23,9 +23,9 @@ from typing import Final, NamedTuple
 import anyio
 
 from tenantry.clock import Clock, as_text
+from tenantry.config import POSTGRES
 from tenantry.errors import PersistenceConnectionError, SettingsError, SnapshotError
 from tenantry.sql.statements import Fetch, Statement
-from tenantry.storage.backends import POSTGRES
 from tenantry.storage.protocol import Backend, LockTakenError, Store, StoreTransaction
 from tenantry.tenancy.catalog import tenant_sql
 from tenantry.tenancy.catalog.audit import append, append_if

@@ -4,10 +4,10 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from tenantry.clock import Clock, SystemClock
-from tenantry.config import RegistryConfig
+from tenantry.config import POSTGRES, SQLITE, RegistryConfig
 from tenantry.errors import DataDirectoryError, MigrationError, QueryError, SettingsError, TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.storage.backends import POSTGRES, SQLITE, make_backends
+from tenantry.storage.backends import make_backends
 from tenantry.storage.protocol import Store
 from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.catalog.catalog import CATALOG
