@@ -2,11 +2,11 @@
 
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from catalogs import CatalogDatabase, PostgresCatalog, SQLiteCatalog
-from postgres_servers import Database
 from tenantry import RegistryConfig, TenantRegistry
 from tenants import HANG_SECONDS
 
@@ -16,8 +16,7 @@ def catalog_database(request: pytest.FixtureRequest, data_dir: Path) -> CatalogD
     """The database of the catalog, on each back end in turn."""
     if request.param == "sqlite":
         return SQLiteCatalog(data_dir)
-    database: Database = request.getfixturevalue("postgres_database")
-    return PostgresCatalog(database)
+    return PostgresCatalog(request.getfixturevalue("postgres_database"))
 
 
 @pytest.fixture
@@ -38,3 +37,9 @@ async def registry(config: RegistryConfig) -> AsyncIterator[TenantRegistry]:
     """An open registry whose catalog is on each back end in turn."""
     async with TenantRegistry(config) as opened:
         yield opened
+
+
+@pytest.fixture
+def other_settings(config: RegistryConfig, catalog_database: CatalogDatabase) -> dict[str, Any]:
+    """The arguments of `other_process`, for a registry with the same catalog in another process."""
+    return {"data_dir": config.data_dir, "default_backend": "sqlite", **catalog_database.settings}

@@ -1,11 +1,12 @@
 """The audit of what operators do: a row for every call, and a chain that tells of every row that was touched by hand."""
 
 import asyncio
+import sqlite3
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from unittest.mock import ANY
 
+import psycopg
 import pytest
 
 from catalogs import AUDIT_TRIGGERS, CatalogDatabase
@@ -17,10 +18,11 @@ from tenantry.limits import TenantLimits
 from tenantry.tenancy.catalog import audit
 from tenantry.tenancy.catalog.audit import AuditVerification, append, append_if, principal_of
 from tenantry.tenancy.catalog.catalog import StaleTenantError
-from tenants import query
 
 ROWS = 2500
 """More than `verify` reads at once."""
+
+Settings = dict[str, Any]
 
 COLUMNS = "seq, at, actor, action, tenant_id, tenant_uid, outcome, detail, previous_hash, hash"
 
@@ -197,18 +199,18 @@ class TestRows:
         monkeypatch.setattr(audit.getpass, "getuser", fail)
         assert audit._process_user.__wrapped__() == "os:unknown"
 
-    async def test_a_call_that_another_process_began(self, data_dir: Path):
+    async def test_a_call_that_another_process_began(self, config: RegistryConfig, other_settings: Settings):
         """What a dead process left is in the audit once, by who finished it, with who began it; taken back, it says so."""
-        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        async with TenantRegistry(config) as registry:
             for tenant_id in ("acme", "globex"):
                 await registry.create(tenant_id)
                 await registry.suspend(tenant_id)
-        with other_process(data_dir) as one, other_process(data_dir) as two:
+        with other_process(**other_settings) as one, other_process(**other_settings) as two:
             assert one.do("archive", "acme", stop_at="begun") == "stopped"
             assert two.do("rename", "globex", "initech", stop_at="begun") == "stopped"
             one.kill()
             two.kill()
-        async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        async with TenantRegistry(config) as registry:
             entries = [e for e in await registry.audit.list() if "is_reconciled" in e.detail]
         assert {e.principal for e in entries} == {principal_of(None)}
         assert [(e.action, e.tenant_id, e.outcome) for e in reversed(entries)] == [
@@ -251,21 +253,33 @@ class TestChain:
     """What verifying finds."""
 
     @pytest.mark.parametrize(
-        "statement",
+        ("catalog_database", "statement"),
         [
-            "UPDATE admin_audit SET actor = 'mallory'",
-            "DELETE FROM admin_audit WHERE seq = 1",
-            "DELETE FROM admin_audit",
-            f"INSERT OR REPLACE INTO admin_audit SELECT {COLUMNS} FROM admin_audit",
+            *[
+                (name, statement)
+                for name in ("sqlite", "postgres")
+                for statement in (
+                    "UPDATE admin_audit SET actor = 'mallory'",
+                    "DELETE FROM admin_audit WHERE seq = 1",
+                    "DELETE FROM admin_audit",
+                )
+            ],
+            ("sqlite", f"INSERT OR REPLACE INTO admin_audit SELECT {COLUMNS} FROM admin_audit"),
+            (
+                "postgres",
+                f"INSERT INTO admin_audit SELECT {COLUMNS} FROM admin_audit ON CONFLICT (seq) DO UPDATE SET actor = 'mallory'",
+            ),
+            ("postgres", "TRUNCATE admin_audit"),
         ],
+        indirect=["catalog_database"],
     )
     async def test_rows_are_neither_altered_nor_removed(
-        self, registry: TenantRegistry, data_dir: Path, statement: str
+        self, registry: TenantRegistry, catalog_database: CatalogDatabase, statement: str
     ):
         """The table itself refuses it, to whoever does not take its triggers away."""
         await registry.create("acme")
-        with pytest.raises(sqlite3.IntegrityError, match="append-only"):
-            query(data_dir / "catalog.db", statement)
+        with pytest.raises((sqlite3.IntegrityError, psycopg.errors.RaiseException), match="append-only"):
+            catalog_database.query(statement)
         assert (await registry.audit.verify()).rows == 1
 
     @pytest.mark.parametrize("seq", [1, 3, 5])
@@ -281,14 +295,28 @@ class TestChain:
             "outcome = 'error'",
             "detail = '{}'",
             "hash = previous_hash",
-            "hash = CAST(x'ff' AS TEXT)",
-            "actor = CAST(x'ff' AS TEXT)",
         ],
     )
     async def test_an_altered_row(self, registry: TenantRegistry, tamper: Tampering, seq: int, change: str):
-        """Whatever of it was altered, and be it to what is no text: the row is named, and how far all is well."""
+        """Whatever of it was altered: the row is named, and how far all is well."""
+        await self.check_altered_row(registry, tamper, seq, change)
+
+    @pytest.mark.parametrize("catalog_database", ["sqlite"], indirect=True)
+    @pytest.mark.parametrize("seq", [1, 3, 5])
+    @pytest.mark.parametrize("change", ["hash = CAST(x'ff' AS TEXT)", "actor = CAST(x'ff' AS TEXT)"])
+    async def test_a_row_altered_to_what_is_no_text(
+        self, registry: TenantRegistry, tamper: Tampering, seq: int, change: str
+    ):
+        """SQLite stores bytes that are not UTF-8 as text, which PostgreSQL refuses."""
+        await self.check_altered_row(registry, tamper, seq, change)
+
+    async def check_altered_row(
+        self, registry: TenantRegistry, tamper: Tampering, seq: int, change: str
+    ) -> None:
+        """Alter a row, and check what verifying says."""
         await make_rows(registry, 5)
-        hashes = ["", *(row[0] for row in query(tamper._path, "SELECT hash FROM admin_audit ORDER BY seq"))]
+        stored = tamper.database.query("SELECT hash FROM admin_audit ORDER BY seq")
+        hashes = ["", *(row[0] for row in stored)]
         tamper(f"UPDATE admin_audit SET {change} WHERE seq = {seq}")
         found = await registry.audit.verify()
         assert (found.is_intact, found.rows, found.hash) == (False, seq - 1, hashes[seq - 1])
@@ -354,13 +382,13 @@ class TestChain:
     async def test_a_row_that_was_replaced_with_its_hash(self, registry: TenantRegistry, tamper: Tampering):
         """A row that is right in itself, but is not the one that the next was written after."""
         await make_rows(registry, 3)
-        path = tamper._path
-        [(_, *kept)] = query(path, f"SELECT {COLUMNS} FROM admin_audit WHERE seq = 3")
+        query = tamper.database.query
+        [(_, *kept)] = query(f"SELECT {COLUMNS} FROM admin_audit WHERE seq = 3")
         # The same store appends another second row, as a forger would who has the code.
         tamper("DELETE FROM admin_audit WHERE seq >= 2", "UPDATE admin_audit_head SET seq = 1")
-        query(path, "UPDATE admin_audit_head SET hash = (SELECT hash FROM admin_audit WHERE seq = 1)")
+        query("UPDATE admin_audit_head SET hash = (SELECT hash FROM admin_audit WHERE seq = 1)")
         await make_rows(registry, 1)
-        query(path, f"INSERT INTO admin_audit VALUES (3{', ?' * len(kept)})", *kept)
+        query(f"INSERT INTO admin_audit VALUES (3{', ?' * len(kept)})", *kept)
         assert (
             await registry.audit.verify()
         ).problem == "row 3 does not follow row 2: one of them was replaced"
@@ -402,10 +430,10 @@ class TestChain:
         tamper(f"UPDATE admin_audit SET actor = 'mallory' WHERE seq = {ROWS - 1}")
         assert (await registry.audit.verify()).problem == f"row {ROWS - 1} was altered"
 
-    async def test_two_processes_append(self, registry: TenantRegistry, data_dir: Path):
+    async def test_two_processes_append(self, registry: TenantRegistry, other_settings: Settings):
         """While two processes make calls at the same time the chain never breaks, and every call has its row."""
         calls = 25
-        with other_process(data_dir) as other:
+        with other_process(**other_settings) as other:
             for number in range(calls):
                 other.begin("create", f"theirs-{number}")
                 await registry.create(f"ours-{number}")
@@ -416,13 +444,13 @@ class TestChain:
         pids = {entry.tenant_id for entry in await registry.audit.list()}
         assert len(pids) == 2 * calls
 
-    async def test_it_survives_a_restart(self, data_dir: Path):
+    async def test_it_survives_a_restart(self, config: RegistryConfig, catalog_database: CatalogDatabase):
         """The chain goes on where the last registry ended it."""
         hashes = []
         for number in range(3):
-            async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+            async with TenantRegistry(config) as registry:
                 await registry.create(f"t{number}")
                 hashes.append((await registry.audit.verify()).hash)
         assert len(set(hashes)) == 3
-        stored = query(data_dir / "catalog.db", "SELECT previous_hash, hash FROM admin_audit ORDER BY seq")
+        stored = catalog_database.query("SELECT previous_hash, hash FROM admin_audit ORDER BY seq")
         assert stored == list(zip(["", *hashes], hashes, strict=False))
