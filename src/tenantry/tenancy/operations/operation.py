@@ -5,6 +5,7 @@ from contextlib import (
     AbstractAsyncContextManager,
     AbstractContextManager,
     asynccontextmanager,
+    nullcontext,
     suppress,
 )
 from datetime import datetime
@@ -158,6 +159,7 @@ class Operation:
         reason: str | None = None,
         arguments: dict[str, str | None] | None = None,
         is_reversible: bool = True,
+        is_locked: bool = False,
     ) -> AsyncIterator[TenantRecord]:
         """Write the intent to the catalog, and yield the changed tenant; the block must end with `complete`.
 
@@ -170,12 +172,13 @@ class Operation:
             reason: The reason for the event.
             arguments: The data needed to finish the operation after a crash.
             is_reversible: Whether to roll back a failed operation. An irreversible operation keeps its intent until finished.
+            is_locked: Whether the caller holds the tenant's `lock` already.
 
         Raises:
             TenantBusyError: Another operation on the tenant is running.
             StaleTenantError: The tenant was changed after it was read.
         """
-        async with self.lock(tenant):
+        async with nullcontext() if is_locked else self.lock(tenant):
             intent = Intent(
                 action=self.action,
                 arguments={**(arguments or {}), **_before(tenant), "begun_by": self.principal},

@@ -4,16 +4,20 @@ The new database is copied, checked and migrated in a scratch directory. Then th
 wait, and the intent is written:
 
     ``begun``      The intent, which names this restore's own restore point, is in the catalog.
-    ``placed``     The new database is staged beside the tenant's database.
+    ``placed``     The new database is staged beside the tenant's database. On a database server this takes as long as loading all
+                   rows, so there it is done before the tenant is closed.
     ``closed``     The exchange begins: other processes close the tenant, and this process locks the tenant.
     ``kept``       The old database is a restore point.
     ``exchanged``  The new database has replaced the old database, with one rename.
     ``finished``   The intent is cleared, and callers continue.
 
 If a step before the exchange fails, the restore is rolled back. After a crash, a restore that staged or kept a database
-(`RestorePoints.has_begun`) is finished, and any other restore is rolled back.
+(`RestorePoints.has_begun`) is finished, and any other restore is rolled back. A database that was staged without an intent is
+replaced by the next restore, and removed with the tenant.
 """
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +27,12 @@ from tenantry.errors import (
     DatabaseCorruptError,
     SnapshotCorruptError,
     SnapshotNotFoundError,
+    TenantryError,
     TenantStateError,
 )
 from tenantry.lifecycle import Permission, TenantEvent, next_state
 from tenantry.storage import artifacts
-from tenantry.storage.protocol import RestorePoints
+from tenantry.storage.protocol import Capability, RestorePoints
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.snapshots.snapshot import begin_of_ids, check_snapshot_id, new_snapshot_id
@@ -70,15 +75,20 @@ class Exchange:
         await artifacts.make_durable(database)
         point = f"{POINT_PREFIX}{new_snapshot_id(context.clock.now())}"
         operation.detail["point"] = point
-        points = self._operations.backend_of(tenant).points(tenant.place)
+        backend = self._operations.backend_of(tenant)
+        points = backend.points(tenant.place)
+        is_loaded = Capability.SHARED in backend.capabilities
         arguments = {"point": point, "is_migrated": "yes" if is_migrated else None}
-        # Hold the tenant first, so that its callers wait. Without the hold, a caller that found the intent would be refused.
+        # Hold the tenant before the intent, so that its callers wait: a caller that found the intent would be refused.
         async with (
+            operation.lock(tenant),
+            _loaded(points, point, database) if is_loaded else nullcontext(),
             self._operations.pool.held(tenant.id, operation.action),
-            operation.begun(tenant, arguments=arguments, is_reversible=False) as restoring,
+            operation.begun(tenant, arguments=arguments, is_reversible=False, is_locked=True) as restoring,
         ):
             try:
-                await points.stage(point, database)
+                if not is_loaded:
+                    await points.stage(point, database)
                 operation.step("placed")
                 return await self._exchange_held(operation, restoring, versions)
             except Exception:
@@ -142,6 +152,18 @@ class Exchange:
             return {}
         repaired = next_state(tenant.state, TenantEvent.REPAIR, tenant_id=tenant.id)
         return {"state": repaired, "reason": None, "state_changed_at": self._operations.context.clock.now()}
+
+
+@asynccontextmanager
+async def _loaded(points: RestorePoints, point: str, database: Path) -> AsyncIterator[None]:
+    """Stage the database before the block; if the block fails, remove the staged database unless the databases were exchanged."""
+    try:
+        await points.stage(point, database)
+        yield
+    except BaseException:
+        with anyio.CancelScope(shield=True), suppress(TenantryError):
+            await points.unstage(point)
+        raise
 
 
 def check_restorable(tenant: TenantRecord, action: str) -> None:
