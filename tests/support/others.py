@@ -40,6 +40,8 @@ async def do(registry, action, *arguments, **keywords):
     if action == "save":
         tenant_id, *content = arguments
         await registry.tenant(tenant_id).messages.save(make_message(*content))
+    elif action in {"restore", "undo_restore"}:
+        await getattr(registry.snapshots, action)(*arguments, **keywords)
     else:
         await getattr(registry, action)(*arguments, **keywords)
 

@@ -15,7 +15,7 @@ from tenantry.cli.client.target import choose_storage, note_other_owner
 from tenantry.cli.exits import CommandError, Exit, needs_extra
 from tenantry.cli.output import print_note, steps
 from tenantry.company import COMPANY
-from tenantry.config import RegistryConfig
+from tenantry.config import SQLITE, RegistryConfig
 from tenantry.errors import TenantryError
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
@@ -173,7 +173,8 @@ async def in_directory(
         CommandError: The directory cannot be opened.
     """
     config = RegistryConfig.from_environment(data_dir=data_dir)
-    if not may_create and not _is_there(config.data_dir, "catalog.db"):
+    has_catalog = config.catalog_backend == SQLITE
+    if has_catalog and not may_create and not _is_there(config.data_dir, "catalog.db"):
         if _is_there(config.data_dir, "tenants"):
             raise CommandError(
                 Exit.UNREACHABLE,

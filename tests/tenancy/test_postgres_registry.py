@@ -1,0 +1,327 @@
+"""A registry whose catalog and tenants are in a PostgreSQL database: the life of a tenant, and several processes."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from typer.testing import CliRunner
+
+from commands import WHERE
+from operators import contents
+from others import Other, other_process
+from postgres_servers import Database, PostgresServer
+from registries import config
+from tenantry import (
+    BackendNotConfiguredError,
+    PersistenceConnectionError,
+    TenantLimits,
+    TenantNotFoundError,
+    TenantRegistry,
+    TenantState,
+    TenantSuspendedError,
+    UnsupportedByBackend,
+)
+from tenantry.cli import app
+from tenants import as_another, make_message, until
+
+pytestmark = pytest.mark.anyio
+
+SLOW_POLL = {"catalog_poll_interval_seconds": 1.0}
+"""What a process learns from the catalog alone, it learns late: earlier it can know only by the fence."""
+
+
+@pytest.fixture
+async def registry(data_dir: Path, postgres_database: Database) -> AsyncIterator[TenantRegistry]:
+    """A registry on an empty database."""
+    async with TenantRegistry(config(data_dir, database=postgres_database.url)) as registry:
+        yield registry
+
+
+@pytest.fixture
+def other(tmp_path: Path, registry: TenantRegistry, postgres_database: Database) -> Iterator[Other]:
+    """A registry on the same database in another process, with a data directory of its own: another machine."""
+    with other_process(tmp_path / "other", database=postgres_database.url, **SLOW_POLL) as process:
+        yield process
+
+
+def schemas(database: Database) -> list[str]:
+    """Return the schemas of tenants in a database."""
+    with psycopg.connect(database.direct_url) as connection:
+        query = "SELECT nspname FROM pg_namespace WHERE nspname LIKE 'tenant\\_%' ORDER BY nspname"
+        return [name for (name,) in connection.execute(query)]
+
+
+async def save(registry: TenantRegistry, tenant_id: str, *texts: str) -> None:
+    """Save a message for each text."""
+    for text in texts:
+        await registry.tenant(tenant_id).messages.save(make_message(text))
+
+
+async def test_the_life_of_a_tenant(registry: TenantRegistry, postgres_database: Database):
+    """Every operation works as on files, and a purge leaves nothing of the tenant in the database."""
+    created = await registry.create("acme")
+    assert (created.backend, created.state) == ("postgres", TenantState.ACTIVE)
+    await save(registry, "acme", "one")
+    snapshot = await registry.snapshots.create("acme")
+    await save(registry, "acme", "two")
+    await registry.suspend("acme")
+    with pytest.raises(TenantSuspendedError):
+        await save(registry, "acme", "refused")
+    await registry.resume("acme")
+    await registry.archive("acme")
+    await registry.unarchive("acme")
+    await registry.quarantine("acme", reason="odd")
+    assert (await registry.repair("acme")).state is TenantState.ACTIVE
+    await registry.snapshots.restore("acme", snapshot.id)
+    assert await contents(registry.tenant("acme")) == ["one"]
+    await registry.snapshots.undo_restore("acme")
+    assert await contents(registry.tenant("acme")) == ["one", "two"]
+    assert (await registry.rename("acme", "umbrella")).location == created.location
+    assert await contents(registry.tenant("umbrella")) == ["one", "two"]
+    assert (await registry.tenant_statistics("umbrella")).database_bytes > 0
+    await registry.delete("umbrella")
+    await registry.undelete("umbrella")
+    await registry.delete("umbrella")
+    await registry.purge("umbrella", force=True)
+    assert schemas(postgres_database) == []
+    verification = await registry.audit.verify()
+    assert verification.is_intact
+
+
+async def test_between_the_back_ends(registry: TenantRegistry, tmp_path: Path):
+    """A clone goes where its source is or where it is told, and bundles and snapshots know no back end."""
+    await registry.create("acme")
+    await save(registry, "acme", "one")
+    snapshot = await registry.snapshots.create("acme")
+    await registry.export("acme", tmp_path / "acme.tar.gz")
+    copies = {
+        "beside": await registry.clone("acme", "beside"),
+        "file": await registry.clone("acme", "file", backend="sqlite"),
+        "old": await registry.clone("acme", "old", snapshot.id, backend="sqlite"),
+        "back": await registry.clone("file", "back", backend="postgres"),
+        "import": await registry.import_bundle("import", tmp_path / "acme.tar.gz"),
+        "import-file": await registry.import_bundle(
+            "import-file", tmp_path / "acme.tar.gz", backend="sqlite"
+        ),
+    }
+    copies["of-file"] = await registry.clone("file", "of-file")
+    assert {name: copy.backend for name, copy in copies.items()} == {
+        **dict.fromkeys(["beside", "back", "import"], "postgres"),
+        **dict.fromkeys(["file", "old", "import-file", "of-file"], "sqlite"),
+    }
+    for name in copies:
+        assert await contents(registry.tenant(name)) == ["one"]
+    assert [asked.name for asked in await registry.backend_reports()] == ["postgres", "sqlite"]
+
+
+async def test_fleet_jobs_work_on_both(registry: TenantRegistry):
+    """A job selects tenants wherever they are."""
+    await registry.create("acme")
+    await registry.create("file", backend="sqlite")
+    for kind in ("migrate", "check", "snapshot"):
+        job = await registry.fleet.start(kind)
+        progress = await registry.fleet.wait(job.id)
+        assert (progress.done, progress.failed) == (2, 0), kind
+    assert (await registry.snapshots.drill()).is_ok
+
+
+async def test_a_feature_that_is_missing(registry: TenantRegistry):
+    """What a server cannot do is refused, with the name of the feature, and nothing is changed."""
+    before = await registry.create("acme")
+    with pytest.raises(UnsupportedByBackend, match="database_bytes_max of tenant 'acme'") as caught:
+        await registry.update("acme", limits=TenantLimits(database_bytes_max=2**20), display_name="Acme")
+    assert (caught.value.capability, caught.value.backend) == ("byte_limit", "postgres")
+    assert await registry.get("acme") == before
+    await registry.update("acme", limits=TenantLimits(calls_in_flight_max=3))
+
+
+async def test_a_process_without_the_database(registry: TenantRegistry, tmp_path: Path):
+    """A registry that shares nothing with this one does not know its tenants."""
+    await registry.create("acme")
+    async with TenantRegistry(config(tmp_path / "files")) as files:
+        with pytest.raises(TenantNotFoundError):
+            await files.get("acme")
+        with pytest.raises(BackendNotConfiguredError, match="set TENANTRY_DATABASE "):
+            await files.create("acme", backend="postgres")
+
+
+async def test_a_server_that_is_not_there(tmp_path: Path):
+    """The start fails with the address and without the password."""
+    url = "postgresql://app:hunter2@127.0.0.1:1/tenants?tenantry_connect_timeout_seconds=1"
+    with pytest.raises(PersistenceConnectionError) as caught:
+        async with TenantRegistry(config(tmp_path, database=url)):
+            pass
+    assert "127.0.0.1:1" in str(caught.value)
+    assert "hunter2" not in repr(caught.value)
+
+
+async def test_two_databases(data_dir: Path, postgres_server: PostgresServer):
+    """Tenants of one registry are spread over databases by name; the catalog stays where it is."""
+    with postgres_server.database() as east, postgres_server.database() as west:
+        databases = {"east": east.url, "west": west.url}
+        async with TenantRegistry(config(data_dir, databases=databases, default_backend="west")) as registry:
+            await registry.create("acme", backend="east")
+            await registry.create("globex")
+            await registry.create("initech", backend="sqlite")
+            for tenant_id in ("acme", "globex", "initech"):
+                await save(registry, tenant_id, tenant_id)
+                assert await contents(registry.tenant(tenant_id)) == [tenant_id]
+            assert (schemas(east), schemas(west)) == (["tenant_acme"], ["tenant_globex"])
+        async with TenantRegistry(config(data_dir, databases={"east": east.url})) as registry:
+            assert await contents(registry.tenant("acme")) == ["acme"]
+            with pytest.raises(BackendNotConfiguredError, match="TENANTRY_DATABASES__west"):
+                await save(registry, "globex", "lost")
+
+
+class TestSeveralProcesses:
+    """Two registries on one database, each with a data directory of its own."""
+
+    async def test_both_write(self, registry: TenantRegistry, other: Other):
+        """Both have the tenant open and write; nothing is lost or doubled, and each reads what the other wrote."""
+        await registry.create("acme")
+        expected = []
+        for number in range(10):
+            assert other.do("save", "acme", f"theirs {number}") == "ok"
+            await save(registry, "acme", f"ours {number}")
+            expected += [f"theirs {number}", f"ours {number}"]
+        history = await registry.tenant("acme").messages.get_history("general")
+        assert sorted(message.content for message in history) == sorted(expected)
+
+    @pytest.mark.parametrize(
+        ("action", "refusal"),
+        [
+            ("suspend", "TenantSuspendedError"),
+            ("delete", "TenantDeletedError"),
+            ("archive", "TenantStateError"),
+            ("quarantine", "TenantQuarantinedError"),
+        ],
+    )
+    async def test_no_write_after(self, registry: TenantRegistry, other: Other, action: str, refusal: str):
+        """Once the call has returned, no process acknowledges a write, long before the other one reads the catalog."""
+        await registry.create("acme")
+        assert other.do("save", "acme", "before") == "ok"
+        await getattr(registry, action)("acme", reason="closed")
+        assert other.do("save", "acme", "after")["error"] == refusal
+        copied = await registry.snapshots.create("acme")
+        assert copied.row_counts["messages"] == 1
+
+    async def test_an_operation_that_failed_to_fence_is_repeated(
+        self, registry: TenantRegistry, other: Other
+    ):
+        """A suspend of a suspended tenant fences again: the first one may have failed after its change of the catalog."""
+        await registry.create("acme")
+        assert other.do("save", "acme", "before") == "ok"
+        first = await registry.suspend("acme")
+        assert await registry.suspend("acme") == first
+        await registry.resume("acme")
+        assert other.do("save", "acme", "after") == "ok"
+        assert await contents(registry.tenant("acme")) == ["after", "before"]
+
+    async def test_an_id_that_is_given_to_another_tenant(self, registry: TenantRegistry, other: Other):
+        """After a rename, a write with the old id reaches the tenant that has the id now."""
+        await registry.create("acme")
+        assert other.do("save", "acme", "old") == "ok"
+        await registry.rename("acme", "umbrella")
+        await registry.create("acme")
+        assert other.do("save", "acme", "new") == "ok"
+        assert await contents(registry.tenant("umbrella")) == ["old"]
+        assert await contents(registry.tenant("acme")) == ["new"]
+
+    async def test_a_restore_is_followed(self, registry: TenantRegistry, other: Other):
+        """What another process writes after a restore is in the restored database."""
+        await registry.create("acme")
+        await save(registry, "acme", "kept")
+        snapshot = await registry.snapshots.create("acme")
+        assert other.do("save", "acme", "replaced") == "ok"
+        await registry.snapshots.restore("acme", snapshot.id)
+        assert other.do("save", "acme", "later") == "ok"
+        assert await contents(registry.tenant("acme")) == ["kept", "later"]
+        await registry.snapshots.undo_restore("acme")
+        assert other.do("save", "acme", "last") == "ok"
+        assert await contents(registry.tenant("acme")) == ["kept", "last", "replaced"]
+
+    @pytest.mark.parametrize("step", ["begun", "placed", "kept", "exchanged"])
+    async def test_callers_wait_for_a_restore_elsewhere(
+        self, registry: TenantRegistry, other: Other, step: str
+    ):
+        """A call during another process's restore waits for its end, and takes effect in the restored database."""
+        await registry.create("acme")
+        await save(registry, "acme", "kept")
+        snapshot = await registry.snapshots.create("acme")
+        await save(registry, "acme", "replaced")
+        assert other.do("restore", "acme", snapshot.id, stop_at=step) == "stopped"
+        waiting = as_another(registry.tenant("acme").messages.save(make_message("later")))
+        if step in {"begun", "placed"}:
+            await until(lambda: not registry._parts.pool.has("acme") or waiting.done())
+        assert other.go_on() == "ok"
+        await waiting
+        assert "later" in await contents(registry.tenant("acme")) or step in {"begun", "placed"}
+        assert "replaced" not in await contents(registry.tenant("acme"))
+
+    @pytest.mark.parametrize("step", ["begun", "placed", "closed", "kept", "exchanged"])
+    async def test_a_restore_whose_process_dies(self, registry: TenantRegistry, other: Other, step: str):
+        """The next operation finishes the restore or rolls it back, and the tenant serves calls with one whole database."""
+        await registry.create("acme")
+        await save(registry, "acme", "kept")
+        snapshot = await registry.snapshots.create("acme")
+        await save(registry, "acme", "replaced")
+        assert other.do("restore", "acme", snapshot.id, stop_at=step) == "stopped"
+        other.kill()
+        await registry.update("acme", display_name="Acme")
+        assert (await registry.get("acme")).intent is None
+        assert await contents(registry.tenant("acme")) == ["kept"]
+        await registry.snapshots.undo_restore("acme")
+        assert await contents(registry.tenant("acme")) == ["kept", "replaced"]
+
+    async def test_writers_during_a_rename(self, registry: TenantRegistry, other: Other):
+        """Writes of many callers beside another process's operations all succeed, and each is kept once."""
+        await registry.create("acme")
+        done = asyncio.Event()
+        saved: list[str] = []
+
+        async def write(name: int) -> None:
+            number = 0
+            while not done.is_set():
+                text = f"{name}-{number}"
+                await save(registry, "acme", text)
+                saved.append(text)
+                number += 1
+
+        writers = [asyncio.ensure_future(write(name)) for name in range(8)]
+        for _ in range(5):
+            assert await asyncio.to_thread(other.do, "update", "acme", display_name="Acme") == "ok"
+            assert await asyncio.to_thread(other.do, "rename", "acme", "umbrella") == "ok"
+            assert await asyncio.to_thread(other.do, "rename", "umbrella", "acme") == "ok"
+        done.set()
+        outcomes = await asyncio.gather(*writers, return_exceptions=True)
+        assert {type(one) for one in outcomes} <= {type(None), TenantNotFoundError}
+        history = await registry.tenant("acme").messages.get_history("general", limit=100_000)
+        assert sorted(message.content for message in history) == sorted(saved)
+
+
+def test_the_command_line(data_dir: Path, postgres_database: Database):
+    """The commands on a data directory find their tenants in the database of the environment."""
+    env = {
+        **dict.fromkeys(WHERE, ""),
+        "TENANTRY_DATA_DIR": str(data_dir),
+        "TENANTRY_DATABASE": postgres_database.url,
+    }
+
+    def run(*arguments: str) -> Any:
+        done = CliRunner().invoke(app, [*arguments, "--json"], env=env)
+        assert done.exit_code == 0, done.stdout + done.stderr
+        return json.loads(done.stdout)
+
+    assert run("tenant", "create", "acme")["backend"] == "postgres"
+    assert run("tenant", "create", "file", "--backend", "sqlite")["backend"] == "sqlite"
+    assert [one["backend"] for one in run("tenant", "list")["items"]] == ["postgres", "sqlite"]
+    run("snapshot", "create", "acme")
+    run("tenant", "suspend", "acme", "--reason", "unpaid")
+    assert run("tenant", "get", "acme")["state"] == "suspended"
+    run("tenant", "delete", "acme", "--yes")
+    run("tenant", "purge", "acme", "--force", "--yes")
+    assert not (data_dir / "catalog.db").exists()
