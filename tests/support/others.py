@@ -18,8 +18,9 @@ from warm_process import WarmChild
 # Says that it is ready, and does as it is told, line by line.
 _OTHER_PROCESS = """
 import asyncio, json, os, signal, sys
+from pathlib import Path
 import structlog
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import LocalStorage, RegistryConfig, TenantRegistry
 from tenantry.errors import TenantryError
 from tenants import make_message
 
@@ -46,8 +47,12 @@ async def do(registry, action, *arguments, **keywords):
         await getattr(registry, action)(*arguments, **keywords)
 
 async def main(data_dir, settings):
+    settings = json.loads(settings)
+    snapshots = settings.pop("snapshots", None)
     async with TenantRegistry(
-        RegistryConfig(data_dir=data_dir, open_tenants_max=4, **json.loads(settings)), hooks=[stop]
+        RegistryConfig(data_dir=data_dir, open_tenants_max=4, **settings),
+        hooks=[stop],
+        snapshot_storage=snapshots and LocalStorage(Path(snapshots)),
     ) as registry:
         tell(os.getpid())
         while line := await asyncio.to_thread(sys.stdin.readline):
@@ -106,6 +111,11 @@ def _state(pid: int) -> str:
 
 @contextmanager
 def other_process(data_dir: Path, **settings: Any) -> Iterator[Other]:
-    """Start a registry on this data directory in another process; it ends with the block."""
+    """Start a registry on this data directory in another process; it ends with the block.
+
+    Args:
+        data_dir: The data directory.
+        settings: Its settings; ``snapshots`` is the directory of its snapshots if it is another one than the default.
+    """
     with python(_OTHER_PROCESS, data_dir, json.dumps(settings)) as process:
         yield Other(process)

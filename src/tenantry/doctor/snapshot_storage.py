@@ -11,6 +11,8 @@ from tenantry.clock import SystemClock
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import SnapshotError, SnapshotStorageOwnedError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.storage.backends import make_backends
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.snapshot_storage.location import default_location, recorded_location
 from tenantry.tenancy.snapshot_storage.owner import StorageOwner
@@ -46,7 +48,8 @@ def find_left_snapshots(data_dir: Path) -> Iterator[Finding]:
 
 async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Finding:
     """Compare the storage's owner mark with the data directory, without changing either."""
-    owner = StorageOwner(storage, config.data_dir, SystemClock())
+    backends = make_backends(config, (), clock=SystemClock(), log=EventLog())
+    owner = StorageOwner(storage, config, backends.catalog, SystemClock())
     try:
         with anyio.fail_after(STORAGE_SECONDS_MAX):
             return await _compare(owner)

@@ -530,5 +530,11 @@ class Backend(Protocol):
     def replica(self, place: Place) -> Replica:
         """Return a database that `adopt` has created as the replica of a move; see `tenantry.storage.moves`."""
 
+    async def identity(self) -> str | None:
+        """Return an id of the database that its copies do not have; None if files in the data directory are the database.
+
+        The id is 32 lower-case hexadecimal digits. It stays the same on the database's replicas and after a failover.
+        """
+
     async def report(self) -> BackendReport:
         """Return the name and the version of the database engine, with facts about the server for operators."""

@@ -128,7 +128,7 @@ def compose(
     tools, failed_tenants = _open_tenants(catalog, context, backends, schemas, recorded_schemas, log)
     leases = TenantLeases(tools, state, schemas, log)
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
-    storage_owner = StorageOwner(storage, config.data_dir, clock)
+    storage_owner = StorageOwner(storage, config, backends.catalog, clock)
     snapshot_tools = SnapshotTools(
         tools,
         SnapshotArchive(storage, storage_owner, schemas),

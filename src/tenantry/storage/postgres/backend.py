@@ -4,6 +4,7 @@ Several processes may have a tenant open and write at the same time. Stores shar
 have connections of their own (`lifecycle_tools`), so that neither delays the other.
 """
 
+import hashlib
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
@@ -52,6 +53,14 @@ _DAMAGE: Final = "XX"
 _SIZE: Final = """
 SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class AS c
 WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s) AND c.relkind IN ('r', 'm', 'S')
+"""
+
+
+_IDENTITY_CHARACTERS: Final = 32
+_NUMBERS: Final = """
+SELECT concat_ws(' ', (SELECT system_identifier FROM pg_control_system()),
+                 (SELECT oid FROM pg_catalog.pg_database WHERE datname = current_database()),
+                 (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s))
 """
 
 
@@ -215,6 +224,14 @@ class PostgresBackend:
         """Return the schema at the place as the replica of a move; see `Backend.replica`."""
         return PostgresReplica(self._tools, place.location)
 
+    async def identity(self) -> str | None:
+        """Return a digest of the cluster's, the database's and the catalog's own numbers; see `Backend.identity`.
+
+        A replica has the same numbers. A dump that is loaded elsewhere has others, and so has a database that was upgraded with
+        ``pg_upgrade``: https://www.postgresql.org/docs/current/functions-info.html#FUNCTIONS-INFO-CONTROLDATA
+        """
+        return await self._tools.work.run(f"cannot ask the database {self._database.address}", _identity)
+
     async def report(self) -> BackendReport:
         """Return the server's version, the address without a secret, and how Citus has spread the tenants; see `Backend.report`."""
         return await self._tools.work.run(f"cannot ask the database {self._database.address}", _report)
@@ -260,6 +277,11 @@ def _rename(connection: Connection[tuple[Any, ...]], schema: str, name: str) -> 
 def _size_bytes(connection: Connection[tuple[Any, ...]], schema: str) -> int:
     (size,) = connection.execute(_SIZE, (schema,)).fetchone() or (0,)
     return int(size)
+
+
+def _identity(connection: Connection[tuple[Any, ...]]) -> str:
+    (numbers,) = connection.execute(_NUMBERS, (CATALOG,)).fetchone() or ("",)
+    return hashlib.sha256(str(numbers).encode()).hexdigest()[:_IDENTITY_CHARACTERS]
 
 
 def _report(connection: Connection[tuple[Any, ...]]) -> BackendReport:

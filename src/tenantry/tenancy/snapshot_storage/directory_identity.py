@@ -33,11 +33,18 @@ class DirectoryIdentity(NamedTuple):
         inode: The inode number of the file with the id; a copy has another inode number.
         generation: The generation of the inode, which changes when the inode number is reused; None if the file system has no
             generations.
+
+    If the catalog is on a database server, all data directories of its registries have the identity of the database, without an inode.
     """
 
     id: str
     inode: int
     generation: int | None
+
+    @property
+    def is_of_database(self) -> bool:
+        """Whether this is the identity of a database on a server, which several data directories share."""
+        return self.inode == 0
 
     def is_same(self, other: "DirectoryIdentity") -> bool:
         """Return whether both identities belong to the same directory; a missing generation matches any generation."""

@@ -1,4 +1,4 @@
-"""The owner of a snapshot storage: the one data directory that may use it.
+"""The owner of a snapshot storage: the one data directory, or the one database, that may use it.
 
 Without an owner, a copy of a data directory could delete the original's snapshots, and the original could restore the copy's
 snapshots. The storage therefore has a mark, the object ``tenantry-owner.json``, with the `DirectoryIdentity` of its owner. The
@@ -6,6 +6,9 @@ first directory that uses the storage writes the mark. Registries check the mark
 The result of a check is valid for `CHECKED_SECONDS_MAX`.
 
 A storage inside the data directory needs no mark, because a copy of the directory gets its own copy of the snapshots.
+
+If the catalog is in a database on a server, several machines serve its tenants, each with a data directory of its own. Then the
+database is the owner, and the storage must be one that all machines can reach.
 """
 
 import asyncio
@@ -18,9 +21,11 @@ from typing import Final
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tenantry.clock import Clock
+from tenantry.config import RegistryConfig
 from tenantry.errors import SnapshotError, SnapshotNotFoundError, SnapshotStorageOwnedError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.snapshot_storage.directory_identity import (
     DirectoryIdentity,
     make_identity,
@@ -41,7 +46,7 @@ class StorageMark(BaseModel):
 
     Attributes:
         directory: The owner's identity.
-        data_dir: The owner's path when the mark was written.
+        data_dir: The owner's path when the mark was written, or the address of the owner's database.
         host: The name of the machine that wrote the mark.
         marked_at: The time of the mark, in UTC.
     """
@@ -54,17 +59,27 @@ class StorageMark(BaseModel):
     marked_at: datetime
 
     def __str__(self) -> str:
-        return (
-            f"the data directory {self.data_dir} on {self.host} (since {self.marked_at:%Y-%m-%d %H:%M} UTC)"
-        )
+        kind = "catalog in the database" if self.directory.is_of_database else "data directory"
+        return f"the {kind} {self.data_dir} on {self.host} (since {self.marked_at:%Y-%m-%d %H:%M} UTC)"
 
 
 class StorageOwner:
-    """Writes and checks the mark of a snapshot storage."""
+    """Writes and checks the mark of a snapshot storage.
 
-    def __init__(self, storage: ObjectStorage, data_dir: Path, clock: Clock) -> None:
+    Args:
+        storage: The storage.
+        config: The settings, with the data directory.
+        catalog: The back end that keeps the catalog; it must be open when the storage is used.
+    """
+
+    def __init__(
+        self, storage: ObjectStorage, config: RegistryConfig, catalog: Backend, clock: Clock
+    ) -> None:
         self._storage = storage
-        self._data_dir = data_dir
+        self._data_dir = config.data_dir
+        self._catalog = catalog
+        database = config.all_databases.get(config.catalog_backend)
+        self._place = str(config.data_dir.absolute()) if database is None else str(database.address)
         self._clock = clock
         self._checking = asyncio.Lock()
         self._checked_at_seconds: float | None = None
@@ -87,7 +102,7 @@ class StorageOwner:
                 return
             mark = await self.look()
             if mark is None:
-                await self._mark(await run_in_thread(make_identity, self._data_dir))
+                await self._mark(await self._made_identity())
                 mark = await self.look()  # another directory may have written its mark at the same moment
             await self._compare(mark)
             self._checked_at_seconds = self._clock.monotonic_seconds()
@@ -125,8 +140,7 @@ class StorageOwner:
                 before = await self.look()
             except SnapshotStorageOwnedError:  # the mark cannot be read
                 before = None
-            identity = partial(make_identity, self._data_dir, is_replaced=True)
-            await self._mark(await run_in_thread(identity))
+            await self._mark(await self._made_identity(is_replaced=True))
             await self._compare(await self.look())
         return before
 
@@ -151,9 +165,20 @@ class StorageOwner:
         return await run_in_thread(_is_inside, self._storage, self._data_dir)
 
     async def is_own(self, mark: StorageMark) -> bool:
-        """Return whether a mark names this data directory as the owner."""
-        identity = await run_in_thread(read_identity, self._data_dir)
+        """Return whether a mark names this data directory, or the database of its catalog, as the owner."""
+        identity = await self._database_identity() or await run_in_thread(read_identity, self._data_dir)
         return identity is not None and identity.is_same(mark.directory)
+
+    async def _made_identity(self, *, is_replaced: bool = False) -> DirectoryIdentity:
+        """Return the identity of the catalog's database, or of the data directory, which is made if it is missing."""
+        found = await self._database_identity()
+        if found is None:
+            return await run_in_thread(partial(make_identity, self._data_dir, is_replaced=is_replaced))
+        return found
+
+    async def _database_identity(self) -> DirectoryIdentity | None:
+        found = await self._catalog.identity()
+        return None if found is None else DirectoryIdentity(found, 0, None)
 
     async def _compare(self, mark: StorageMark | None) -> None:
         if mark is None:
@@ -167,7 +192,7 @@ class StorageOwner:
     async def _mark(self, identity: DirectoryIdentity) -> None:
         mark = StorageMark(
             directory=identity,
-            data_dir=str(self._data_dir.absolute()),
+            data_dir=self._place,
             host=socket.gethostname(),
             marked_at=self._clock.now(),
         )
@@ -180,7 +205,7 @@ class StorageOwner:
     def _owned(self, owner: str, mark: StorageMark | None) -> SnapshotStorageOwnedError:
         self._checked_at_seconds = None
         return SnapshotStorageOwnedError(
-            f"the snapshots at {self._storage.location} belong to {owner}, not to {self._data_dir}, which is another directory, "
+            f"the snapshots at {self._storage.location} belong to {owner}, not to {self._place}, which is another one, "
             "a copy, or was moved: nothing was written, deleted or restored. To take over these snapshots, run 'tenantry "
             "snapshot claim-storage'. To use another, empty storage, run 'tenantry snapshot switch-storage'",
             location=self._storage.location,

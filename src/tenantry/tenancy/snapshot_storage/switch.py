@@ -4,12 +4,13 @@ A copy of a data directory needs another storage, because the snapshots belong t
 """
 
 from tenantry.clock import SystemClock
-from tenantry.config import RegistryConfig
+from tenantry.config import SQLITE, RegistryConfig
 from tenantry.errors import DataDirectoryError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.events import Event
 from tenantry.storage.backends import make_backends
 from tenantry.storage.objects.protocol import ObjectStorage
+from tenantry.storage.protocol import Backend
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.limiter import Limiters
 from tenantry.tenancy.catalog import audit
@@ -34,26 +35,30 @@ async def switch_storage(config: RegistryConfig, storage: ObjectStorage) -> str:
         PersistenceError: The catalog cannot be written.
     """
     data_dir = config.data_dir
-    if not await run_in_thread((data_dir / "catalog.db").is_file):
+    if config.catalog_backend == SQLITE and not await run_in_thread((data_dir / "catalog.db").is_file):
         raise DataDirectoryError(
             f"{data_dir} has no catalog: give the path of a data directory", path=str(data_dir)
         )
     with locked_alone(data_dir):  # an open registry would continue to use the old storage
-        return await _switch(config, storage)
+        backend = make_backends(config, (), clock=SystemClock(), log=EventLog()).catalog
+        await backend.open()
+        try:
+            return await _switch(config, backend, storage)
+        finally:
+            await backend.aclose()
 
 
-async def _switch(config: RegistryConfig, storage: ObjectStorage) -> str:
+async def _switch(config: RegistryConfig, backend: Backend, storage: ObjectStorage) -> str:
     data_dir, clock = config.data_dir, SystemClock()
     before = await run_in_thread(recorded_location, data_dir) or str(default_location(data_dir))
-    owner = StorageOwner(storage, data_dir, clock)
+    owner = StorageOwner(storage, config, backend, clock)
     if not await owner.is_inside() and await owner.look() is None and await storage.list(""):
         raise SnapshotError(
             f"the snapshot storage {storage.location} has objects but no owner: use an empty storage"
         )
     await owner.check()
     watch = ClockWatch(clock, config.clock_hold_seconds, _ignore, EventLog())
-    backends = make_backends(config, (), clock=clock, log=EventLog())
-    catalog = Catalog(backends.catalog, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
+    catalog = Catalog(backend, ActorContext(config, Limiters.of(config), clock, _ignore, watch))
     await catalog.open()
     try:
         await run_in_thread(change_location, data_dir, storage.location)
