@@ -47,6 +47,7 @@ class Writers:
     """Writers of one tenant, and what they know.
 
     Attributes:
+        prefix: What the contents of all messages begin with.
         kept: The contents of the messages that must be there, by the number of the write.
         errors: The errors that the writers got.
         count: The number of writes that were acknowledged.
@@ -54,6 +55,7 @@ class Writers:
 
     tenant: TenantHandle
     seed: int = 0
+    prefix: str = ""
     kept: dict[int, str] = field(default_factory=dict)
     keys: set[str] = field(default_factory=set)
     errors: list[Exception] = field(default_factory=list)
@@ -82,7 +84,11 @@ class Writers:
             Statement("test.all", "SELECT content FROM messages", (), Fetch.ALL)
         )
         contents = [content for (content,) in found]
-        assert sorted(contents) == sorted([*self.kept.values(), *self.keys])
+        assert sorted(contents) == sorted(self.everything())
+
+    def everything(self) -> list[str]:
+        """Return the contents of the messages that must be there."""
+        return [*self.kept.values(), *self.keys]
 
     async def _write(self, one: int, step: int, done: asyncio.Event) -> None:
         chance = random.Random(self.seed * 1000 + one)
@@ -113,11 +119,11 @@ class Writers:
             new_seq = chance.randrange(2**40, 2**50)
             await self._run("UPDATE messages SET seq = ? WHERE content = ?", new_seq, self.kept[renumbered])
         elif way == 3:
-            key = f"key {number}"
+            key = f"{self.prefix}key {number}"
             await self.tenant.idempotent(key).messages.save(make_message(key))
             self.keys.add(key)
         else:
-            content = f"message {number}"
+            content = f"{self.prefix}message {number}"
             await self.tenant.messages.save(make_message(content))
             self.kept[number] = content
             mine.append(number)

@@ -86,10 +86,15 @@ class TenantOpener:
             try:
                 return await self._open(tenant)
             except (TenantBusyError, TenantOwnedElsewhereError):
-                if not self._waits_for_others(tenant) or self._now() >= until:
+                latest = await self._latest(tenant_id)
+                # A tenant that has moved can be opened at its new place immediately.
+                has_moved = latest.uid == tenant.uid and not latest.is_at_place_of(tenant)
+                if not has_moved and (not self._waits_for_others(tenant) or self._now() >= until):
                     raise
-            await anyio.sleep(OTHERS_INTERVAL_SECONDS)
-            tenant = await self._latest(tenant_id)
+            if not has_moved:
+                await anyio.sleep(OTHERS_INTERVAL_SECONDS)
+                latest = await self._latest(tenant_id)
+            tenant = latest
 
     async def _open(self, tenant: TenantRecord) -> TenantActor:
         is_for_operation = tenant.uid in self._for_operations
@@ -215,6 +220,9 @@ class TenantOpener:
             found = await self._catalog.find_by_uid(tenant.uid)
             if found is None or not found.state.allows(Permission.EXIST):
                 raise not_found(tenant.id)
+            if not found.is_at_place_of(tenant):
+                # The database at the old place was removed after a move; it says nothing about the tenant.
+                raise busy_error(tenant.id, "move")
             record = append(
                 self._context.clock,
                 TenantEvent.QUARANTINE,

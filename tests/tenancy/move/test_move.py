@@ -15,6 +15,8 @@ from others import other_process
 from tenantry import Statement, TenantLimits, TenantState
 from tenantry.errors import (
     BackendNotConfiguredError,
+    DatabaseCorruptError,
+    TenantBusyError,
     TenantDeletedError,
     TenantNotMovableError,
     TenantOwnedElsewhereError,
@@ -251,6 +253,22 @@ async def test_a_record_that_changes_during_the_switch(data_dir: Path):
         registry.add_hook(change)
         assert (await registry.move("acme", "east")).backend == "east"
         assert steps == [*STEPS[:6], *STEPS]
+        assert await contents(registry.tenant("acme")) == ["of acme"]
+
+
+async def test_a_process_with_the_old_record(data_dir: Path):
+    """It finds no database at the old place: the tenant is not quarantined, and its callers are served at the new place."""
+    async with with_east(data_dir) as registry:
+        await bring_to(registry, TenantState.SUSPENDED)
+        await registry.resume("acme")
+        old = await registry.get("acme")
+        await registry.move("acme", "east")
+        opener = registry._parts.tools.opener
+        with pytest.raises(TenantBusyError, match="'acme' is busy with 'move'"):
+            await opener._open(old)
+        with pytest.raises(TenantBusyError):
+            await opener.quarantine(old, DatabaseCorruptError("missing"))
+        assert (await registry.get("acme")).state is TenantState.ACTIVE
         assert await contents(registry.tenant("acme")) == ["of acme"]
 
 
