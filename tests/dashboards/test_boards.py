@@ -16,6 +16,8 @@ from monitoring import DASHBOARDS, Service, promtool
 from promql import named
 from tenantry.errors import TenantryError
 
+pytestmark = pytest.mark.unmeasured
+
 # What every scrape has beside what the service exposes.
 TARGET_LABELS = frozenset({"job", "instance"})
 OF_PROMETHEUS = {"up": TARGET_LABELS, "ALERTS": TARGET_LABELS | {"alertname", "alertstate", "severity"}}

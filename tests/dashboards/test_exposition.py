@@ -16,6 +16,8 @@ from tenantry.admin import create_admin_app
 from tenantry.observability import export_metrics
 from tenants import make_message, until
 
+pytestmark = pytest.mark.unmeasured
+
 FEW, MANY = 10, 100
 
 

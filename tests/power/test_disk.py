@@ -19,6 +19,8 @@ from power.disk import Disk
 from power.tracing import Operation, Record
 from power.trees import Tree, digest
 
+pytestmark = pytest.mark.unmeasured
+
 SEEDS = [str(seed) for seed in range(300)]
 
 

@@ -33,6 +33,8 @@ from power.soak import figures, soak_seed, soak_size
 from power.tracing import Kind, Operation
 from power.workers import Workers
 
+pytestmark = pytest.mark.unmeasured
+
 SEED = 1
 WORKLOADS = ("writes", "lifecycle", "copies", "placed-files", "fresh", "failed-log-sync")
 

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import httpx
+import pytest
 
 from tenants import HANG_SECONDS, database_path, query
+
+pytestmark = pytest.mark.unmeasured
 
 T = TypeVar("T")
 

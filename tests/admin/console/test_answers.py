@@ -3,11 +3,14 @@
 from pathlib import Path
 
 import httpx
+import pytest
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
 from browsers import Browser, RunningService
 from tenants import database_path, held_writer
+
+pytestmark = pytest.mark.unmeasured
 
 
 def test_a_key_offers_what_it_is_good_for(service: RunningService, browser: Browser, api: httpx.Client):

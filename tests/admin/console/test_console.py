@@ -13,6 +13,8 @@ from browsers import Browser, RunningService, serving
 from fleets import make_fleet
 from tenants import stored_contents
 
+pytestmark = pytest.mark.unmeasured
+
 HOSTILE = '<img src=x onerror="window.hacked = 1"><script>window.hacked = 2</script>'
 PAGES = ["#/overview", "#/tenants", "#/tenants/acme", "#/audit"]
 WIDER = "const { scrollWidth, clientWidth } = document.documentElement; return scrollWidth - clientWidth"

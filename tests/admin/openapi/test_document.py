@@ -12,6 +12,8 @@ from service import Service
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin import create_admin_app
 
+pytestmark = pytest.mark.unmeasured
+
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 

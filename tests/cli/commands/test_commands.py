@@ -19,6 +19,8 @@ from tenantry import RegistryConfig, Scope, TenantRegistry
 from tenantry.cli import app
 from tenants import database_path
 
+pytestmark = pytest.mark.unmeasured
+
 PROCESSES_AT_ONCE = 4
 
 
