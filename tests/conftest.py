@@ -34,24 +34,34 @@ FILES_BYTES_MAX = 4 * 2**30
 GARBAGE_OBJECTS_MAX = 10_000
 
 LONGEST = (
+    *("test_schemathesis", "test_conformance", "test_console", "test_answers", "test_commands", "test_serve"),
     *(
-        "test_schemathesis",
-        "test_commands",
-        "test_console",
-        "test_answers",
         "test_power_failure",
+        "test_crashes",
+        "test_errors",
         "test_surroundings",
+        "test_tenants",
+        "test_service_documentation",
+    ),
+    *("test_rules", "test_queries", "test_foreign", "test_manifest", "test_documentation", "test_scrape"),
+    *(
+        "test_fleet_pages",
+        "test_fleet_work",
+        "test_failing_calls",
+        "test_batch",
+        "test_strangers",
+        "test_integrations",
     ),
     *(
-        "test_crashes",
-        "test_scrape",
-        "test_rules",
-        "test_serve",
-        "test_service_documentation",
-        "test_fleet_pages",
+        "test_idempotency",
+        "test_public",
+        "test_bundle",
+        "test_admin_audit",
+        "test_storage_owner",
+        "test_replace_file",
     ),
-    *("test_failing_calls", "test_ids", "test_errors", "test_models", "test_tenants", "test_round_trips"),
-    *("test_isolation", "test_company_runtime", "test_life_of_tenants"),
+    *("test_ids", "test_models", "test_fleet", "test_registry", "test_life_of_tenants", "test_round_trips"),
+    *("test_isolation", "test_company_runtime"),
 )
 """The files that take the most time, the longest first."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 PROBLEM = "application/problem+json"
 _POLL_SECONDS = 0.005
+_PATHS: dict[str, Any] = {}
 
 
 class Service:
@@ -39,6 +40,13 @@ class Service:
         self.registry = registry
         self.app: FastAPI = create_admin_app(registry, **options)
         self._stack = contextlib.AsyncExitStack()
+
+    @property
+    def paths(self) -> dict[str, Any]:
+        """What the OpenAPI document says of each path; it is made once, because that takes as long as some tests."""
+        if not _PATHS:
+            _PATHS.update(self.app.openapi()["paths"])
+        return _PATHS
 
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self.app.router.lifespan_context(self.app))

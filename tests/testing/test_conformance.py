@@ -42,19 +42,22 @@ ALL_CHECKS = (*STORE_CHECKS, *REPOSITORY_CHECKS, *OBJECT_STORAGE_CHECKS, *BACKEN
 
 
 @pytest.fixture(params=["file", "memory", "rollback-journal", "tenant", "transaction"])
-def open_repositories(
-    request: pytest.FixtureRequest, tmp_path: Path, registry: TenantRegistry
-) -> OpenRepositories:
+def open_repositories(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRepositories:
     """Return what opens the repositories; the suite sees no other difference."""
+    registry: TenantRegistry | None = None
+    if request.param in ("tenant", "transaction"):
+        registry = request.getfixturevalue("registry")
 
     @asynccontextmanager
     async def in_transaction() -> AsyncIterator[CompanyRepositories]:
+        assert registry is not None
         await registry.create("acme")
         async with registry.tenant("acme").transaction() as transaction:
             yield transaction
 
     @asynccontextmanager
     async def through_tenant() -> AsyncIterator[CompanyRepositories]:
+        assert registry is not None
         await registry.create("acme")
         yield registry.tenant("acme")
 

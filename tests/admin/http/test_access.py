@@ -45,7 +45,7 @@ Act = Callable[[], Awaitable[object]]
 def operations(service: Service, *, has_body: bool) -> dict[str, tuple[str, str]]:
     """Return the operations that need a key, with or without a body: the method and an example of the path, by name."""
     found = {}
-    for path, item in service.app.openapi()["paths"].items():
+    for path, item in service.paths.items():
         for method, operation in item.items():
             if path.startswith("/v1/") and ("requestBody" in operation) is has_body:
                 example = path.replace("{tenant_id}", "acme").replace("{snapshot_id}", "x")

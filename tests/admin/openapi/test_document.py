@@ -1,7 +1,6 @@
 """The OpenAPI document: valid, with an example of everything that goes in, and true of every problem."""
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import jsonschema_rs
@@ -17,10 +16,11 @@ pytestmark = pytest.mark.unmeasured
 METHODS = {"get", "post", "put", "patch", "delete"}
 
 
-@pytest.fixture
-def document(data_dir: Path) -> dict[str, Any]:
-    """The document; no registry has to be open for it."""
-    return create_admin_app(TenantRegistry(RegistryConfig(data_dir=data_dir))).openapi()
+@pytest.fixture(scope="module")
+def document(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The document; no registry has to be open for it, and no test changes it."""
+    config = RegistryConfig(data_dir=tmp_path_factory.mktemp("document"))
+    return create_admin_app(TenantRegistry(config)).openapi()
 
 
 def operations(document: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
