@@ -3,19 +3,24 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 
 import psycopg
 import pytest
 
-from postgres_servers import Database, PostgresServer
+from postgres_servers import Database, PostgresServer, private_server, url_of
 from postgres_stores import open_stores
-from tenantry import QueryError
+from tenantry import PostgresConfig, QueryError, RegistryConfig
+from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.errors import TenantryError
+from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Fetch, Statement
+from tenantry.storage.postgres.backend import PostgresBackend
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.roles import drop_statement, role_of
 from tenantry.storage.postgres.store import PostgresStore
+from tenantry.testing import BACKEND_CHECKS, BackendCheck, check_name
 
 PASSWORD = "horse-battery"
 
@@ -225,3 +230,37 @@ async def test_a_role_in_two_databases(postgres_server: PostgresServer, postgres
                 admin.execute("SELECT FROM pg_roles WHERE rolname = %s", (role_of(owner.uid),)).rowcount == 1
             )
     drop(postgres_database, owner.uid)
+
+
+@pytest.mark.parametrize("check", BACKEND_CHECKS, ids=check_name)
+async def test_a_back_end_with_roles(check: BackendCheck, own_server: PostgresServer, tmp_path: Path):
+    """Restores, copies, removals and fences work with a role for each tenant, for a connection that is no superuser."""
+    config = RegistryConfig(data_dir=tmp_path)
+    with own_server.database() as made, connected_as(made, options="CREATEROLE") as database:
+        url = PostgresConfig(url=database.url, roles=True)
+        try:
+            await check(
+                lambda: PostgresBackend(
+                    config, [COMPANY], name="postgres", database=url, clock=SystemClock(), log=EventLog()
+                ),
+                tmp_path,
+            )
+        finally:
+            drop_all(made)
+
+
+@pytest.fixture(scope="module")
+def own_server() -> Iterator[PostgresServer]:
+    """A server for this module: the suite's tenants have the same keys, and so the same roles, in each check."""
+    with private_server() as server:
+        server.start()
+        yield PostgresServer(url_of(server))
+
+
+def drop_all(database: Database) -> None:
+    """Drop the tenants' roles on the server, with what they own in the database."""
+    with psycopg.connect(database.direct_url, autocommit=True) as admin:
+        names = admin.execute("SELECT rolname FROM pg_roles WHERE rolname LIKE 'tenantry_%'").fetchall()
+        for (name,) in names:
+            admin.execute(f"DROP OWNED BY {name} CASCADE".encode())
+            admin.execute(f"DROP ROLE {name}".encode())

@@ -36,6 +36,7 @@ from tenantry.storage.postgres.new_schema import make_schema
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.pool import ConnectionPool
 from tenantry.storage.postgres.restore_points import PostgresRestorePoints, copy_schema, read_schemas
+from tenantry.storage.postgres.roles import role_of
 from tenantry.storage.postgres.startup_checks import check_database
 from tenantry.storage.postgres.store import PostgresStore, PostgresStoreOptions
 from tenantry.storage.postgres.tables import quoted
@@ -252,6 +253,7 @@ class PostgresBackend:
             owner=owner,
             is_new=is_new,
             durability=limits.durability or config.durability,
+            role=role_of(owner.uid) if self._database.roles and owner.tenant_id is not None else None,
             settings=self._settings if self._database.is_pooled else {},
             call_timeout_seconds=config.call_timeout_seconds,
             transaction_timeout_seconds=config.transaction_timeout_seconds,

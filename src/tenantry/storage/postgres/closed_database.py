@@ -14,6 +14,7 @@ from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.locks import tenant_key
 from tenantry.storage.postgres.new_schema import drop_schema
 from tenantry.storage.postgres.restore_points import has_owner, read_schemas, set_comment
+from tenantry.storage.postgres.roles import drop_statement
 from tenantry.storage.postgres.schema_check import check_schema
 from tenantry.storage.postgres.tables import quoted
 from tenantry.storage.protocol import Capability, LockTakenError, Place
@@ -178,6 +179,8 @@ def _remove(
     for schema in read_schemas(connection, place.location):
         if schema == staged_schema(place.location) or is_point_schema(place.location, schema):
             drop_schema(connection, tools, schema)
+    if tools.config.roles:
+        connection.execute(drop_statement(place.uid).encode())
 
 
 def _lock_owner(connection: Connection[tuple[Any, ...]], place: Place, epoch: int | None) -> None:

@@ -307,9 +307,10 @@ class PostgresStore:
         async with self._connections.connection(self._owner.uid, timeout_seconds=timeout_seconds) as pipeline:
             if self._options.is_new:
                 await create_schema(self._owner, pipeline, timeout_seconds)
+            epoch = await read_epoch(self._owner, pipeline, timeout_seconds)
             if self._options.role is not None:
                 await give_to_role(self._owner, self._options.role, pipeline, timeout_seconds)
-            return await read_epoch(self._owner, pipeline, timeout_seconds)
+            return epoch
 
     async def _begin(self, timeout_seconds: float) -> PostgresTransaction:
         async with AsyncExitStack() as stack:
