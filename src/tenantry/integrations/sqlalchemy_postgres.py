@@ -3,6 +3,7 @@
 A store sends every parameter as text or bytes, and returns None, int, float, str and bytes, see `tenantry.storage.postgres.values`. So the
 types of this dialect convert a datetime to text and back, for example. Parameters that are not texts have a cast
 (``?::TIMESTAMP WITH TIME ZONE``), as in SQLAlchemy's dialects for psycopg and asyncpg, because PostgreSQL cannot always infer their types.
+Texts have no cast, so that they fit a column of any type, such as an enum or a column of texts for an ``Enum``.
 
 The dialect's connections are never used. SQLAlchemy's engine for the dialect therefore needs a DBAPI only for its constants.
 """
@@ -15,7 +16,7 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from sqlalchemy import Connection, Dialect, types
-from sqlalchemy.dialects.postgresql import ENUM, INTERVAL
+from sqlalchemy.dialects.postgresql import INTERVAL
 from sqlalchemy.dialects.postgresql.base import PGDialect
 
 Convert: TypeAlias = Callable[[Any], Any] | None
@@ -28,6 +29,19 @@ _INTERVAL: Final = re.compile(
 
 def _unless_none(convert: Callable[[Any], Any]) -> Convert:
     return lambda value: None if value is None else convert(value)
+
+
+def _formatted(kind: type[Any], write: Callable[[Any], str]) -> Convert:
+    """Return a converter that refuses values of another type in SQLAlchemy's words, and without the value."""
+
+    def convert(value: Any) -> str | None:
+        if value is None:
+            return None
+        if not isinstance(value, kind):
+            raise TypeError(f"a column of this type only accepts Python {kind.__name__} objects as input.")
+        return write(value)
+
+    return convert
 
 
 class _Integer(types.Integer):
@@ -74,7 +88,7 @@ class _DateTime(types.DateTime):
     render_bind_cast = True
 
     def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002
-        return _unless_none(datetime.isoformat)
+        return _formatted(datetime, datetime.isoformat)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002
         return _unless_none(datetime.fromisoformat)
@@ -84,7 +98,7 @@ class _Date(types.Date):
     render_bind_cast = True
 
     def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002
-        return _unless_none(date.isoformat)
+        return _formatted(date, date.isoformat)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002
         return _unless_none(date.fromisoformat)
@@ -94,7 +108,7 @@ class _Time(types.Time):
     render_bind_cast = True
 
     def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002
-        return _unless_none(time.isoformat)
+        return _formatted(time, time.isoformat)
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002
         return _unless_none(time.fromisoformat)
@@ -103,9 +117,13 @@ class _Time(types.Time):
 class _Interval(INTERVAL):
     render_bind_cast = True
 
+    @classmethod
+    def adapt_emulated_to_native(cls, interval: Any, **_: Any) -> "_Interval":  # type: ignore[override]  # SQLAlchemy's own has these names
+        return cls(precision=interval.second_precision)
+
     def bind_processor(self, dialect: Dialect) -> Convert:  # noqa: ARG002
-        return _unless_none(
-            lambda value: f"{value.days} days {value.seconds}.{value.microseconds:06d} seconds"
+        return _formatted(
+            timedelta, lambda value: f"{value.days} days {value.seconds}.{value.microseconds:06d} seconds"
         )
 
     def result_processor(self, dialect: Dialect, coltype: object) -> Convert:  # noqa: ARG002
@@ -147,17 +165,13 @@ class _LargeBinary(types.LargeBinary):
         return _unless_none(bytes)
 
 
-class _Enum(ENUM):
-    render_bind_cast = True
-
-
 class _IntegerIndex(types.JSON.JSONIntIndexType):
-    __visit_name__ = "integer"
+    __visit_name__ = "json_int_index"
     render_bind_cast = True
 
 
 class _TextIndex(types.JSON.JSONStrIndexType):
-    __visit_name__ = "text"
+    __visit_name__ = "json_str_index"
     render_bind_cast = True
 
 
@@ -172,7 +186,6 @@ class TenantryPostgres(PGDialect):
         types.Boolean: _Boolean,
         types.Date: _Date,
         types.DateTime: _DateTime,
-        types.Enum: _Enum,
         types.Float: _Float,
         types.Integer: _Integer,
         types.Interval: _Interval,
