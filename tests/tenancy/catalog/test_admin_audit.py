@@ -2,6 +2,7 @@
 
 import asyncio
 import sqlite3
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 from unittest.mock import ANY
@@ -443,6 +444,26 @@ class TestChain:
         assert (found.is_intact, found.rows) == (True, 2 * calls)
         pids = {entry.tenant_id for entry in await registry.audit.list()}
         assert len(pids) == 2 * calls
+
+    async def test_four_processes_append(self, registry: TenantRegistry, other_settings: Settings):
+        """Rows of four processes at the same time have one order: each follows the row before it, and none is lost."""
+        calls, names = 20, ("a", "b", "c", "d")
+        with ExitStack() as stack:
+            others = [stack.enter_context(other_process(**other_settings)) for _ in names]
+            for name, other in zip(names, others, strict=True):
+                other.do("create", name)
+            for number in range(calls):
+                for name, other in zip(names, others, strict=True):
+                    other.begin("suspend" if number % 2 else "resume", name)
+            answers = await asyncio.to_thread(
+                lambda: [other.answer() for _ in range(calls) for other in others]
+            )
+        assert answers == ["ok"] * calls * len(names)
+        found = await registry.audit.verify()
+        assert (found.is_intact, found.rows) == (True, (calls + 1) * len(names))
+        entries = await registry.audit.list(limit=1000)
+        told = {name: [e.action for e in reversed(entries) if e.tenant_id == name] for name in names}
+        assert told == {key: ["create", *(["resume", "suspend"] * (calls // 2))] for key in names}
 
     async def test_it_survives_a_restart(self, config: RegistryConfig, catalog_database: CatalogDatabase):
         """The chain goes on where the last registry ended it."""
