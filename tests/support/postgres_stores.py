@@ -10,12 +10,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import psycopg
+
 from postgres_servers import Database
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.eventlog import EventLog
 from tenantry.postgres_config import PostgresConfig
 from tenantry.schemas.schema import Schema
+from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.storage.postgres.head import session_settings
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.pool import ConnectionPool
@@ -47,6 +50,38 @@ class Stores:
         return PostgresStore(
             options, schemas, connections=self.pool, copy=_no_copy, clock=SystemClock(), log=EventLog()
         )
+
+
+@asynccontextmanager
+async def connected(store: PostgresStore, *tables: str) -> AsyncIterator[PostgresStore]:
+    """Connect a store, with tables of a test's own."""
+    await store.connect()
+    try:
+        await store.migrate()
+        for table in tables:
+            assert await store.write([(run(table),)]) == [[None]]
+        yield store
+    finally:
+        await store.disconnect()
+
+
+def run(sql: str, *parameters: object, fetch: Fetch = Fetch.NONE) -> Statement:
+    """Return a statement."""
+    return Statement("test.run", sql, parameters, fetch)
+
+
+async def rows(store: PostgresStore, sql: str, *parameters: object) -> list[TupleRow]:
+    """Return what a query finds."""
+    (found,) = await store.read([run(sql, *parameters, fetch=Fetch.ALL)])
+    assert isinstance(found, list), found
+    return found
+
+
+async def admin(database: Database, sql: str) -> list[TupleRow]:
+    """Run a statement on a connection of its own, around a pooler; return its rows."""
+    async with await psycopg.AsyncConnection.connect(database.direct_url, autocommit=True) as connection:
+        cursor = await connection.execute(sql.encode())
+        return await cursor.fetchall() if cursor.description else []
 
 
 @asynccontextmanager

@@ -72,7 +72,8 @@ async def test_each_statement_has_one_result_in_order(dsn: str, *, is_prepared: 
         assert values(first) == [b"1", b"2", b"3", b"4", b"5", b"2", None]
         assert values(second) == [b"second"]
         assert pipeline.is_reusable
-    assert pipeline.has_prepared(b"SELECT 'second'") is is_prepared
+    assert pipeline.forget(b"SELECT 'second'") is is_prepared
+    assert await run(pipeline, "SELECT 'second'") == [b"second"]
     pipeline.close()
     assert not pipeline.is_reusable
 
@@ -111,9 +112,9 @@ async def test_prepared_statements_are_bounded(pipeline: Pipeline):
     (count,) = await run(pipeline, "SELECT count(*) FROM pg_prepared_statements")
     assert count is not None
     assert int(count) <= PREPARED_STATEMENTS_MAX
-    pipeline.forget_prepared()
+    pipeline.forget_all()
     assert await run(pipeline, "SELECT 1 / 0", "SELECT 'new'") == [b"22012", None]
-    pipeline.forget_prepared()
+    pipeline.forget_all()
     assert await run(pipeline, "SELECT 1/ 0", "SELECT 'new'") == [b"22012", None]
     assert await run(pipeline, "SELECT count(*) FROM pg_prepared_statements") == [b"2"]
 

@@ -18,6 +18,7 @@ from tenantry.errors import (
     StorageFullError,
     TransactionClosedError,
 )
+from tenantry.storage.postgres.pipeline import Pipeline
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -31,11 +32,13 @@ SCHEMA_MISSING: Final = frozenset(["42P01", "3F000"])
 """undefined_table and invalid_schema_name: in the guard, the tenant's schema was removed or renamed."""
 RUN_AGAIN: Final = frozenset(["40001", "40P01"])
 """serialization_failure and deadlock_detected: the transaction is rolled back, and may succeed if it runs again."""
-PREPARED_STALE: Final = frozenset(["0A000", "26000", "42804", "42883", "42P18"])
-"""The codes of a prepared statement that does not fit the tables any more, or that the server does not know.
+STATEMENT_UNKNOWN: Final = "26000"
+PREPARED_STALE: Final = frozenset([STATEMENT_UNKNOWN, "0A000", "22003", "22P02", "42804", "42883"])
+"""The codes of a prepared statement that the server does not know, or that may not fit the tables.
 
-A statement that was prepared in another tenant's schema keeps the types of its parameters. In a schema with a column of another type it
-fails with ``datatype_mismatch`` or ``undefined_function``.
+A prepared statement keeps the types of its parameters and columns. In the schema of a tenant with another version of the tables it can
+fail because a type differs (``datatype_mismatch``, ``undefined_function``), because a value does not fit the old type
+(``numeric_value_out_of_range``, ``invalid_text_representation``), or because the result has other columns (``feature_not_supported``).
 """
 TRANSACTION_TIMED_OUT: Final = frozenset(["25P03", "25P04"])
 """The server ends the connection with these codes if a transaction is open for too long."""
@@ -78,6 +81,16 @@ def map_error(result: "PGresult", doing: str) -> PersistenceError:
     if code == _LIMIT_EXCEEDED:
         message += ": PostgreSQL limits this, for example a text in an indexed column to 2704 bytes; nothing was written"
     return QueryError(message, code=code, is_transient=code in _TRANSIENT)
+
+
+def forget_stale(code: str, sql: bytes, pipeline: Pipeline) -> bool:
+    """Return whether a statement failed perhaps only because it was prepared for other tables; if so, it is prepared again."""
+    if code not in PREPARED_STALE:
+        return False
+    if code == STATEMENT_UNKNOWN:
+        pipeline.forget_all()
+        return True
+    return pipeline.forget(sql)
 
 
 def _field(result: "PGresult", field: int) -> str | None:

@@ -2,7 +2,7 @@
 
 The server reports a damaged page when it reads the page, if the cluster has checksums. So the quick check reads each table once. The
 thorough check also reads the large values outside the tables, and compares each B-tree index with its table if the extension ``amcheck``
-is installed in the database (https://www.postgresql.org/docs/current/amcheck.html).
+is installed in the database and the role may use it (https://www.postgresql.org/docs/current/amcheck.html).
 """
 
 from typing import TYPE_CHECKING, Any, Final
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final
 from tenantry.errors import DatabaseCorruptError
 from tenantry.storage.postgres.errors import SCHEMA_MISSING, code_of, map_error
 from tenantry.storage.postgres.head import Head
-from tenantry.storage.postgres.owner import Owner, quoted
+from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.pipeline import OK, Pipeline
 from tenantry.storage.postgres.values import load_rows
 
@@ -23,11 +23,13 @@ WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'tenantry_
 ORDER BY c.relname
 """
 _INDEXES: Final = b"""
-SELECT c.oid::bigint, e.extnamespace::regnamespace::text
-FROM pg_extension AS e, pg_class AS c
+SELECT c.oid::bigint, f.pronamespace::regnamespace::text
+FROM pg_extension AS e
+JOIN pg_proc AS f ON f.pronamespace = e.extnamespace AND f.proname = 'bt_index_check' AND f.pronargs = 2
+CROSS JOIN pg_class AS c
 JOIN pg_am AS a ON a.oid = c.relam AND a.amname = 'btree'
 JOIN pg_index AS i ON i.indexrelid = c.oid AND i.indisvalid
-WHERE e.extname = 'amcheck' AND c.relkind = 'i'
+WHERE e.extname = 'amcheck' AND has_function_privilege(f.oid, 'EXECUTE') AND c.relkind = 'i'
     AND c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'tenantry_owner'::regclass)
 ORDER BY c.oid
 """
@@ -61,7 +63,7 @@ async def check(
         read = "sum(octet_length(t::text))" if is_thorough else "count(*)"
         await _ask(owner, head, pipeline, f"SELECT {read} FROM ONLY {table} AS t".encode(), step_seconds_max)  # noqa: S608
     for index, namespace in indexes:
-        compare = f"SELECT {quoted(namespace)}.bt_index_check({index:d}::regclass, true)"
+        compare = f"SELECT {namespace}.bt_index_check({index:d}::regclass, true)"
         await _ask(owner, head, pipeline, compare.encode(), step_seconds_max)
 
 

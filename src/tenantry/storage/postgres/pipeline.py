@@ -184,15 +184,15 @@ class Pipeline:
         parts, self._parts = self._parts[:-1], [[]]
         return parts
 
-    def forget_prepared(self) -> None:
-        """Prepare all statements again before their next use, because a table's columns or a statement's type have changed."""
+    def forget(self, sql: bytes) -> bool:
+        """Prepare a statement again before its next use; return whether the statement was prepared."""
+        return self._prepared.pop(sql, None) is not None
+
+    def forget_all(self) -> None:
+        """Prepare all statements again before their next use."""
         self._prepared.clear()
         self._preparing.clear()
         self._is_deallocation_due = self._names > self._names_deallocated
-
-    def has_prepared(self, sql: bytes) -> bool:
-        """Return whether the statement is prepared on this connection."""
-        return sql in self._prepared
 
     @asynccontextmanager
     async def outside(self) -> AsyncIterator[psycopg.AsyncConnection]:
@@ -244,7 +244,7 @@ class Pipeline:
 
     def _prepare(self, sql: bytes) -> bytes:
         if self._names - self._names_deallocated >= PREPARED_STATEMENTS_MAX:
-            self.forget_prepared()
+            self.forget_all()
         if self._is_deallocation_due:
             self._is_deallocation_due = False
             self._pgconn.send_query_params(_DEALLOCATE_ALL, None)

@@ -6,16 +6,17 @@ again. If the connection is lost, the statements run again until the batch's dea
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tenantry.errors import CallTimeoutError, QueryError
 from tenantry.sql.statements import Statement
 from tenantry.storage.postgres.errors import (
-    PREPARED_STALE,
     READ_ONLY,
     RUN_AGAIN,
     SCHEMA_MISSING,
     code_of,
+    forget_stale,
     map_error,
 )
 from tenantry.storage.postgres.head import Head
@@ -32,6 +33,25 @@ if TYPE_CHECKING:
 
 _PAUSE_SECONDS = 0.01
 _HAS_OWNER = b"SELECT to_regclass('tenantry_owner') IS NOT NULL"
+
+
+@dataclass(slots=True)
+class _Batch:
+    """The statements of a batch that have no outcome yet, by their positions."""
+
+    todo: dict[int, Unit]
+    outcomes: dict[int, ReadOutcome]
+    deadline_seconds: float
+    has_forgotten: bool = False
+
+    def take(self, results: "Sequence[PGresult]") -> "PGresult | None":
+        """Set the outcomes up to the first failure, and return the failure."""
+        for (position, unit), result in zip([*self.todo.items()], results, strict=True):
+            if result.status not in OK:
+                return result
+            (self.outcomes[position],) = unit.results([result])
+            del self.todo[position]
+        return None
 
 
 class Reader:
@@ -51,65 +71,55 @@ class Reader:
             PersistenceConnectionError: The server cannot be reached.
             CallTimeoutError: The time was over.
         """
-        outcomes: dict[int, ReadOutcome] = {}
-        todo: dict[int, Unit] = {}
+        batch = _Batch({}, {}, asyncio.get_running_loop().time() + self._timeout_seconds)
         for position, statement in enumerate(statements):
             try:
-                todo[position] = make_unit((statement,))
+                batch.todo[position] = make_unit((statement,))
             except QueryError as error:
-                outcomes[position] = error
-        deadline_seconds = asyncio.get_running_loop().time() + self._timeout_seconds
-        while todo:
-            left_seconds = deadline_seconds - asyncio.get_running_loop().time()
-            if left_seconds <= 0:
-                raise self._timed_out()
+                batch.outcomes[position] = error
+        while batch.todo:
             try:
                 async with self._connections.connection(
-                    self._owner.uid, timeout_seconds=left_seconds
+                    self._owner.uid, timeout_seconds=self._left_seconds(batch)
                 ) as pipeline:
-                    await self._read(todo, outcomes, pipeline, deadline_seconds)
+                    while batch.todo:
+                        await self._read(batch, pipeline)
             except ConnectionLostError:
                 await asyncio.sleep(_PAUSE_SECONDS)
-        return [outcomes[position] for position in range(len(statements))]
+        return [batch.outcomes[position] for position in range(len(statements))]
 
-    async def _read(
-        self,
-        todo: dict[int, Unit],
-        outcomes: dict[int, ReadOutcome],
-        pipeline: Pipeline,
-        deadline_seconds: float,
-    ) -> None:
-        has_forgotten = False
-        while todo:
-            left_seconds = deadline_seconds - asyncio.get_running_loop().time()
-            if left_seconds <= 0:
-                raise self._timed_out()
-            self._head.begin_read(pipeline)
-            for unit in todo.values():
-                unit.send(pipeline)
-            pipeline.sync()
-            ((head, *results),) = await pipeline.results(left_seconds)
-            if head.status not in OK:
-                raise map_error(head, "cannot begin to read")
-            for (position, unit), result in zip([*todo.items()], results, strict=False):
-                if result.status in OK:
-                    (outcomes[position],) = unit.results([result])
-                    del todo[position]
-                    continue
-                code = code_of(result)
-                if (
-                    code in PREPARED_STALE
-                    and not has_forgotten
-                    and pipeline.has_prepared(unit.commands[0].sql)
-                ):
-                    has_forgotten = True
-                    pipeline.forget_prepared()
-                elif code not in RUN_AGAIN:
-                    if code in SCHEMA_MISSING:
-                        await self._check_owned(pipeline, left_seconds)
-                    outcomes[position] = self._failed(unit, result)
-                    del todo[position]
-                break
+    async def _read(self, batch: _Batch, pipeline: Pipeline) -> None:
+        left_seconds = self._left_seconds(batch)
+        self._head.begin_read(pipeline)
+        for unit in batch.todo.values():
+            unit.send(pipeline)
+        pipeline.sync()
+        ((head, *results),) = await pipeline.results(left_seconds)
+        if head.status not in OK:
+            raise map_error(head, "cannot begin to read")
+        failed = batch.take(results)
+        if failed is None:
+            return
+        position, unit = next(iter(batch.todo.items()))
+        code = code_of(failed)
+        if not batch.has_forgotten and forget_stale(code, unit.commands[0].sql, pipeline):
+            batch.has_forgotten = True
+        elif code not in RUN_AGAIN:
+            if code in SCHEMA_MISSING:
+                await self._check_owned(pipeline, left_seconds)
+            batch.outcomes[position] = self._failed(unit, failed)
+            del batch.todo[position]
+
+    def _left_seconds(self, batch: _Batch) -> float:
+        left_seconds = batch.deadline_seconds - asyncio.get_running_loop().time()
+        if left_seconds <= 0:
+            raise CallTimeoutError(
+                f"the database did not answer within {self._timeout_seconds:g} s",
+                tenant_id=self._owner.tenant_id,
+                timeout_seconds=self._timeout_seconds,
+                was_started=True,
+            )
+        return left_seconds
 
     async def _check_owned(self, pipeline: Pipeline, timeout_seconds: float) -> None:
         """Raise if the schema was removed, which looks like a missing table."""
@@ -127,11 +137,3 @@ class Reader:
                 f"{name} writes, but was passed to read(): nothing was written; use write()", code=code
             )
         return map_error(result, name)  # type: ignore[return-value]
-
-    def _timed_out(self) -> CallTimeoutError:
-        return CallTimeoutError(
-            f"the database did not answer within {self._timeout_seconds:g} s",
-            tenant_id=self._owner.tenant_id,
-            timeout_seconds=self._timeout_seconds,
-            was_started=True,
-        )

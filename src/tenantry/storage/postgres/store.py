@@ -12,6 +12,7 @@ import anyio
 
 from tenantry import events
 from tenantry.errors import (
+    CallTimeoutError,
     PersistenceConnectionError,
     QueryError,
     SnapshotError,
@@ -265,9 +266,22 @@ class PostgresStore:
         try:
             self.check_connected()
             transaction = await self._retried(self._begin)
+        except (ConnectionLostError, QueryError) as error:
+            self._writing.release()
+            if not _is_temporary(error):
+                raise
+            raise CallTimeoutError(
+                f"the database did not begin a transaction within {self._timeout_seconds:g} s, which had no effect: {error}",
+                tenant_id=self._owner.tenant_id,
+                timeout_seconds=self._timeout_seconds,
+                was_started=False,
+            ) from error
         except BaseException:
             self._writing.release()
             raise
+        if not self._is_connected:
+            await transaction.rollback()
+            self.check_connected()
         self._transaction = transaction
         return transaction
 
@@ -384,10 +398,13 @@ class PostgresStore:
             try:
                 return await attempt(max(deadline_seconds - now(), _PAUSE_SECONDS))
             except (ConnectionLostError, QueryError) as error:
-                is_temporary = isinstance(error, ConnectionLostError) or error.is_transient
-                if not is_temporary or now() + _PAUSE_SECONDS >= deadline_seconds:
+                if not _is_temporary(error) or now() + _PAUSE_SECONDS >= deadline_seconds:
                     raise
                 await asyncio.sleep(_PAUSE_SECONDS)
 
     def _pending(self, applied: Sequence[AppliedMigration]) -> tuple["Migration", ...]:
         return plan_migrations(self._schemas, DIALECT, applied, len(applied))
+
+
+def _is_temporary(error: ConnectionLostError | QueryError) -> bool:
+    return isinstance(error, ConnectionLostError) or error.is_transient

@@ -15,7 +15,7 @@ from tenantry.errors import (
     TransactionClosedError,
 )
 from tenantry.sql.statements import Statement
-from tenantry.storage.postgres.errors import PREPARED_STALE, READ_ONLY, code_of, map_error
+from tenantry.storage.postgres.errors import READ_ONLY, code_of, forget_stale, map_error
 from tenantry.storage.postgres.head import Mark
 from tenantry.storage.postgres.keys import encode, found_outcome, send_find, send_keep
 from tenantry.storage.postgres.lost_connection import ConnectionLostError
@@ -167,10 +167,10 @@ class PostgresTransaction:
         if failed is None:
             return results
         await self._undo()
-        if code_of(failed) in PREPARED_STALE and any(
-            self._pipeline.has_prepared(command.sql) for command in unit.commands
+        index = results.index(failed) - len(before)
+        if 0 <= index < len(unit.commands) and forget_stale(
+            code_of(failed), unit.commands[index].sql, self._pipeline
         ):
-            self._pipeline.forget_prepared()
             results = await self._run(before, unit, after)
             if _first_failure(results) is not None:
                 await self._undo()

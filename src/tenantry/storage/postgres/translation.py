@@ -18,6 +18,7 @@ from functools import lru_cache
 from typing import Final, NamedTuple
 
 from tenantry.errors import QueryError
+from tenantry.sql.tokens import POSTGRES_QUOTED, POSTGRES_WORD
 
 DIALECT: Final = "postgres"
 PLACEHOLDERS_MAX: Final = 65_535
@@ -25,21 +26,9 @@ PLACEHOLDERS_MAX: Final = 65_535
 
 _TEXTS_MAX: Final = 4096
 _TOKEN: Final = re.compile(
-    r"""
-    (?P<line>--[^\n]*)
-    | (?P<comment>/\*)
-    | (?P<quoted>
-        [eE]'(?:[^'\\]|''|\\.)*(?:'|\Z)
-        | '(?:[^']|'')*(?:'|\Z)
-        | (?P<tag>\$(?:[^\W\d]\w*)?\$).*?(?:(?P=tag)|\Z)
-      )
-    | (?P<name>"(?:[^"]|"")*(?:"|\Z))
-    | (?P<word>[^\W\d][\w$]*)
-    | (?P<number>\d[\w.]*)
-    | (?P<placeholder>\?[0-9]*)
-    | \S
-    """,
-    re.DOTALL | re.VERBOSE,
+    rf"(?P<line>--[^\n]*)|(?P<comment>/\*)|(?P<word>(?![eE]'){POSTGRES_WORD})|(?P<quoted>{POSTGRES_QUOTED})"
+    r"|(?P<number>\d[\w.]*)|(?P<placeholder>\?[0-9]*)|\S",
+    re.DOTALL,
 )
 _COMMENT_MARK: Final = re.compile(r"/\*|\*/")
 
@@ -130,6 +119,11 @@ class _Words:
                 self.outermost.add(word)
         self._before = word
 
+    def add_quoted(self, text: str) -> None:
+        if text.startswith('"'):
+            self.names.add(text[1:-1].lower())
+        self._before = "'"
+
     def add_other(self, text: str) -> None:
         self._depth += (text == "(") - (text == ")")
         self._before = text
@@ -150,9 +144,8 @@ def translate(sql: str) -> Translation:
             position = _end_of_comment(sql, position)
         elif token["word"] is not None:
             words.add_word(token[0])
-        elif token["name"] is not None:
-            words.names.add(token[0][1:-1].lower())
-            words.add_other(token[0])
+        elif token["quoted"] is not None:
+            words.add_quoted(token[0])
         elif token["placeholder"] is not None:
             # A plain question mark gets the largest number so far, plus one, as in SQLite.
             number = int(token[0][1:] or count + 1)

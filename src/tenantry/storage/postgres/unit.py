@@ -63,8 +63,8 @@ def make_unit(request: Request) -> Unit:
     for statement in request:
         try:
             command, bytes_of_command = _command(statement)
-        except QueryError as error:
-            raise QueryError(f"{statement.name}: {error}", code=error.code) from error
+        except Exception as error:  # any error of a caller's parameters fails only that caller
+            raise QueryError(f"{statement.name}: {error}", code=getattr(error, "code", None)) from error
         commands.append(command)
         size_bytes += bytes_of_command
     return Unit(request, commands, size_bytes)

@@ -31,6 +31,7 @@ from tenantry.storage.postgres.errors import (
     RUN_AGAIN,
     SCHEMA_MISSING,
     code_of,
+    forget_stale,
     map_error,
 )
 from tenantry.storage.postgres.head import GUARDED_COMMANDS, Head
@@ -262,12 +263,10 @@ class Writer:
         code = code_of(failure.result)
         if code in RUN_AGAIN:
             return True
-        if code in PREPARED_STALE and failure.sql is not None and not piece.has_forgotten:
-            piece.has_forgotten = pipeline.has_prepared(failure.sql)
-            if piece.has_forgotten:
-                pipeline.forget_prepared()
-            return piece.has_forgotten
-        return False
+        if failure.sql is None or piece.has_forgotten:
+            return False
+        piece.has_forgotten = forget_stale(code, failure.sql, pipeline)
+        return piece.has_forgotten
 
     def guard_error(self, result: "PGresult", pipeline: Pipeline) -> TenantryError:
         """Return the error of a transaction whose guard failed; a temporary error is transient. A connection to a replica is closed."""
@@ -277,7 +276,7 @@ class Writer:
         if code == READ_ONLY:
             pipeline.close()  # the primary has become a replica: a new connection goes to the new primary
         elif code in PREPARED_STALE:
-            pipeline.forget_prepared()
+            pipeline.forget_all()
         return map_error(result, "cannot begin to write")
 
     def _take_guard_failure(self, piece: Piece, result: "PGresult", pipeline: Pipeline) -> None:
