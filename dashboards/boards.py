@@ -23,9 +23,7 @@ from dashboards.panels import (
     text_variable,
 )
 
-FAULTS: Final = (
-    "connection|corrupt|error|malformed|migration|owned_elsewhere|pool_exhausted|quarantined|snapshot|timeout"
-)
+FAULTS: Final = "connection|corrupt|error|malformed|migration|owned_elsewhere|pool_exhausted|quarantined|result_lost|snapshot|timeout"
 """Outcomes that are the service's fault, not the caller's and not a limit that somebody set.
 
 `quarantined` too, even if an operator quarantined the tenant: its customers are not served.
@@ -42,6 +40,8 @@ _FAILED: Final = f'outcome=~"{FAULTS}"'
 _COUNTED: Final = f'outcome=~"ok|{FAULTS}"'
 _SERVED: Final = 'outcome=~"ok|timeout"'
 """Calls whose time is shown: refusals are over at once, and many of them would make all calls look quick."""
+_BACKEND: Final = 'backend=~"$backend"'
+"""The back ends that were chosen above a dashboard."""
 _WRITES: Final = f'channel="write",{_SERVED}'
 _QUICK_WRITES: Final = f'{_WRITES},le="{SLOW_SECONDS:g}"'
 
@@ -308,7 +308,7 @@ POOL: Final = Board(
             "Tenants opened",
             "By outcome.",
             "ops",
-            Query(rate("tenantry_open_duration_seconds_count", "outcome"), "{{outcome}}"),
+            Query(rate("tenantry_open_duration_seconds_count", "outcome", _BACKEND), "{{outcome}}"),
         ),
         chart(
             "Tenants closed",
@@ -338,14 +338,14 @@ POOL: Final = Board(
             "Opening a tenant",
             "From the pool's decision to the first call, migrations included.",
             "s",
-            *quantiles("tenantry_open_duration_seconds", where=_OK),
+            *quantiles("tenantry_open_duration_seconds", where=f"{_OK},{_BACKEND}"),
             has_exemplars=True,
         ),
         chart(
             "Connecting a store",
-            "The part of opening that is files and locks.",
+            "The part of opening that is files and locks, or a question to the server.",
             "s",
-            *quantiles("tenantry_connect_duration_seconds", "outcome"),
+            *quantiles("tenantry_connect_duration_seconds", "outcome", _BACKEND),
         ),
         row("Writer and readers"),
         chart(
@@ -364,26 +364,26 @@ POOL: Final = Board(
             "Time in the mailbox",
             "From the call to the start of its batch.",
             "s",
-            *quantiles("tenantry_queue_wait_duration_seconds", "channel"),
+            *quantiles("tenantry_queue_wait_duration_seconds", "channel", _BACKEND),
             has_exemplars=True,
         ),
         chart(
             "Batches",
             "Transactions of writers, and read transactions of readers.",
             "ops",
-            Query(rate("tenantry_batch_duration_seconds_count", "channel"), "{{channel}}"),
+            Query(rate("tenantry_batch_duration_seconds_count", "channel", _BACKEND), "{{channel}}"),
         ),
         chart(
             "Calls in a batch",
             "The mean: they share one commit. It grows by itself when the disk is slow.",
             "none",
-            Query(mean("tenantry_batch_requests", "channel"), "{{channel}}"),
+            Query(mean("tenantry_batch_requests", "channel", _BACKEND), "{{channel}}"),
         ),
         chart(
             "How long a batch takes",
-            "A write's with its commit: this is the disk.",
+            "A write's with its commit: this is the disk, or the server and the network.",
             "s",
-            *quantiles("tenantry_batch_duration_seconds", "channel"),
+            *quantiles("tenantry_batch_duration_seconds", "channel", _BACKEND),
             has_exemplars=True,
         ),
         chart(
@@ -406,7 +406,44 @@ POOL: Final = Board(
             Query("min by (instance) (tenantry_disk_free_bytes{$here})", "{{instance}} free"),
             Query("max by (instance) (tenantry_disk_size_bytes{$here})", "{{instance}} size"),
         ),
+        row("Database servers"),
+        chart(
+            "Connections",
+            "Of each process to each database server: in use, idle, and how many there may be.",
+            "none",
+            Query(
+                f"sum by (backend, state) (tenantry_database_connections{{$here,{_BACKEND}}})",
+                "{{backend}} {{state}}",
+            ),
+            Query(
+                f"sum by (backend) (tenantry_database_capacity_connections{{$here,{_BACKEND}}})",
+                "{{backend}} at most",
+            ),
+        ),
+        chart(
+            "Calls that wait for a connection",
+            "Lasting waiters: raise tenantry_connections_max in the URL of the database, or look for long transactions.",
+            "none",
+            Query(
+                f"sum by (backend, instance) (tenantry_database_waiters{{$here,{_BACKEND}}})",
+                "{{backend}} {{instance}}",
+            ),
+        ),
+        chart(
+            "Connections opened and ended",
+            "Opened or failed; ended because they broke, or recycled because of their age or their tenants.",
+            "ops",
+            Query(
+                rate("tenantry_database_connects_total", "backend, outcome", _BACKEND),
+                "{{backend}} opened {{outcome}}",
+            ),
+            Query(
+                rate("tenantry_database_disconnects_total", "backend, reason", _BACKEND),
+                "{{backend}} ended {{reason}}",
+            ),
+        ),
     ],
+    [many(query_variable("backend", "Back end", 'tenantry_batch_duration_seconds_count{job="$job"}'))],
 )
 
 FLEET: Final = Board(

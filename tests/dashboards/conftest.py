@@ -5,12 +5,16 @@ from collections.abc import Iterator
 import pytest
 
 from monitoring import Prometheus, Service, busy_service, eventually, prometheus
+from postgres_servers import PostgresServer
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def service(tmp_path_factory: pytest.TempPathFactory, postgres_server: PostgresServer) -> Iterator[Service]:
     """The service under load."""
-    with busy_service(tmp_path_factory.mktemp("service")) as running:
+    with (
+        postgres_server.database() as database,
+        busy_service(tmp_path_factory.mktemp("service"), database.url) as running,
+    ):
         yield running
 
 

@@ -40,12 +40,14 @@ NO_FAULTS = frozenset(
         "key_refused",
         "no_tenant",
         "not_found",
+        "not_movable",
         "overloaded",
         "rate_limited",
         "revision",
         "state",
         "suspended",
         "transaction_closed",
+        "unsupported",
     ]
 )
 

@@ -1,4 +1,6 @@
-"""A service under load, in which everything happens that a metric tells of. A program: ``busy_service.py DATA_DIR``.
+"""A service under load, in which everything happens that a metric tells of. A program: ``busy_service.py DATA_DIR DATABASE_URL``.
+
+With ``DATABASE_URL`` one of its tenants is in a PostgreSQL database, the back end ``east``.
 
 It prints its port and, when everything has happened at least once, ``busy``; it ends with SIGTERM.
 """
@@ -36,10 +38,15 @@ CALLS_IN_FLIGHT_MAX: Final = 4
 CERTIFICATE_ENDS_AT_SECONDS: Final = 2e9
 
 
-async def main(data_dir: Path) -> None:
+async def main(data_dir: Path, database_url: str) -> None:
     """Serve, and keep busy until told to end."""
     configure_logging("info")
-    config = RegistryConfig(data_dir=data_dir, open_tenants_max=PLACES, snapshot_interval_seconds=86_400)
+    config = RegistryConfig(
+        data_dir=data_dir,
+        databases={"east": database_url},
+        open_tenants_max=PLACES,
+        snapshot_interval_seconds=86_400,
+    )
     registry = TenantRegistry(config)
     export_metrics(registry, REGISTRY)
     # As of a service that encrypts.
@@ -66,6 +73,7 @@ async def _create(registry: TenantRegistry, data_dir: Path) -> list[Company]:
     names = [f"busy-{n}" for n in range(BUSY)] + [f"quiet-{n}" for n in range(QUIET)]
     for name in (*names, "operated", "flooded", "full", "newer", "damaged"):
         await registry.create(name)
+    await registry.create("elsewhere", backend="east")
     await registry.update("flooded", limits=TenantLimits(calls_in_flight_max=CALLS_IN_FLIGHT_MAX))
     await registry.update("full", limits=TenantLimits(database_bytes_max=BYTES_MAX))
     await registry.quarantine("damaged", reason="for a look")
@@ -98,6 +106,7 @@ async def _operate(registry: TenantRegistry) -> None:
         await _fails(registry.tenant("newer").tasks.get("none"))
         message = _message("again")
         await registry.tenant("operated").messages.save(message)
+        await registry.tenant("elsewhere").messages.save(_message("on a server"))
         await _fails(registry.tenant("operated").messages.save(message))
         await _fails(registry.tenant("full").messages.save(_message("x" * BYTES_MAX)))
         flood = registry.tenant("flooded").messages
@@ -135,4 +144,4 @@ def _message(content: str) -> Message:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), sys.argv[2]))

@@ -22,7 +22,7 @@ VARIABLES = {
     "$job": "tenantry",
     "$instance": ".*",
 }
-VARIABLES |= {"$operation": ".*"}
+VARIABLES |= {"$operation": ".*", "$backend": ".*"}
 
 
 def board(path: Path) -> dict[str, Any]:

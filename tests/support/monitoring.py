@@ -61,14 +61,14 @@ class Prometheus:
 
 
 @contextmanager
-def busy_service(directory: Path) -> Iterator[Service]:
+def busy_service(directory: Path, database_url: str) -> Iterator[Service]:
     """Run ``busy_service.py`` until the end of the block; everything has happened when it begins."""
     paths = [str(Path(tenantry.__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
     log = directory / "service.log"
     with (
         log.open("w") as errors,
         subprocess.Popen(
-            [sys.executable, _BUSY_SERVICE, directory / "data"],
+            [sys.executable, _BUSY_SERVICE, directory / "data", database_url],
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,

@@ -7,7 +7,7 @@ and appear only in OpenMetrics exemplars.
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -27,6 +27,7 @@ from tenantry.events import (
     StoreMigrated,
     TenantOpened,
 )
+from tenantry.storage.protocol import ConnectionCounts
 from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.statistics import RegistryStatistics
 
@@ -291,6 +292,7 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
         ),
         statistics.unfinished_operations,
     )
+    yield from _connection_families(statistics.connections)
     yield GaugeMetricFamily(
         "tenantry_clock_held_seconds",
         "The remaining time without deletions by age, after the machine's clock leapt.",
@@ -306,6 +308,41 @@ def _state_families(statistics: RegistryStatistics) -> Iterable[Metric]:
         "The interval between a tenant's scheduled snapshots; no sample without a schedule.",
         statistics.snapshot_interval_seconds,
     )
+
+
+def _connection_families(connections: Mapping[str, ConnectionCounts]) -> Iterable[Metric]:
+    """Return the metrics of the connections to database servers; without a server they have no samples."""
+    open_now = GaugeMetricFamily(
+        "tenantry_database_connections",
+        "Connections to the database server: in_use or idle.",
+        labels=("backend", "state"),
+    )
+    capacity = GaugeMetricFamily(
+        "tenantry_database_capacity_connections",
+        "Connections that this process may open to the database server.",
+        labels=("backend",),
+    )
+    waiters = GaugeMetricFamily(
+        "tenantry_database_waiters", "Calls that wait for a connection.", labels=("backend",)
+    )
+    opened = CounterMetricFamily(
+        "tenantry_database_connects", "Connections opened, by outcome.", labels=("backend", "outcome")
+    )
+    ended = CounterMetricFamily(
+        "tenantry_database_disconnects",
+        "Connections that ended: broken, or recycled because of their age or their tenants.",
+        labels=("backend", "reason"),
+    )
+    for backend, counts in connections.items():
+        open_now.add_metric((backend, "in_use"), counts.in_use)
+        open_now.add_metric((backend, "idle"), counts.idle)
+        capacity.add_metric((backend,), counts.connections_max)
+        waiters.add_metric((backend,), counts.waiting)
+        opened.add_metric((backend, "ok"), counts.opened_total)
+        opened.add_metric((backend, "failed"), counts.failed_total)
+        ended.add_metric((backend, "broken"), counts.broken_total)
+        ended.add_metric((backend, "recycled"), counts.recycled_total)
+    yield from (open_now, capacity, waiters, opened, ended)
 
 
 def _optional(name: str, documentation: str, value: float | None) -> Metric:

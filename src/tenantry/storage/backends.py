@@ -10,7 +10,7 @@ from tenantry.config import SQLITE, RegistryConfig, database_variable
 from tenantry.errors import BackendNotConfiguredError, SettingsError, TenantryError, UnsupportedByBackend
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
-from tenantry.storage.protocol import Backend, BackendReport, Capability, Place
+from tenantry.storage.protocol import Backend, BackendReport, Capability, ConnectionCounts, Place
 from tenantry.storage.sqlite.backend import SQLiteBackend
 
 
@@ -85,6 +85,11 @@ class Backends:
         if Capability.SHARED in backend.capabilities:
             async with backend.exclusive(place):
                 pass  # to be exclusive is to fence off the others
+
+    def connections(self) -> dict[str, ConnectionCounts]:
+        """Return the numbers of connections to each database server, by the name of the back end, without I/O."""
+        counted = ((backend.name, backend.connections()) for backend in self)
+        return {name: counts for name, counts in counted if counts is not None}
 
     async def reports(self) -> Sequence[AskedBackend]:
         """Ask each back end for its report, the default one first. A server that cannot be asked does not hide the others."""

@@ -268,6 +268,30 @@ class Place(NamedTuple):
     location: str
 
 
+class ConnectionCounts(NamedTuple):
+    """The connections of one back end to its database server.
+
+    Attributes:
+        connections_max: The largest number of connections for calls.
+        in_use: The number of connections that calls use. A call may be opening its connection.
+        idle: The number of open connections that no call uses.
+        waiting: The number of calls that wait for a connection.
+        opened_total: The number of connections that were opened.
+        failed_total: The number of attempts to open a connection that failed.
+        broken_total: The number of connections that broke.
+        recycled_total: The number of connections that ended because of their age or their tenants.
+    """
+
+    connections_max: int
+    in_use: int
+    idle: int
+    waiting: int
+    opened_total: int
+    failed_total: int
+    broken_total: int
+    recycled_total: int
+
+
 class LockTakenError(Exception):
     """Another process or registry holds the lock."""
 
@@ -529,6 +553,9 @@ class Backend(Protocol):
 
     def replica(self, place: Place) -> Replica:
         """Return a database that `adopt` has created as the replica of a move; see `tenantry.storage.moves`."""
+
+    def connections(self) -> ConnectionCounts | None:
+        """Return the numbers of connections to the server, without I/O; None if the database has no server."""
 
     async def identity(self) -> str | None:
         """Return an id of the database that its copies do not have; None if files in the data directory are the database.

@@ -239,6 +239,7 @@ class TenantRegistry(OperatorAPI):
             disk=parts.periodic_tasks.disk,
             snapshot_interval_seconds=parts.config.snapshot_interval_seconds,
             unfinished_operations=parts.runner.unfinished(),
+            connections=parts.backends.connections(),
             clock_held_seconds=parts.watch.held_seconds,
         )
 

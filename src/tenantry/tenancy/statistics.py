@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from tenantry.lifecycle import TenantState
+from tenantry.storage.protocol import ConnectionCounts
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.pool import ActorPool, PoolStatistics
 from tenantry.tenancy.data_directory import DiskSpace
@@ -21,6 +22,7 @@ class RegistryStatistics:
         disk: The size and free space of the disk, at most `CHORES_INTERVAL_SECONDS` old; None before the first measurement.
         snapshot_interval_seconds: The interval of each tenant's scheduled snapshots; None without a schedule.
         unfinished_operations: The number of tenants with a lifecycle operation that cannot be finished for now, by action.
+        connections: The connections to each database server, by the name of its back end.
         clock_held_seconds: The remaining time for which no old data is deleted after a jump of the clock; 0 without a jump.
     """
 
@@ -32,6 +34,7 @@ class RegistryStatistics:
     disk: DiskSpace | None
     snapshot_interval_seconds: float | None
     unfinished_operations: dict[str, int]
+    connections: dict[str, ConnectionCounts]
     clock_held_seconds: float
 
 

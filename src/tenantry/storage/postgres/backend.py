@@ -41,7 +41,14 @@ from tenantry.storage.postgres.startup_checks import check_database
 from tenantry.storage.postgres.store import PostgresStore, PostgresStoreOptions
 from tenantry.storage.postgres.tables import quoted
 from tenantry.storage.postgres.translation import DIALECT
-from tenantry.storage.protocol import BackendReport, Capability, ClosedDatabase, Place, RestorePoints
+from tenantry.storage.protocol import (
+    BackendReport,
+    Capability,
+    ClosedDatabase,
+    ConnectionCounts,
+    Place,
+    RestorePoints,
+)
 from tenantry.threads import run_in_thread
 
 CATALOG_UID: Final = "catalog"
@@ -224,6 +231,10 @@ class PostgresBackend:
     def replica(self, place: Place) -> PostgresReplica:
         """Return the schema at the place as the replica of a move; see `Backend.replica`."""
         return PostgresReplica(self._tools, place.location)
+
+    def connections(self) -> ConnectionCounts:
+        """Return the counts of the pool that all stores share; see `Backend.connections`."""
+        return self._pool.counts()
 
     async def identity(self) -> str | None:
         """Return a digest of the cluster's, the database's and the catalog's own numbers; see `Backend.identity`.

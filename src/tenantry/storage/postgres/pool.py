@@ -18,13 +18,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Final, NamedTuple, Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 from tenantry.errors import PersistenceConnectionError
 from tenantry.postgres_config import PostgresConfig
 from tenantry.storage.postgres.connecting import connect
 from tenantry.storage.postgres.pipeline import Pipeline
 from tenantry.storage.postgres.settings import connection_parameters
+from tenantry.storage.protocol import ConnectionCounts
 
 FIRST_PAUSE_SECONDS: Final = 0.05
 PAUSE_SECONDS_MAX: Final = 1.0
@@ -33,30 +34,6 @@ AGE_JITTER: Final = 0.1
 
 Connect: TypeAlias = Callable[[float], Awaitable[Pipeline]]
 """Opens a connection within a number of seconds. Raises PersistenceConnectionError."""
-
-
-class PoolCounts(NamedTuple):
-    """The connections of a pool.
-
-    Attributes:
-        connections_max: The largest number of connections.
-        in_use: The number of places that callers have. A caller may be opening its connection.
-        idle: The number of open connections that nobody uses.
-        waiting: The number of callers that wait for a place.
-        opened_total: The number of connections that were opened.
-        failed_total: The number of attempts to open a connection that failed.
-        broken_total: The number of connections that broke.
-        recycled_total: The number of connections that ended because of their age or their tenants.
-    """
-
-    connections_max: int
-    in_use: int
-    idle: int
-    waiting: int
-    opened_total: int
-    failed_total: int
-    broken_total: int
-    recycled_total: int
 
 
 class _Connection:
@@ -128,9 +105,9 @@ class ConnectionPool:
             f"{counts.waiting} waiting>"
         )
 
-    def counts(self) -> PoolCounts:
+    def counts(self) -> ConnectionCounts:
         """Return the numbers of connections and callers."""
-        return PoolCounts(
+        return ConnectionCounts(
             connections_max=self._connections_max,
             in_use=self._places_taken,
             idle=sum(one.pipeline.is_open for one in self._idle),

@@ -227,6 +227,9 @@ class SQLiteBackend:
         """Return the file at the place as the replica of a move; see `Backend.replica`."""
         return SQLiteReplica(self._paths(place).database, self._schemas)
 
+    def connections(self) -> None:
+        """Return None: files have no server; see `Backend.connections`."""
+
     async def identity(self) -> None:
         """Return None: the data directory has an identity of its own; see `Backend.identity`."""
 
