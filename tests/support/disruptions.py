@@ -42,6 +42,13 @@ class Verdict(NamedTuple):
     errors: Sequence[BaseException]
 
 
+def check(verdict: Verdict) -> None:
+    """Raise unless every row was acknowledged, and is stored once."""
+    assert [*verdict.errors][:3] == []
+    assert verdict[1:4] == (0, 0, 0)
+    assert verdict.acknowledged > 0
+
+
 class Load:
     """Callers that write rows, each caller in its order and one batch after the other.
 

@@ -98,13 +98,6 @@ def database(server: PostgresProcess) -> Iterator[Database]:
         yield made
 
 
-def assert_nothing_happened(verdict: Verdict) -> None:
-    """Raise unless every row was acknowledged, and is stored once."""
-    assert [*verdict.errors][:3] == []
-    assert verdict[1:4] == (0, 0, 0)
-    assert verdict.acknowledged > 0
-
-
 class BlindMarks(Marks):
     """A store that guesses what became of a lost commit, as one without marks has to."""
 
@@ -146,7 +139,7 @@ async def behind_a_lossy_proxy(database: Database) -> AsyncIterator[tuple[Tenant
 async def test_answers_that_are_lost(postgres_database: Database):
     """A commit whose answer was lost is found by its mark, and answered."""
     async with behind_a_lossy_proxy(postgres_database) as (written, proxy):
-        assert_nothing_happened(await lose_answers(written, proxy, 10))
+        disruptions.check(await lose_answers(written, proxy, 10))
 
 
 async def test_answers_that_are_lost_without_marks(postgres_database: Database):
@@ -183,7 +176,7 @@ async def disrupt(server: PostgresProcess, database: Database, *, times: int) ->
                 await load.progress()
                 pauses[kind] = max(pauses[kind], load.longest_pause_seconds)
         verdict = load.verdict(written.stored())
-    assert_nothing_happened(verdict)
+    disruptions.check(verdict)
     print(  # noqa: T201  # the figures of a soak
         f"{5 * times} disruptions, {verdict.acknowledged} rows, longest pauses in seconds: {pauses}"
     )
@@ -226,7 +219,7 @@ async def test_failover():
                     await load.progress(10)
                 written.database = Database(both.url, url_of(replica))
                 verdict = load.verdict(written.stored())
-    assert_nothing_happened(verdict)
+    disruptions.check(verdict)
     print(  # noqa: T201  # the figures of a soak
         f"failover, {verdict.acknowledged} rows, longest pause in seconds: {load.longest_pause_seconds:.2f}"
     )
@@ -268,4 +261,4 @@ async def test_a_holder_that_is_killed(postgres_database: Database):
             async with load.running():
                 holder.send_signal(signal.SIGKILL)
                 await load.progress()
-        assert_nothing_happened(load.verdict(written.stored()))
+        disruptions.check(load.verdict(written.stored()))

@@ -8,6 +8,7 @@ wait for the network has a deadline and ends when the caller is cancelled; the c
 """
 
 import asyncio
+import select
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -25,6 +26,7 @@ from tenantry.errors import (
     StorageFullError,
 )
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
+from tenantry.storage.postgres.pool import FIRST_PAUSE_SECONDS, PAUSE_SECONDS_MAX
 from tenantry.storage.postgres.settings import connection_parameters
 from tenantry.threads import check_cancelled, run_in_thread
 
@@ -105,7 +107,7 @@ class ThreadConnections:
         try:
             connection = self._idle_one()
             if connection is None:
-                connection = await run_in_thread(self._connect)
+                connection = await self._open_one()
             connection.stalled_seconds_max = self._stalled_seconds_max
             try:
                 yield connection
@@ -147,13 +149,24 @@ class ThreadConnections:
         """Return an idle connection that the server has not closed."""
         while self._idle:
             connection = self._idle.pop()
-            try:
-                connection.pgconn.consume_input()  # reads what has arrived, without waiting
-            except psycopg.Error:
-                connection.close()
-            else:
+            if not _has_ended(connection):
                 return connection
+            connection.close()
         return None
+
+    async def _open_one(self) -> ThreadConnection:
+        """Open a connection; while the server restarts or fails over, try again until the time for connecting is over."""
+        now = asyncio.get_running_loop().time
+        deadline_seconds = now() + self._config.connect_timeout_seconds
+        pause_seconds = FIRST_PAUSE_SECONDS
+        while True:
+            try:
+                return await run_in_thread(self._connect)
+            except PersistenceConnectionError:
+                if self._is_closed or now() + pause_seconds >= deadline_seconds:
+                    raise
+            await asyncio.sleep(pause_seconds)
+            pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 
     def _connect(self) -> ThreadConnection:
         seconds = str(max(_CONNECT_SECONDS_MIN, round(self._config.connect_timeout_seconds)))
@@ -168,6 +181,18 @@ class ThreadConnections:
                 f"cannot connect to the database {self._config.address}: {sentence_without_url(self._config, str(error))}",
                 code=error.sqlstate,
             ) from None
+
+
+def _has_ended(connection: ThreadConnection) -> bool:
+    """Return whether the server has closed an idle connection. Its last message may arrive before the end does."""
+    arrived = select.poll()
+    try:
+        arrived.register(connection.pgconn.socket, select.POLLIN)
+        while arrived.poll(0):
+            connection.pgconn.consume_input()
+    except psycopg.Error:
+        return True
+    return False
 
 
 async def on_thread(
