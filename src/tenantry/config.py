@@ -84,13 +84,29 @@ class SQLiteConfig(BaseModel):
         return text
 
 
-class PersistenceConfig(BaseModel):
-    """The settings of a back end for a single database without a registry."""
+_SCHEMA_PATTERN = r"^(?!pg_|tenant_|tenantry\Z)[a-z][a-z0-9_]{0,62}\Z"
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+class PersistenceConfig(BaseModel):
+    """The settings of a back end for a single database without a registry.
+
+    Attributes:
+        backend: ``sqlite`` or ``postgres``.
+        sqlite: The settings of the SQLite database.
+        postgres: The settings of the PostgreSQL database: a `PostgresConfig`, or its URL.
+        postgres_schema: The schema of the company's tables in the PostgreSQL database. The names that a registry gives to its schemas
+            are not possible.
+    """
+
+    # An error message must not repeat the URL, which contains a password.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, regex_engine="python-re"
+    )
 
     backend: Annotated[str, Field(min_length=1)] = "sqlite"
     sqlite: SQLiteConfig | None = None
+    postgres: PostgresConfig | None = None
+    postgres_schema: Annotated[str, Field(pattern=_SCHEMA_PATTERN)] = "company"
 
 
 # Settings that another setting limits: the name, the other setting's name, and the default.

@@ -2,8 +2,9 @@
 
 import asyncio
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import TYPE_CHECKING, Final, TypeVar, cast
 
 # Python 3.11's own `runtime_checkable` reads every property, and these properties raise while the back end is not connected.
 from typing_extensions import Protocol, override, runtime_checkable
@@ -18,9 +19,10 @@ from tenantry.company import (
     MessageRepository,
     TaskRepository,
 )
-from tenantry.config import MEMORY_PATH, PersistenceConfig, SQLiteConfig
+from tenantry.config import MEMORY_PATH, POSTGRES, SQLITE, PersistenceConfig, SQLiteConfig
 from tenantry.errors import PersistenceConnectionError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.postgres_config import PostgresConfig
 from tenantry.schemas.pack_repositories import PackRepositories
 from tenantry.schemas.schema import Schema, check_schemas
 from tenantry.sql.repository import Repository
@@ -32,6 +34,9 @@ from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.migrations.memory_database import check_objects
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.threads import run_in_thread
+
+if TYPE_CHECKING:
+    from tenantry.storage.postgres.single_schema import SingleSchema
 
 T = TypeVar("T")
 R = TypeVar("R", bound=Repository)
@@ -137,43 +142,23 @@ class StoreSession:
         return outcome
 
 
-class SQLitePersistenceBackend(PersistenceBackend):
-    """One company's persistence in one SQLite database; see `PersistenceBackend`.
+class StandaloneBackend(PersistenceBackend):
+    """One company's persistence in a store of any kind; see `PersistenceBackend`.
 
     Args:
-        config: The settings of the database.
-        schemas: The schema packs of the database.
+        store: The store, which is not connected.
+        schemas: The schema packs of the store's database.
+        log: The event log.
 
     Raises:
         MigrationError: The packs cannot be used together.
     """
 
-    def __init__(self, config: SQLiteConfig, *, schemas: Sequence[Schema] = (COMPANY,)) -> None:
+    def __init__(self, store: Store, schemas: Sequence[Schema], log: EventLog) -> None:
         check_schemas(schemas)
         self._schemas = tuple(schemas)
-        self._log = EventLog()
-        is_memory = config.path == MEMORY_PATH
-        options = SQLiteOptions(
-            # The path is absolute because readers are opened later, when the working directory may have changed.
-            path=None if is_memory else Path(config.path).absolute(),
-            is_wal=config.wal_mode,
-            # After a crash the first reader must recover a rollback journal, which a read-only connection cannot do.
-            is_read_by_writer=is_memory or not config.wal_mode,
-            journal_size_limit_bytes=config.journal_size_limit,
-            wal_bytes_max=config.wal_bytes_max,
-            connect_hooks=(
-                *hooks_of(self._schemas),
-                *(NamedHook("SQLiteConfig.on_connect", hook) for hook in config.on_connect),
-            ),
-        )
-        self._store = SQLiteStore(
-            options,
-            self._schemas,
-            clock=SystemClock(),
-            log=self._log,
-            thread_pools=ThreadPools.of(write_threads=1, read_threads=_READ_THREADS),
-        )
-        self._repositories = PackRepositories(StoreSession(self._store, self._log), self._schemas)
+        self._store = store
+        self._repositories = PackRepositories(StoreSession(store, log), self._schemas)
 
     @property
     @override
@@ -207,7 +192,7 @@ class SQLitePersistenceBackend(PersistenceBackend):
 
     @override
     def repository(self, repository_type: type[R]) -> R:
-        self._store.check_connected()
+        self._check_connected()
         return self._repositories.repository(repository_type)
 
     @override
@@ -227,9 +212,108 @@ class SQLitePersistenceBackend(PersistenceBackend):
         await run_in_thread(check_objects, self._schemas)
         await self._store.migrate()
 
+    def _check_connected(self) -> None:
+        if not self._store.is_connected:
+            raise PersistenceConnectionError(
+                f"the {self.backend_name} database is not connected: await connect() first",
+                is_retryable=False,
+            )
+
     def _company(self) -> CompanyRepositories:
-        self._store.check_connected()
+        self._check_connected()
         return cast("CompanyRepositories", self._repositories)
+
+
+class SQLitePersistenceBackend(StandaloneBackend):
+    """One company's persistence in one SQLite database; see `PersistenceBackend`.
+
+    Args:
+        config: The settings of the database.
+        schemas: The schema packs of the database.
+
+    Raises:
+        MigrationError: The packs cannot be used together.
+    """
+
+    def __init__(self, config: SQLiteConfig, *, schemas: Sequence[Schema] = (COMPANY,)) -> None:
+        check_schemas(schemas)
+        is_memory = config.path == MEMORY_PATH
+        options = SQLiteOptions(
+            # The path is absolute because readers are opened later, when the working directory may have changed.
+            path=None if is_memory else Path(config.path).absolute(),
+            is_wal=config.wal_mode,
+            # After a crash the first reader must recover a rollback journal, which a read-only connection cannot do.
+            is_read_by_writer=is_memory or not config.wal_mode,
+            journal_size_limit_bytes=config.journal_size_limit,
+            wal_bytes_max=config.wal_bytes_max,
+            connect_hooks=(
+                *hooks_of(schemas),
+                *(NamedHook("SQLiteConfig.on_connect", hook) for hook in config.on_connect),
+            ),
+        )
+        log = EventLog()
+        self._sqlite_store = SQLiteStore(
+            options,
+            tuple(schemas),
+            clock=SystemClock(),
+            log=log,
+            thread_pools=ThreadPools.of(write_threads=1, read_threads=_READ_THREADS),
+        )
+        super().__init__(self._sqlite_store, schemas, log)
+
+    @override
+    def _check_connected(self) -> None:
+        self._sqlite_store.check_connected()
+
+
+class PostgresPersistenceBackend(StandaloneBackend):
+    """One company's persistence in one schema of a PostgreSQL database; see `PersistenceBackend`.
+
+    Args:
+        config: The settings of the database.
+        schema_name: The name of the schema, which `connect` creates if it does not exist.
+        schemas: The schema packs of the database.
+
+    Raises:
+        MigrationError: The packs cannot be used together.
+        PersistenceConnectionError: The extra ``postgres`` is not installed.
+    """
+
+    def __init__(
+        self, config: PostgresConfig, *, schema_name: str, schemas: Sequence[Schema] = (COMPANY,)
+    ) -> None:
+        check_schemas(schemas)
+        log = EventLog()
+        self._database = _single_schema()(config, schema_name, tuple(schemas), clock=SystemClock(), log=log)
+        super().__init__(self._database.store, schemas, log)
+
+    @override
+    async def connect(self) -> None:
+        await self._database.connect()
+
+    @override
+    async def disconnect(self) -> None:
+        await self._database.disconnect()
+
+    @override
+    async def migrate(self) -> None:
+        self._database.check_objects()
+        await super().migrate()
+
+
+def _single_schema() -> "type[SingleSchema]":
+    """Return the class for a PostgreSQL database, whose driver is loaded only if such a database is used."""
+    try:
+        module = import_module("tenantry.storage.postgres.single_schema")
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] != "psycopg":
+            raise
+        raise PersistenceConnectionError(
+            "a PostgreSQL database needs the driver psycopg: pip install 'tenantry[postgres]'",
+            is_retryable=False,
+        ) from error
+    found: type[SingleSchema] = module.SingleSchema
+    return found
 
 
 def create_backend(
@@ -246,15 +330,24 @@ def create_backend(
         PersistenceConnectionError: The back end's name is unknown, or the settings are missing.
     """
     log = EventLog()
-    if config.backend != "sqlite":
-        log.error(events.BACKEND_UNKNOWN, backend=config.backend)
-        raise PersistenceConnectionError(
-            f"unknown back end {config.backend!r}: use 'sqlite'", is_retryable=False
+    made: PersistenceBackend
+    if config.backend == SQLITE and config.sqlite is not None:
+        made = SQLitePersistenceBackend(config.sqlite, schemas=schemas)
+    elif config.backend == POSTGRES and config.postgres is not None:
+        made = PostgresPersistenceBackend(
+            config.postgres, schema_name=config.postgres_schema, schemas=schemas
         )
-    if config.sqlite is None:
+    else:
         log.error(events.BACKEND_UNKNOWN, backend=config.backend)
+        advice = {
+            SQLITE: "pass sqlite=SQLiteConfig(path=…)",
+            POSTGRES: "pass postgres=PostgresConfig(url=…)",
+        }.get(config.backend)
         raise PersistenceConnectionError(
-            "backend 'sqlite' needs its settings: pass sqlite=SQLiteConfig(path=…)", is_retryable=False
+            f"unknown back end {config.backend!r}: use {SQLITE!r} or {POSTGRES!r}"
+            if advice is None
+            else f"backend {config.backend!r} needs its settings: {advice}",
+            is_retryable=False,
         )
     log.debug(events.BACKEND_CREATED, backend=config.backend)
-    return SQLitePersistenceBackend(config.sqlite, schemas=schemas)
+    return made
