@@ -1,9 +1,10 @@
 """Compares the catalog with the files, and finds tenants that need an operator."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from tenantry.config import SQLITE
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
 from tenantry.doctor.machine import held_locks, inode_of
 from tenantry.errors import PersistenceError
@@ -28,6 +29,8 @@ MISSING = "missing"
 FOREIGN = "foreign"
 DAMAGED = "damaged"
 REPLACED = "replaced"
+NO_SCHEMA = "no_schema"
+UNKNOWN_SCHEMA = "unknown_schema"
 
 _WHAT_TO_DO = {
     ORPHAN: (
@@ -50,6 +53,16 @@ _WHAT_TO_DO = {
         "tenants' files were replaced, but the logs of the former databases remain",
         "copy the right file to another place, and put it back with 'tenantry tenant replace-file'",
     ),
+    NO_SCHEMA: (
+        "tenant has no schema in its database",
+        "tenants have no schema in their databases",
+        "restore a snapshot, or check that the settings name the right database",
+    ),
+    UNKNOWN_SCHEMA: (
+        "schema that no tenant of the catalog owns",
+        "schemas that no tenant of the catalog owns",
+        "look at their content, then rename or drop them: until then no tenant with such a name can be created",
+    ),
     DAMAGED: (
         "tenant's file is damaged, or not a database",
         "tenants' files are damaged, or not databases",
@@ -60,8 +73,9 @@ _WHAT_TO_DO = {
 
 def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
     """Return the differences between the catalog and the files. Running operations also cause differences, so compare twice."""
+    tenants = [tenant for tenant in tenants if tenant.backend == SQLITE]
     living = [tenant for tenant in tenants if tenant.state.allows(Permission.EXIST)]
-    owned = {tenant_paths(data_dir, tenant.location).directory for tenant in _with_files(tenants)}
+    owned = {tenant_paths(data_dir, tenant.location).directory for tenant in with_database(tenants)}
     there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}
     found = {Difference(ORPHAN, str(path)) for path in there - owned}
     for tenant in living:
@@ -72,34 +86,48 @@ def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
     return found
 
 
-def _with_files(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
-    """Return the tenants that may have files, including purged tenants whose purge was interrupted."""
+def with_database(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
+    """Return the tenants that may have a database, including purged tenants whose purge was interrupted."""
     return [
         tenant for tenant in tenants if tenant.state.allows(Permission.EXIST) or tenant.intent is not None
     ]
 
 
 def report_differences(differences: set[Difference], tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
-    """Yield the findings about differences between the catalog and the files."""
+    """Yield the findings about differences between the catalog and the tenants' databases."""
     check = "catalog and files"
     for kind, (one, many, to_do) in _WHAT_TO_DO.items():
         subjects = {difference.subject for difference in differences if difference.kind == kind}
         if subjects:
             yield wrong(check, counted(len(subjects), one, many), to_do, subjects)
     if not differences:
-        living = sum(tenant.state.allows(Permission.EXIST) for tenant in tenants)
-        yield ok(check, f"the catalog's {counted(living, 'tenant matches its', 'tenants match their')} files")
+        living = [tenant for tenant in tenants if tenant.state.allows(Permission.EXIST)]
+        what = "files" if all(tenant.backend == SQLITE for tenant in living) else "files and schemas"
+        yield ok(
+            check, f"the catalog's {counted(len(living), 'tenant matches its', 'tenants match their')} {what}"
+        )
 
 
-def check_states(data_dir: Path, tenants: Sequence[TenantRecord]) -> Iterator[Finding]:
-    """Yield the findings about the tenants' states."""
+def check_states(tenants: Sequence[TenantRecord], running: Collection[str]) -> Iterator[Finding]:
+    """Yield the findings about the tenants' states.
+
+    Args:
+        tenants: All tenants.
+        running: The keys of the tenants whose operation is running in a process.
+    """
     yield _quarantined(tenants)
-    yield _interrupted(data_dir, tenants)
+    yield _interrupted(tenants, running)
+
+
+def locked_operations(data_dir: Path, tenants: Sequence[TenantRecord]) -> Collection[str]:
+    """Return the keys of the tenants whose operation is running, according to the locks of the data directory."""
+    held = held_locks()
+    return {tenant.uid for tenant in tenants if inode_of(data_dir / "operations" / tenant.uid) in held}
 
 
 def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
     """Find snapshots in the data directory whose tenants the catalog does not know."""
-    known = {tenant.uid for tenant in _with_files(tenants)}
+    known = {tenant.uid for tenant in with_database(tenants)}
     unknown = {
         str(path)
         for path in default_location(data_dir).glob("*")
@@ -143,13 +171,8 @@ def _quarantined(tenants: Sequence[TenantRecord]) -> Finding:
     return ok("quarantine", "no tenant is quarantined")
 
 
-def _interrupted(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:
-    held = held_locks()
-    left = {
-        tenant.id
-        for tenant in tenants
-        if tenant.is_under_way and inode_of(data_dir / "operations" / tenant.uid) not in held
-    }
+def _interrupted(tenants: Sequence[TenantRecord], running: Collection[str]) -> Finding:
+    left = {tenant.id for tenant in tenants if tenant.is_under_way and tenant.uid not in running}
     if left:
         return note(
             "lifecycle operations",

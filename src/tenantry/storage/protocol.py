@@ -460,6 +460,9 @@ class Backend(Protocol):
     def abandon(self) -> None:
         """Release everything that `open` acquired, from any thread and without waiting, if a registry was lost without a close."""
 
+    async def locations(self) -> set[str]:
+        """Return the locations of all tenants' databases that exist, without staged databases and restore points."""
+
     async def has_catalog(self) -> bool:
         """Return whether the back end has a catalog, even if the settings name another back end for the catalog."""
 

@@ -92,6 +92,15 @@ class TestMove:
         await move_catalog(in_database, "postgres")  # over the copy of the first move
         assert await contents(in_database) == before
 
+    async def test_on_each_server(self, in_files: RegistryConfig, each_postgres_database: Database):
+        """All versions of the server, and one behind a pooler: there, back, and there again over the former copy."""
+        await fill(in_files)
+        before = await contents(in_files)
+        in_database = config_of(in_files.data_dir, each_postgres_database)
+        for to, config in (("postgres", in_database), ("sqlite", in_files), ("postgres", in_database)):
+            await move_catalog(in_database, to)
+            assert await contents(config) == before
+
     async def test_it_is_audited_once(self, in_files: RegistryConfig, in_database: RegistryConfig):
         """The row is in the new catalog only, and a repeated move is done already."""
         await fill(in_files)

@@ -43,7 +43,13 @@ def move(
     """
     from tenantry.config import RegistryConfig
     from tenantry.tenancy.catalog_move.move import Observer
-    from tenantry.tenancy.catalog_move.run import move_catalog, place_of, setting_after, source_name
+    from tenantry.tenancy.catalog_move.run import (
+        has_storage_elsewhere,
+        move_catalog,
+        place_of,
+        setting_after,
+        source_name,
+    )
 
     with ending(is_json=is_json):
         config = RegistryConfig.from_environment(data_dir=choose_data_dir(data_dir))
@@ -63,3 +69,7 @@ def move(
         print_document({**asdict(report), "setting": setting_after(report)}, record, is_json=is_json)
         if not is_json:
             print_note(f"{'after the move' if is_dry_run else 'now'}: {setting_after(report)}")
+            if has_storage_elsewhere(config.data_dir):
+                print_note(
+                    "then run 'tenantry snapshot claim-storage': the catalog's database owns the storage"
+                )

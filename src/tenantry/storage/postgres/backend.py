@@ -28,7 +28,7 @@ from tenantry.storage.postgres.closed_database import closed_database
 from tenantry.storage.postgres.copy_out import read_mark
 from tenantry.storage.postgres.created_objects import check_created_objects
 from tenantry.storage.postgres.head import session_settings
-from tenantry.storage.postgres.layout import CATALOG, free_location, location_of, staged_schema
+from tenantry.storage.postgres.layout import CATALOG, free_location, is_location, location_of, staged_schema
 from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.moves.original import PostgresOriginal
 from tenantry.storage.postgres.moves.replica import PostgresReplica
@@ -58,6 +58,10 @@ STATEMENT_SECONDS_MORE: Final = 5.0
 """How long after a call's deadline the server ends the call's statement, for which nobody waits any more."""
 
 _DAMAGE: Final = "XX"
+_OWNED: Final = """
+SELECT n.nspname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE c.relname = 'tenantry_owner' AND c.relkind IN ('r', 'p')
+"""
 _SIZE: Final = """
 SELECT coalesce(sum(pg_total_relation_size(c.oid)), 0)::bigint FROM pg_catalog.pg_class AS c
 WHERE c.relnamespace = (SELECT oid FROM pg_catalog.pg_namespace WHERE nspname = %s) AND c.relkind IN ('r', 'm', 'S')
@@ -138,6 +142,11 @@ class PostgresBackend:
         self._is_open = False
         self._tools.close()
         self._pool.abandon()
+
+    async def locations(self) -> set[str]:
+        """Return the schemas that are tenants' databases; see `Backend.locations`."""
+        what = f"cannot read the schemas of {self._database.address}"
+        return await self._tools.work.run(what, _locations)
 
     async def has_catalog(self) -> bool:
         """Return whether the database has the catalog's schema; see `Backend.has_catalog`."""
@@ -277,6 +286,10 @@ class PostgresBackend:
             clock=self._clock,
             log=log,
         )
+
+
+def _locations(connection: Connection[tuple[Any, ...]]) -> set[str]:
+    return {name for (name,) in connection.execute(_OWNED).fetchall() if is_location(name)}
 
 
 def _exists(connection: Connection[tuple[Any, ...]], name: str) -> bool:

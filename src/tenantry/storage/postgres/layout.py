@@ -20,13 +20,14 @@ NAME_BYTES_MAX: Final = 63
 CATALOG: Final = "tenantry"
 """The schema of the catalog."""
 
+_PREFIX: Final = "tenant_"
 _STAGED: Final = ".new"
 _POINT: Final = ".p"
 
 
 def location_of(tenant_id: TenantId) -> str:
     """Return the schema of the first tenant with an id."""
-    return f"tenant_{tenant_id.replace('-', '_')}"
+    return f"{_PREFIX}{tenant_id.replace('-', '_')}"
 
 
 def free_location(tenant_id: TenantId, taken: Collection[str]) -> str:
@@ -49,3 +50,9 @@ def free_point_schema(location: str, taken: Collection[str]) -> str:
 def is_point_schema(location: str, schema: str) -> bool:
     """Return whether a schema is one of the tenant's restore points."""
     return re.fullmatch(rf"{re.escape(location + _POINT)}[0-9]+", schema) is not None
+
+
+def is_location(schema: str) -> bool:
+    """Return whether a schema is a tenant's database, and neither a staged database nor a restore point."""
+    beside = rf"({re.escape(_STAGED)}|{re.escape(_POINT)}[0-9]+)$"
+    return schema.startswith(_PREFIX) and re.search(beside, schema) is None

@@ -26,7 +26,11 @@ from tenantry.storage.protocol import (
 from tenantry.storage.sqlite.connections.connect_hooks import hooks_of
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
-from tenantry.storage.sqlite.database_files.data_files import check_open_files, prepare_data_files
+from tenantry.storage.sqlite.database_files.data_files import (
+    check_open_files,
+    find_tenant_directories,
+    prepare_data_files,
+)
 from tenantry.storage.sqlite.database_files.database_file import log_of
 from tenantry.storage.sqlite.database_files.layout import TenantPaths, tenant_paths
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
@@ -101,6 +105,11 @@ class SQLiteBackend:
         if self._is_open:
             self._is_open = False
             self._thread_pools.unregister()
+
+    async def locations(self) -> set[str]:
+        """Return the names of the tenants' directories; see `Backend.locations`."""
+        paths = await run_in_thread(list, find_tenant_directories(self._config.data_dir))
+        return {path.name for path in paths}
 
     async def has_catalog(self) -> bool:
         """Return whether the data directory has a ``catalog.db``; see `Backend.has_catalog`."""

@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 PAGE_ROWS: Final = 200
 UNIT_BYTES_MAX: Final = 2**20
-"""The size of a unit's values above which the unit gets no more rows."""
+"""The size of a statement's values above which the statement gets no more rows."""
 
 ReportRows: TypeAlias = Callable[[int, int], None]
 """Takes the number of copied rows, and the number of all rows to copy."""
@@ -103,7 +103,7 @@ async def copy_rows(source: Rows, target: Rows, report: ReportRows) -> dict[str,
         after = (first.seq,) if table is AUDIT else None
         async for rows in source.pages(table, after):
             for unit in _units(rows):
-                await target.write(*map(table.insert, unit))
+                await target.write(table.insert(unit))
             _add(digest, rows)
             done += len(rows)
             report(done, total)
@@ -134,7 +134,7 @@ async def _compare(
 
 
 def _units(rows: Sequence[TupleRow]) -> list[list[TupleRow]]:
-    """Split rows into units of a limited size."""
+    """Split rows into lists of a limited size."""
     units: list[list[TupleRow]] = [[]]
     size = 0
     for row in rows:

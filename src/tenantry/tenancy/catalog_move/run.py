@@ -2,18 +2,21 @@
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 
 from tenantry.clock import Clock, SystemClock
 from tenantry.config import POSTGRES, SQLITE, RegistryConfig
 from tenantry.errors import DataDirectoryError, MigrationError, QueryError, SettingsError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.storage.backends import make_backends
+from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.storage.protocol import Store
 from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.catalog.catalog import CATALOG
 from tenantry.tenancy.catalog.place import READ
 from tenantry.tenancy.catalog_move.move import CatalogMover, CatalogMoveReport, Observer, Side
 from tenantry.tenancy.data_directory import locked_alone
+from tenantry.tenancy.snapshot_storage.location import default_location, recorded_location
 
 
 async def move_catalog(
@@ -89,6 +92,14 @@ def place_of(config: RegistryConfig, name: str) -> str:
     if name == SQLITE:
         return str(config.data_dir / "catalog.db")
     return f"the database {config.all_databases[name].address}"
+
+
+def has_storage_elsewhere(data_dir: Path) -> bool:
+    """Return whether snapshots are kept outside of the data directory, where the storage names its owner.
+
+    The owner is the data directory, or the database of the catalog. So the storage has another owner after a move of the catalog.
+    """
+    return recorded_location(data_dir) not in {None, LocalStorage(default_location(data_dir)).location}
 
 
 def setting_after(report: CatalogMoveReport) -> str:

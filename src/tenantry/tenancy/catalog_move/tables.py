@@ -4,6 +4,7 @@ Two tables are not copied, because triggers fill them: ``tenant_states`` and ``a
 tables that the migrations create.
 """
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 from tenantry.sql.repository import placeholders
@@ -40,10 +41,11 @@ class Table(NamedTuple):
         sql = f"SELECT {', '.join(self.columns)} FROM {self.name} {where} ORDER BY {key} LIMIT ?"  # noqa: S608  # our names
         return Statement("catalog_move.read", sql, (*(after or ()), count), Fetch.ALL)
 
-    def insert(self, row: TupleRow) -> Statement[None]:
-        """Return the statement that adds a row."""
-        sql = f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES ({placeholders(row)})"  # noqa: S608  # our names
-        return Statement("catalog_move.insert", sql, row)
+    def insert(self, rows: Sequence[TupleRow]) -> Statement[None]:
+        """Return the statement that adds rows. One statement adds many, because some triggers run once for each statement."""
+        places = ", ".join([f"({placeholders(self.columns)})"] * len(rows))
+        sql = f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES {places}"  # noqa: S608  # our names
+        return Statement("catalog_move.insert", sql, [value for row in rows for value in row])
 
     def clear(self) -> Statement[None]:
         """Return the statement that removes all rows."""

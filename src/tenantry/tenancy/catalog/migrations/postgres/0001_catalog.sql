@@ -22,19 +22,34 @@ CREATE TABLE tenant_states (
     count bigint NOT NULL
 );
 
-CREATE FUNCTION tenants_counted() RETURNS trigger LANGUAGE plpgsql AS $$
+-- The counts change once for each statement: a transaction that inserts many tenants must not leave a dead version of a count for each.
+CREATE FUNCTION tenants_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF TG_OP <> 'INSERT' THEN
-        UPDATE tenant_states SET count = count - 1 WHERE state = old.state;
-    END IF;
-    IF TG_OP <> 'DELETE' THEN
-        INSERT INTO tenant_states AS states (state, count) VALUES (new.state, 1)
-            ON CONFLICT (state) DO UPDATE SET count = states.count + 1;
-    END IF;
+    INSERT INTO tenant_states AS states (state, count) SELECT state, count(*) FROM inserted GROUP BY state
+        ON CONFLICT (state) DO UPDATE SET count = states.count + excluded.count;
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER tenants_inserted AFTER INSERT OR DELETE ON tenants FOR EACH ROW EXECUTE FUNCTION tenants_counted();
+CREATE TRIGGER tenants_inserted AFTER INSERT ON tenants REFERENCING NEW TABLE AS inserted
+    FOR EACH STATEMENT EXECUTE FUNCTION tenants_inserted();
+
+CREATE FUNCTION tenants_removed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE tenant_states AS states SET count = states.count - gone.count
+    FROM (SELECT state, count(*) AS count FROM removed GROUP BY state) AS gone WHERE states.state = gone.state;
+    RETURN NULL;
+END $$;
+
+CREATE TRIGGER tenants_removed AFTER DELETE ON tenants REFERENCING OLD TABLE AS removed
+    FOR EACH STATEMENT EXECUTE FUNCTION tenants_removed();
+
+CREATE FUNCTION tenants_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    UPDATE tenant_states SET count = count - 1 WHERE state = old.state;
+    INSERT INTO tenant_states AS states (state, count) VALUES (new.state, 1)
+        ON CONFLICT (state) DO UPDATE SET count = states.count + 1;
+    RETURN NULL;
+END $$;
 
 CREATE TRIGGER tenants_changed AFTER UPDATE OF state ON tenants FOR EACH ROW
-    WHEN (old.state <> new.state) EXECUTE FUNCTION tenants_counted();
+    WHEN (old.state <> new.state) EXECUTE FUNCTION tenants_changed();
