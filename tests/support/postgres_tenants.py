@@ -16,6 +16,8 @@ from contextlib import asynccontextmanager, closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import psycopg
+
 from tenantry import RegistryConfig
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantOwnedElsewhereError, TenantryError
@@ -139,6 +141,15 @@ async def restore(backend: PostgresBackend, point: str, path: Path) -> None:
         await closed.exchange(point)
 
 
+async def waiting(url: str, count: int) -> None:
+    """Return when this number of connections waits for another transaction."""
+    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
+        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+        # The server has no event for a connection that begins to wait.
+        while await (await connection.execute(query)).fetchone() != (count,):  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+
+
 @contextmanager
 def process(*arguments: object) -> Iterator["subprocess.Popen[str]"]:
     """Run `main` in another process, which ends at the latest with the block."""
@@ -197,12 +208,22 @@ async def _restore_and_die(url: str, directory: Path, path: Path, point: str, wh
         await restore(backend, point, path)
 
 
+async def _hold(url: str, directory: Path) -> None:
+    """Hold a lock and the tenant until the process is killed."""
+    async with opened(url, directory) as backend, backend.lock("job"), backend.exclusive(PLACE):
+        sys.stdout.write("held\n")
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+
+
 def main() -> None:
-    """Write notes (``write URL DIRECTORY NAME``), or die in a restore (``die URL DIRECTORY COPY POINT WHERE``)."""
+    """Write notes (``write URL DIRECTORY NAME``), hold locks (``hold URL DIRECTORY``), or die in a restore (``die URL DIRECTORY COPY POINT WHERE``)."""
     EventLog.is_quiet = True
     kind, url, directory, *rest = sys.argv[1:]
     if kind == "write":
         asyncio.run(_write_notes(url, Path(directory), rest[0]))
+    elif kind == "hold":
+        asyncio.run(_hold(url, Path(directory)))
     else:
         asyncio.run(_restore_and_die(url, Path(directory), Path(rest[0]), rest[1], rest[2]))
 

@@ -33,22 +33,22 @@ class RecordingConnection:
         return self._answers.pop(0)
 
 
-def spread(connection: RecordingConnection) -> object:
+def spread(connection: RecordingConnection) -> str:
     """Ask a recording connection."""
-    return citus.spread(cast("Connection[tuple[Any, ...]]", connection))
+    return citus.describe_spread(cast("Connection[tuple[Any, ...]]", connection))
 
 
 def test_without_the_extension():
     """Only the extension is looked for."""
     connection = RecordingConnection([])
-    assert spread(connection) is None
+    assert spread(connection) == "none"
     assert connection.statements == ["SELECT extversion FROM pg_catalog.pg_extension WHERE extname = 'citus'"]
 
 
 def test_the_spread_of_schemas():
     """The schemas of Citus' own view are counted by node."""
     connection = RecordingConnection([("13.0-1",)], [("db1:5432", 12), ("db2:5432", 11)])
-    assert spread(connection) == ("13.0-1", {"db1:5432": 12, "db2:5432": 11})
+    assert spread(connection) == "Citus 13.0-1, distributed schemas: 12 on db1:5432, 11 on db2:5432"
     assert "FROM citus_schemas AS s LEFT JOIN citus_shards AS sh" in connection.statements[1]
 
 

@@ -21,6 +21,7 @@ from postgres_tenants import (
     opened,
     read,
     restore,
+    waiting,
     write,
 )
 from tenantry.errors import SnapshotError, TenantOwnedElsewhereError
@@ -278,12 +279,3 @@ async def write_without_epoch(connection: psycopg.AsyncConnection) -> None:
     await connection.execute("SELECT FROM tenantry_owner WHERE id = 1 FOR UPDATE")
     await connection.execute("INSERT INTO notes VALUES ('misled')")
     await connection.commit()
-
-
-async def waiting(url: str, count: int) -> None:
-    """Return when this number of connections waits for another transaction."""
-    async with await psycopg.AsyncConnection.connect(url, autocommit=True) as connection:
-        query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
-        # The server has no event for a connection that begins to wait.
-        while await (await connection.execute(query)).fetchone() != (count,):  # noqa: ASYNC110
-            await asyncio.sleep(0.01)

@@ -23,7 +23,7 @@ from tenantry.limits import TenantLimits
 from tenantry.postgres_config import PostgresConfig
 from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import Preparation
-from tenantry.storage.postgres import locks
+from tenantry.storage.postgres import citus, locks
 from tenantry.storage.postgres.closed_database import closed_database
 from tenantry.storage.postgres.copy_out import read_mark
 from tenantry.storage.postgres.created_objects import check_created_objects
@@ -255,7 +255,18 @@ class PostgresBackend:
 
     async def report(self) -> BackendReport:
         """Return the server's version, the address without a secret, and how Citus has spread the tenants; see `Backend.report`."""
-        return await self._tools.work.run(f"cannot ask the database {self._database.address}", _report)
+        address = self._database.address
+        version, sharding = await self._tools.work.run(f"cannot ask the database {address}", _ask)
+        counts = self._pool.counts()
+        details = {
+            "host": ", ".join(host or "(default host)" for host in address.hosts),
+            "database": address.database,
+            "user": address.user,
+            "connections": f"{counts.in_use} of {counts.connections_max} in use",
+            "pooler": "transaction mode" if self._database.is_pooled else "none",
+            "sharding": sharding,
+        }
+        return BackendReport(DIALECT, version, details)
 
     def _new_pool(self) -> ConnectionPool:
         config = self._config
@@ -310,6 +321,7 @@ def _identity(connection: Connection[tuple[Any, ...]]) -> str:
     return hashlib.sha256(str(numbers).encode()).hexdigest()[:_IDENTITY_CHARACTERS]
 
 
-def _report(connection: Connection[tuple[Any, ...]]) -> BackendReport:
+def _ask(connection: Connection[tuple[Any, ...]]) -> tuple[str, str]:
+    """Return the server's version, and how the tenants are spread over the nodes of a cluster."""
     (version,) = connection.execute("SELECT current_setting('server_version')").fetchone() or ("",)
-    return BackendReport(DIALECT, version)
+    return version, citus.describe_spread(connection)

@@ -9,7 +9,6 @@ Without the extension nothing here has an effect. This was never tried on a real
 * Tenantry connects to the coordinator, because only newer versions allow DDL from other nodes.
 """
 
-from collections.abc import Mapping
 from typing import Any, Final
 
 from psycopg import Connection
@@ -25,9 +24,10 @@ GROUP BY 1 ORDER BY 1
 """
 
 
-def spread(connection: Connection[tuple[Any, ...]]) -> tuple[str, Mapping[str, int]] | None:
-    """Return the version of Citus, and the number of distributed schemas on each node; None without the extension."""
-    version = connection.execute(_VERSION).fetchone()
-    if version is None:
-        return None
-    return version[0], dict(connection.execute(_SPREAD).fetchall())
+def describe_spread(connection: Connection[tuple[Any, ...]]) -> str:
+    """Return the version of Citus and the number of tenants' schemas on each node, as a text; ``none`` without the extension."""
+    found = connection.execute(_VERSION).fetchone()
+    if found is None:
+        return "none"
+    nodes = [f"{schemas} on {node}" for node, schemas in connection.execute(_SPREAD).fetchall()]
+    return f"Citus {found[0]}, distributed schemas: {', '.join(nodes) or 'none yet'}"

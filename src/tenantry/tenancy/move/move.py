@@ -104,7 +104,7 @@ class Move:
         original = source.original(tenant.place)
         check_tables(tenant, await original.tables())
         await self._operations.recorded_schemas.check()
-        taken = await self._operations.catalog.locations(tenant.id)
+        taken = await self._operations.catalog.locations(target.location_of(tenant.id))
         location = await target.new_location(tenant.id, taken)
         arguments = phase.arguments_of(tenant, to, location)
         started = time.monotonic()
