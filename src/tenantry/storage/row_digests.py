@@ -7,9 +7,11 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 _DIGEST_BYTES: Final = 16
+_REPEATED_CHARACTERS_MAX: Final = 64
 _DIGEST_MAX: Final = 1 << (8 * _DIGEST_BYTES)
 
 
@@ -52,13 +54,16 @@ def _with_parsed(row: tuple[Any, ...], json_columns: Sequence[int]) -> tuple[Any
     parsed = list(row)
     for position in json_columns:
         if (text := row[position]) is not None:
-            parsed[position] = _parsed(text)
+            parsed[position] = _parsed_again(text) if len(text) <= _REPEATED_CHARACTERS_MAX else _parsed(text)
     return tuple(parsed)
 
 
 def _parsed(text: str) -> object:
     # PostgreSQL stores a number of jsonb as an exact decimal, so 1e5 comes back as 100000.
     return json.dumps(json.loads(text, parse_int=_number, parse_float=_number), sort_keys=True)
+
+
+_parsed_again = lru_cache(maxsize=1024)(_parsed)  # many rows have the same short JSON, such as []
 
 
 def _number(text: str) -> str:

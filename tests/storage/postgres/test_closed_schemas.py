@@ -272,7 +272,7 @@ class TestConnections:
             port = free.getsockname()[1]
         connections = ThreadConnections(
             PostgresConfig.model_validate(
-                f"postgresql://app:horse-battery@127.0.0.1:{port}/tenants?sslmode=disable"
+                f"postgresql://app:horse-battery@127.0.0.1:{port}/tenants?sslmode=disable&tenantry_connect_timeout_seconds=0.2"
             ),
             connections_max=1,
             wait_seconds_max=None,
