@@ -10,7 +10,8 @@ from psycopg.pq.abc import PGresult
 
 from postgres_servers import Database
 from tenantry.storage.postgres.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.pipeline import OK, PREPARED_STATEMENTS_MAX, Pipeline
+from tenantry.storage.postgres.pipeline import OK, Pipeline
+from tenantry.storage.postgres.prepared_statements import PREPARED_STATEMENTS_MAX
 
 SECONDS = 20.0
 
@@ -116,7 +117,12 @@ async def test_prepared_statements_are_bounded(pipeline: Pipeline):
     assert await run(pipeline, "SELECT 1 / 0", "SELECT 'new'") == [b"22012", None]
     pipeline.forget_all()
     assert await run(pipeline, "SELECT 1/ 0", "SELECT 'new'") == [b"22012", None]
-    assert await run(pipeline, "SELECT count(*) FROM pg_prepared_statements") == [b"2"]
+    counts = "SELECT count(*) FROM pg_prepared_statements"
+    assert await run(pipeline, counts, "SELECT 1", "SELECT 2") == [b"2", b"1", b"2"]
+    assert await run(pipeline, counts, "SELECT 1", "SELECT 2") == [b"4", b"1", b"2"]
+    pipeline.forget_all()
+    assert await run(pipeline, counts, "SELECT 1", "SELECT 2") == [b"1", b"1", b"2"]
+    assert await run(pipeline, counts, "SELECT 1", "SELECT 2") == [b"3", b"1", b"2"]
 
 
 async def test_ended_connection_is_noticed_without_a_use(pipeline: Pipeline, dsn: str):

@@ -17,20 +17,22 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self, cast
+from typing import TYPE_CHECKING, Final, Self
 
 import anyio
 import psycopg
 from psycopg import pq
 
 from tenantry.storage.postgres.lost_connection import ConnectionLostError
+from tenantry.storage.postgres.prepared_statements import (
+    DEALLOCATE_ALL,
+    PreparedStatement,
+    PreparedStatements,
+)
 
 if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
     from psycopg.pq.abc import PGconn, PGresult
-
-PREPARED_STATEMENTS_MAX: Final = 1000
-"""The most statements that are prepared on one connection, because each takes memory of the server's process."""
 
 OK: Final = frozenset([pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY])
 """The statuses of a statement's result that is not an error."""
@@ -42,7 +44,6 @@ _INTERRUPTION_SECONDS_MAX: Final = 5.0
 """The longest wait for the end of an interrupted statement; afterwards the connection is closed."""
 # The server reports with this warning that a commit is not yet on the synchronous replica; the function's name is in no language.
 _REPLICA_NOT_AWAITED: Final = "SyncRepWaitForLSN"
-_DEALLOCATE_ALL: Final = b"DEALLOCATE ALL"
 
 
 class Pipeline:
@@ -65,14 +66,8 @@ class Pipeline:
         self.backend_pid = self._pgconn.backend_pid
         self._socket = self._pgconn.socket  # libpq forgets the number when it loses the connection
         self._is_prepared = is_prepared
-        # The names of prepared statements by SQL text: those that the server has confirmed, and those of the open transaction, which
-        # the server does not prepare if an earlier statement of the transaction fails.
-        self._prepared: dict[bytes, bytes] = {}
-        self._preparing: dict[bytes, bytes] = {}
-        self._names = 0
-        self._names_deallocated = 0
-        self._is_deallocation_due = False
-        # One entry for each command that was sent: `_STATEMENT`, `_SYNC`, the SQL text and the name of a preparation, or None.
+        self._prepared = PreparedStatements()
+        # One entry for each command that was sent: `_STATEMENT`, `_SYNC`, a preparation, or None for a deallocation.
         self._commands: deque[object] = deque()
         self._failed_preparation: PGresult | None = None
         self._syncs_due = 0
@@ -82,6 +77,7 @@ class Pipeline:
         self._fatal: str | None = None
         self._is_commit_doubtful = False
         self._is_watching = False
+        self._loop = asyncio.get_running_loop()
         connection.add_notice_handler(self._take_notice)
         self._pgconn.enter_pipeline_mode()
         self._watch()
@@ -133,7 +129,7 @@ class Pipeline:
             if not self._is_prepared:
                 self._pgconn.send_query_params(sql, values, param_formats=formats)
             else:
-                name = self._prepared.get(sql) or self._preparing.get(sql) or self._prepare(sql)
+                name = self._prepared.name(sql) or self._prepare(sql)
                 self._pgconn.send_query_prepared(name, values, param_formats=formats)
         except psycopg.OperationalError as error:
             raise self._fail(error) from error
@@ -147,7 +143,7 @@ class Pipeline:
             raise self._fail(error) from error
         self._commands.append(_SYNC)
         self._syncs_due += 1
-        self._preparing.clear()
+        self._prepared.end_transaction()
 
     async def results(self, timeout_seconds: float) -> list[list["PGresult"]]:
         """Send everything that was queued, and return the results: for each `sync` one list with one result for each statement.
@@ -163,12 +159,11 @@ class Pipeline:
         """
         if self._lost is not None:
             raise self._lost_again()
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
-        timer = loop.call_later(timeout_seconds, self._time_out, timeout_seconds)
+        self._waiter = self._loop.create_future()
+        timer = self._loop.call_later(timeout_seconds, self._time_out, timeout_seconds)
         try:
             self._flush()
-            if self._syncs_due:
+            if self._syncs_due and self._lost is None:
                 await self._waiter
         except asyncio.CancelledError:
             await self._interrupt()
@@ -186,13 +181,11 @@ class Pipeline:
 
     def forget(self, sql: bytes) -> bool:
         """Prepare a statement again before its next use; return whether the statement was prepared."""
-        return self._prepared.pop(sql, None) is not None
+        return self._prepared.forget(sql)
 
     def forget_all(self) -> None:
         """Prepare all statements again before their next use."""
-        self._prepared.clear()
-        self._preparing.clear()
-        self._is_deallocation_due = self._names > self._names_deallocated
+        self._prepared.forget_all()
 
     @asynccontextmanager
     async def outside(self) -> AsyncIterator[psycopg.AsyncConnection]:
@@ -208,6 +201,9 @@ class Pipeline:
         self._unwatch()
         try:
             self._pgconn.exit_pipeline_mode()
+        except psycopg.OperationalError as error:
+            raise self._fail(error) from error
+        try:
             yield self.connection
             self._pgconn.enter_pipeline_mode()
         except BaseException:
@@ -230,7 +226,7 @@ class Pipeline:
             with anyio.CancelScope(shield=True):
                 async with asyncio.timeout(_INTERRUPTION_SECONDS_MAX):
                     await self.connection.cancel_safe(timeout=_INTERRUPTION_SECONDS_MAX)
-                    self._waiter = asyncio.get_running_loop().create_future()
+                    self._waiter = self._loop.create_future()
                     if self._syncs_due and self._lost is None:
                         await self._waiter
         except (psycopg.Error, TimeoutError):
@@ -240,45 +236,40 @@ class Pipeline:
             raise
         self._parts = [[]]
 
-    # -- preparing
-
     def _prepare(self, sql: bytes) -> bytes:
-        if self._names - self._names_deallocated >= PREPARED_STATEMENTS_MAX:
-            self.forget_all()
-        if self._is_deallocation_due:
-            self._is_deallocation_due = False
-            self._pgconn.send_query_params(_DEALLOCATE_ALL, None)
+        if self._prepared.must_deallocate:
+            self._pgconn.send_query_params(DEALLOCATE_ALL, None)
             self._commands.append(None)
-            self._names_deallocated = self._names
-        # No name is used twice, so a name never means an older statement.
-        self._names += 1
-        name = b"t%d" % self._names
-        self._pgconn.send_prepare(name, sql)
-        self._commands.append((sql, name, self._names))
-        self._preparing[sql] = name
-        return name
+            self._prepared.begin_deallocation()
+        prepared = self._prepared.add(sql)
+        self._pgconn.send_prepare(prepared.name, sql)
+        self._commands.append(prepared)
+        return prepared.name
 
     # -- reading and writing
 
     def _watch(self) -> None:
-        asyncio.get_running_loop().add_reader(self._socket, self._on_readable)
+        self._loop.add_reader(self._socket, self._on_readable)
         self._is_watching = True
 
     def _unwatch(self) -> None:
         if self._is_watching:
             self._is_watching = False
-            loop = asyncio.get_running_loop()
-            loop.remove_reader(self._socket)
-            loop.remove_writer(self._socket)
+            if not self._loop.is_closed():
+                self._loop.remove_reader(self._socket)
+                self._loop.remove_writer(self._socket)
 
     def _flush(self) -> None:
-        if self._pgconn.flush() == 1:
-            asyncio.get_running_loop().add_writer(self._socket, self._on_writable)
+        try:
+            if self._pgconn.flush() == 1:
+                self._loop.add_writer(self._socket, self._on_writable)
+        except psycopg.OperationalError as error:
+            self._fail(error)
 
     def _on_writable(self) -> None:
         try:
             if self._pgconn.flush() == 0:
-                asyncio.get_running_loop().remove_writer(self._socket)
+                self._loop.remove_writer(self._socket)
         except psycopg.OperationalError as error:
             self._fail(error)
 
@@ -319,14 +310,13 @@ class Pipeline:
         if command is _STATEMENT:
             failed, self._failed_preparation = self._failed_preparation, None
             self._parts[-1].append(result if failed is None else failed)
-        elif command is None:
-            self._is_deallocation_due = self._is_deallocation_due or result.status not in OK
-        else:
-            sql, name, number = cast("tuple[bytes, bytes, int]", command)
-            if result.status not in OK:
+        elif isinstance(command, PreparedStatement):
+            if result.status in OK:
+                self._prepared.confirm(command)
+            else:
                 self._failed_preparation = result
-            elif number > self._names_deallocated:
-                self._prepared[sql] = name
+        elif result.status not in OK:
+            self._prepared.fail_deallocation()
 
     # -- losing the connection
 
