@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 import moved_catalogs
-from catalogs import PostgresCatalog, SQLiteCatalog
+from catalogs import AUDIT_TRIGGERS, PostgresCatalog, SQLiteCatalog
 from moved_catalogs import STEPS, contents, fill
 from postgres_servers import Database, PostgresServer
 from tenantry import CatalogMovedError, RegistryConfig, TenantRegistry
@@ -305,13 +305,36 @@ class TestRefusals:
         with pytest.raises(DataDirectoryError, match="nothing to move"):
             await move_catalog(in_database, "postgres")
 
-    async def test_an_audit_with_a_broken_chain(self, in_files: RegistryConfig, in_database: RegistryConfig):
-        """A move neither hides that a row was altered nor fails half way."""
+    @pytest.mark.parametrize(
+        ("statement", "problem"),
+        [
+            ("UPDATE admin_audit SET actor = 'mallory' WHERE seq = 2", "row 2 was altered"),
+            ("DELETE FROM admin_audit WHERE seq = 3", "row 3 is missing"),
+        ],
+    )
+    async def test_an_audit_with_a_broken_chain(
+        self, in_files: RegistryConfig, in_database: RegistryConfig, statement: str, problem: str
+    ):
+        """A move neither hides that a row was altered or removed, nor fails half way."""
         await fill(in_files)
         files = SQLiteCatalog(in_files.data_dir)
-        files.drop_trigger("admin_audit_not_updated", "admin_audit")
-        files.query("UPDATE admin_audit SET actor = 'mallory' WHERE seq = 2")
-        with pytest.raises(SnapshotError, match="row 2 was altered"):
+        for trigger in AUDIT_TRIGGERS:
+            files.drop_trigger(trigger, "admin_audit")
+        files.query(statement)
+        with pytest.raises(SnapshotError, match=problem):
+            await move_catalog(in_database, "postgres")
+        async with TenantRegistry(in_files) as registry:
+            assert len(await registry.list()) == 3
+
+    async def test_a_row_that_the_database_refuses(
+        self, in_files: RegistryConfig, in_database: RegistryConfig
+    ):
+        """PostgreSQL stores no NUL in a text: the error names the table, and the catalog stays where it is."""
+        await fill(in_files)
+        SQLiteCatalog(in_files.data_dir).query(
+            "UPDATE tenants SET reason = 'a' || char(0) WHERE id = 'globex'"
+        )
+        with pytest.raises(SnapshotError, match="table tenants cannot be copied"):
             await move_catalog(in_database, "postgres")
         async with TenantRegistry(in_files) as registry:
             assert len(await registry.list()) == 3

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from tenantry.errors import DatabaseCorruptError, SnapshotError, TenantryError
+from tenantry.errors import DatabaseCorruptError, QueryError, SnapshotError, TenantryError
 from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.storage.protocol import StoreTransaction
 from tenantry.tenancy.catalog.audit import AdminAudit
@@ -78,6 +78,19 @@ class Rows:
             after = table.key_of(rows[-1])
 
 
+class _WithOther:
+    """Reads rows, and before each read asks the other transaction, which the server would end if it were idle for too long."""
+
+    def __init__(self, rows: Rows, other: Rows) -> None:
+        self._rows = rows
+        self._other = other
+
+    async def read(self, statement: Statement[T]) -> T:
+        """Run one statement that only reads."""
+        await self._other.read(_HEAD)
+        return await self._rows.read(statement)
+
+
 class Head(NamedTuple):
     """The last row of an audit; the number is 0 if the audit is empty."""
 
@@ -89,8 +102,8 @@ async def copy_rows(source: Rows, target: Rows, report: ReportRows) -> dict[str,
     """Replace the target's rows by the source's, compare the two catalogs, and return the number of rows of each table.
 
     Raises:
-        SnapshotError: The copy differs from the source.
-        PersistenceError: A row cannot be read or written.
+        SnapshotError: A row cannot be written, the audit's chain is broken, or the copy differs from the source.
+        PersistenceError: A database failed.
     """
     counts = {table.name: await source.count(table) for table in TABLES}
     first = await target.head()
@@ -103,7 +116,10 @@ async def copy_rows(source: Rows, target: Rows, report: ReportRows) -> dict[str,
         after = (first.seq,) if table is AUDIT else None
         async for rows in source.pages(table, after):
             for unit in _units(rows):
-                await target.write(table.insert(unit))
+                try:
+                    await target.write(table.insert(unit))
+                except QueryError as error:
+                    raise await _not_copied(source, table, error) from error
             _add(digest, rows)
             done += len(rows)
             report(done, total)
@@ -118,6 +134,7 @@ async def _compare(
     for table in TABLES:
         digest = hashlib.sha256()
         async for rows in target.pages(table, (first.seq,) if table is AUDIT else None):
+            await source.head()  # the server would end an idle transaction
             _add(digest, rows)
         if await target.count(table) != counts[table.name] or digest.hexdigest() != digests[table.name]:
             raise _differs(table.name)
@@ -125,12 +142,25 @@ async def _compare(
         raise _differs("tenant_states")
     if await source.head() != await target.head():
         raise _differs("admin_audit_head")
-    verification = await AdminAudit(target).verify()
-    if not verification.is_intact:
-        raise SnapshotError(
-            f"the hash chain of the copied audit is broken ({verification.problem}), and nothing was moved: the original is "
-            "unchanged; report this error"
-        )
+    verification = await AdminAudit(_WithOther(target, source)).verify()
+    if verification.problem is not None:
+        raise _broken_chain(verification.problem)
+
+
+async def _not_copied(source: Rows, table: Table, error: QueryError) -> SnapshotError:
+    """Return the error for rows that the target refused: it takes no audit row that does not follow the row before."""
+    if table is AUDIT and (problem := (await AdminAudit(source).verify()).problem) is not None:
+        return _broken_chain(problem)
+    return SnapshotError(
+        f"rows of the catalog's table {table.name} cannot be copied, so nothing was moved: {error}"
+    )
+
+
+def _broken_chain(problem: str) -> SnapshotError:
+    return SnapshotError(
+        f"the audit's hash chain is broken ({problem}), so nothing was moved: find out who can write to the catalog, and restore it "
+        "from a copy"
+    )
 
 
 def _units(rows: Sequence[TupleRow]) -> list[list[TupleRow]]:
