@@ -75,7 +75,7 @@ DRIVERS = {
 # Those that choose a back end, run one without a registry, read and write copies, and examine a data directory's files.
 KNOW_BACK_ENDS = (
     *("storage/sqlite/", "storage/postgres/"),
-    *("storage/backends.py", "storage/standalone.py", "storage/artifacts.py"),
+    *("storage/backends.py", "storage/standalone.py", "storage/artifacts.py", "storage/pack_comparison.py"),
     "doctor/",
 )
 

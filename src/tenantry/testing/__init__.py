@@ -23,6 +23,7 @@ from tenantry.testing.conformance.repositories import (
 from tenantry.testing.conformance.store_check import MakeStore, StoreCheck
 from tenantry.testing.conformance.stores import STORE_CHECKS, check_store
 from tenantry.testing.open_registry import open_test_registry
+from tenantry.testing.packs import check_pack
 
 __all__ = [
     "BACKEND_CHECKS",
@@ -41,6 +42,7 @@ __all__ = [
     "check_backend",
     "check_name",
     "check_object_storage",
+    "check_pack",
     "check_repositories",
     "check_store",
     "open_test_registry",

@@ -12,7 +12,7 @@ CONTROL_TABLES: Final = frozenset(
 """The tables of tenantry itself, which each back end creates in its own form."""
 
 # A column of a domain has the values of the domain's type. A partition's rows are those of its table.
-_COLUMNS: Final = """
+COLUMNS_SQL: Final = """
 SELECT c.relname, a.attname, coalesce(base.typname, t.typname), a.attnotnull,
     a.attidentity <> '' OR pg_get_serial_sequence(format('%%I.%%I', n.nspname, c.relname), a.attname) IS NOT NULL
 FROM pg_catalog.pg_class AS c
@@ -65,7 +65,7 @@ def quoted(*names: str) -> str:
 def read_tables(connection: Connection[tuple[Any, ...]], schema: str) -> dict[str, Table]:
     """Return the tables of a schema, by name, without the tables of tenantry itself."""
     found: dict[str, list[Column]] = {}
-    for name, *column in connection.execute(_COLUMNS, (schema,)).fetchall():
+    for name, *column in connection.execute(COLUMNS_SQL, (schema,)).fetchall():
         columns = found.setdefault(name, [])
         if column[0] is not None:
             columns.append(Column(*column))
