@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 
 from tenantry.clock import SystemClock
-from tenantry.config import RegistryConfig
+from tenantry.config import SQLITE, RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import SnapshotError, SnapshotStorageOwnedError, TenantryError
 from tenantry.eventlog import EventLog
@@ -49,8 +49,11 @@ def find_left_snapshots(data_dir: Path) -> Iterator[Finding]:
 async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Finding:
     """Compare the storage's owner mark with the data directory, without changing either."""
     backends = make_backends(config, (), clock=SystemClock(), log=EventLog())
-    owner = StorageOwner(storage, config, backends.catalog, SystemClock())
+    catalog = backends.catalog
+    owner = StorageOwner(storage, config, catalog, SystemClock())
     try:
+        if config.catalog_backend != SQLITE:
+            await catalog.open()  # only the database knows its identity
         with anyio.fail_after(STORAGE_SECONDS_MAX):
             return await _compare(owner)
     except SnapshotStorageOwnedError as error:
@@ -63,6 +66,8 @@ async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Findi
             f"{storage.location} did not answer within {STORAGE_SECONDS_MAX:g} s",
             "check that it can be reached",
         )
+    finally:
+        await catalog.aclose()
 
 
 async def _compare(owner: StorageOwner) -> Finding:

@@ -12,6 +12,8 @@ const REASON_LENGTH_MAX = 1_000;
 const REASON = { name: "reason", label: "Reason (optional)", lengthMax: REASON_LENGTH_MAX };
 const NEW_ID = { name: "new_id", label: "New id", isRequired: true, pattern: ID_PATTERN, hint: ID_HINT };
 const NAME = { name: "display_name", label: "Display name (optional)", lengthMax: NAME_LENGTH_MAX };
+const BACKEND_HINT = "Where the new tenant's database is. Without a choice, it is where the service's settings say.";
+const BACKEND_PATTERN = "[a-z][a-z0-9_]*";
 const typed = (id) => ({ name: "typed", label: `Type ${id} to confirm`, mustBe: id });
 
 /**
@@ -51,7 +53,7 @@ export const ACTIONS = [
     scope: "operate",
     needs: "copy",
     says: "A new tenant is created with this tenant's current data.",
-    fields: () => [NEW_ID, NAME],
+    fields: (_, app) => [NEW_ID, NAME, ...backendOf(app)],
     confirm: "Clone",
   },
   {
@@ -133,7 +135,7 @@ export const SNAPSHOT_ACTIONS = [
     scope: "operate",
     needs: "copy",
     says: "A new tenant is created with this snapshot's data.",
-    fields: () => [NEW_ID, NAME],
+    fields: (_, app) => [NEW_ID, NAME, ...backendOf(app)],
     body: (values, snapshot) => ({ ...values, snapshot_id: snapshot.id }),
   },
   {
@@ -174,7 +176,7 @@ export function perform(app, action, tenant, snapshot, onDone) {
   ask({
     title,
     says: snapshot === null ? action.says : `Taken on ${moment(snapshot.created_at)}. ${action.says}`,
-    fields: action.fields?.(tenant) ?? [],
+    fields: action.fields?.(tenant, app) ?? [],
     confirm: action.confirm ?? labelOf(action),
     isDangerous: action.isDangerous,
     submit: async (values) => {
@@ -194,13 +196,20 @@ export function create(app, onDone, id = "") {
   ask({
     title: "Create a tenant",
     says: "The tenant gets its own migrated database.",
-    fields: [{ ...NEW_ID, name: "id", label: "Id", value: id }, NAME],
+    fields: [{ ...NEW_ID, name: "id", label: "Id", value: id }, NAME, ...backendOf(app)],
     confirm: "Create",
     submit: async (values) => {
       const tenant = await app.api.send("POST", "v1/tenants", { body: withoutEmpty(values), once });
       settle(app, `Create: ${tenant.id}`, tenant, onDone);
     },
   });
+}
+
+/** Return the field for the back end of a new tenant; no field if the service has one back end. */
+function backendOf({ backends }) {
+  if (backends.length < 2) return [];
+  const field = { name: "backend", label: "Back end (optional)", pattern: BACKEND_PATTERN, hint: BACKEND_HINT };
+  return [{ ...field, options: backends }];
 }
 
 function settle(app, title, answer, onDone) {

@@ -37,6 +37,11 @@ class App {
     return this.service.states;
   }
 
+  /** The names of the back ends that can keep tenants' databases; the default one is first. */
+  get backends() {
+    return this.service.backends.map(({ name }) => name);
+  }
+
   /** Return the lifecycle states that allow a permission or a transition. */
   statesThatAllow(what) {
     return Object.keys(this.states).filter((state) => this.states[state].includes(what));

@@ -12,8 +12,8 @@ import { badge, Buttons, chosenName, empty, Facts, heading, Table } from "./part
 const AUDIT_ROWS = 10;
 const POINTS_MAX = 150;
 const FACTS = [
-  "Size", "Open in the service", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Schema", "Limits",
-  "Protected from deletion", "In this state since", "Created", "Next snapshot", "Former id", "Stable key",
+  "Size", "Open in the service", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Back end", "Schema",
+  "Limits", "Protected from deletion", "In this state since", "Created", "Next snapshot", "Former id", "Stable key",
 ];
 
 export function tenant(app, id) {
@@ -132,6 +132,7 @@ export function tenant(app, id) {
     setText(notice, notes.join("\n"));
     notice.hidden = notes.length === 0;
     showActions();
+    facts.set("Back end", known.backend);
     facts.set("Schema", versions(known.schema_versions));
     facts.set("In this state since", moment(known.state_changed_at));
     facts.set("Created", moment(known.created_at));

@@ -39,7 +39,7 @@ export function tenants(app, parameters) {
   const found = element("p", { class: "hint", id: "found", role: "status" });
   const more = element("button", { type: "button", hidden: true, onclick: () => showMore() }, `Show ${PAGE_ROWS} more`);
   const place = element("div", {}, empty("Loading…"));
-  const table = new Table("Tenants", columns(meter), ({ id }) => id);
+  const table = new Table("Tenants", columns(meter, app.backends.length > 1), ({ id }) => id);
   const page = element(
     "div",
     {},
@@ -135,7 +135,7 @@ export function tenants(app, parameters) {
   return { title: "Tenants", element: page, refresh };
 }
 
-function columns(meter) {
+function columns(meter, isOnSeveral) {
   const load = ({ id }) => {
     const known = meter.of(id);
     if (known === null) return NOTHING;
@@ -169,6 +169,7 @@ function columns(meter) {
     },
     { title: "Size", isNumber: true, text: ({ id }) => bytes(meter.of(id)?.bytes) },
     { title: "Load", isNumber: true, text: load },
+    ...(isOnSeveral ? [{ title: "Back end", text: (tenant) => tenant.backend }] : []),
     { title: "Schema", text: (tenant) => versions(tenant.schema_versions) },
     { title: "Since", isMoment: true, text: (tenant) => moment(tenant.state_changed_at) },
   ];
