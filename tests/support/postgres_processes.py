@@ -184,6 +184,15 @@ class PostgresProcess:
             *("--pgdata", self.data),
         )
 
+    def give_certificate(self, certificate: Path, key: Path) -> None:
+        """Give a certificate to the server, for ``start(ssl="on")``. Only Debian's server knows TLS, not the wheel's."""
+        for source, name in ((certificate, "server.crt"), (key, "server.key")):
+            copied = self.data / name
+            shutil.copyfile(source, copied)
+            copied.chmod(0o600)
+            if (user := _server_user()) is not None:
+                os.chown(copied, user.pw_uid, user.pw_gid)
+
     def start(self, **settings: str) -> None:
         """Start the server with these settings, and wait until it accepts connections."""
         self.launch(**settings)
@@ -238,34 +247,69 @@ class PostgresProcess:
         run_program(self._binaries / "pg_ctl", "promote", "-D", self.data)
 
 
+class PoolerProcess:
+    """A PgBouncer in front of a server's databases. It ends with this process.
+
+    Attributes:
+        directory: The directory of its socket.
+        port: Its port.
+
+    Args:
+        server_socket: The directory of the server's socket.
+        server_port: The server's port.
+        pool_mode: When a server's connection goes to another client.
+    """
+
+    def __init__(
+        self, server_socket: Path, server_port: int = PORT, *, pool_mode: str = "transaction"
+    ) -> None:
+        self.directory = make_directory("pgbouncer-")
+        self.port = 6432
+        self._process: subprocess.Popen[bytes] | None = None
+        if (user := _server_user()) is not None:
+            os.chown(self.directory, user.pw_uid, user.pw_gid)
+        (self.directory / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host={server_socket} port={server_port} user=postgres\n"
+            f"[pgbouncer]\npool_mode = {pool_mode}\nauth_type = any\nlisten_port = {self.port}\n"
+            f"unix_socket_dir = {self.directory}\nlogfile = {self.directory}/log\n"
+            "default_pool_size = 40\nmax_client_conn = 500\nserver_login_retry = 1\n"
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+        shutil.rmtree(self.directory)
+
+    def start(self) -> None:
+        """Start it, and wait until it listens."""
+        self._process = subprocess.Popen(
+            _command("pgbouncer", "--quiet", self.directory / "pgbouncer.ini"),
+            start_new_session=True,
+            env=_environment(),
+            cwd="/",
+        )
+        _wait_for_socket(self.directory / f".s.PGSQL.{self.port}", self._process)
+
+    def kill(self) -> None:
+        """Kill it, if it runs."""
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()
+            process.wait()
+            with suppress(FileNotFoundError):
+                (self.directory / f".s.PGSQL.{self.port}").unlink()
+
+
 @contextmanager
 def pgbouncer(
     server_socket: Path, port: int, *, pool_mode: str = "transaction"
 ) -> Iterator[tuple[Path, int]]:
-    """Run PgBouncer in front of a server's databases, and give the directory of its socket, and its port.
-
-    Args:
-        server_socket: The directory of the server's socket.
-        port: The server's port.
-        pool_mode: When a server's connection goes to another client.
-    """
-    with _private_directory("pgbouncer-") as directory:
-        settings = directory / "pgbouncer.ini"
-        settings.write_text(
-            f"[databases]\n* = host={server_socket} port={port} user=postgres\n"
-            f"[pgbouncer]\npool_mode = {pool_mode}\nauth_type = any\nlisten_port = 6432\n"
-            f"unix_socket_dir = {directory}\nlogfile = {directory}/log\n"
-            "default_pool_size = 40\nmax_client_conn = 500\nserver_login_retry = 1\n"
-        )
-        process = subprocess.Popen(
-            _command("pgbouncer", "--quiet", settings), start_new_session=True, env=_environment(), cwd="/"
-        )
-        try:
-            _wait_for_socket(directory / ".s.PGSQL.6432", process)
-            yield directory, 6432
-        finally:
-            process.kill()
-            process.wait()
+    """Run PgBouncer in front of a server's databases, and give the directory of its socket, and its port; see `PoolerProcess`."""
+    with PoolerProcess(server_socket, port, pool_mode=pool_mode) as pooler:
+        pooler.start()
+        yield pooler.directory, pooler.port
 
 
 def _wait_for_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
@@ -278,17 +322,6 @@ def _wait_for_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "PgBouncer does not start"
         assert time.monotonic() < give_up_at, "PgBouncer does not start"
         time.sleep(0.01)
-
-
-@contextmanager
-def _private_directory(prefix: str) -> Iterator[Path]:
-    directory = make_directory(prefix)
-    if (user := _server_user()) is not None:
-        os.chown(directory, user.pw_uid, user.pw_gid)
-    try:
-        yield directory
-    finally:
-        shutil.rmtree(directory)
 
 
 def _free_port() -> int:

@@ -19,7 +19,7 @@ import pytest
 import disruptions
 from disruptions import Disruptor, Entry, Load, Verdict, Write
 from lossy_proxy import LossyProxy, lossy_proxy
-from postgres_processes import PostgresProcess
+from postgres_processes import PoolerProcess, PostgresProcess
 from postgres_servers import Database, PostgresServer, private_replica, private_server, socket_url, url_of
 from postgres_stores import Stores, open_stores
 from tenantry.sql.statements import Statement
@@ -186,6 +186,27 @@ async def disrupt(server: PostgresProcess, database: Database, *, times: int) ->
 async def test_disruptions(server: PostgresProcess, database: Database):
     """Connections are terminated, a process is killed, and the server is restarted, under load."""
     await disrupt(server, database, times=1)
+
+
+async def test_a_pooler_that_is_killed(server: PostgresProcess, database: Database):
+    """A pooler in transaction mode is killed and started again, and behind it connections are terminated."""
+    happening = Disruptor(server, database)
+    with PoolerProcess(server.socket_directory) as pooler:
+        pooler.start()
+        name = psycopg.conninfo.conninfo_to_dict(database.direct_url)["dbname"]
+        url = socket_url(pooler.directory, pooler.port, database=str(name))
+        pooled = Database(f"{url}&tenantry_pooled=true", database.direct_url)
+        async with tenant(pooled, stores=4) as written:
+            load = Load(written.writes)
+            async with load.running():
+                for _ in range(3):
+                    await load.progress()
+                    pooler.kill()
+                    pooler.start()
+                    await load.progress()
+                    await happening.terminate_all()
+                await load.progress()
+            disruptions.check(load.verdict(written.stored()))
 
 
 @pytest.mark.soak

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from psycopg import pq
 
 from tenantry import PostgresConfig, SettingsError
 from tenantry.storage.postgres.settings import connection_parameters, host_count
 
 LIBPQ = [
     *("PGHOST", "PGSSLMODE", "PGSSLROOTCERT", "PGAPPNAME", "PGTARGETSESSIONATTRS"),
+    *("SSL_CERT_FILE", "SSL_CERT_DIR"),
 ]
 
 
@@ -35,11 +35,13 @@ def test_the_certificate_is_checked_unless_said_otherwise(tmp_path: Path, monkey
     assert "sslmode" not in parameters("postgresql://h/d")
 
 
-@pytest.mark.skipif(pq.version() < 160000, reason="libpq knows sslrootcert=system since 16")
-def test_which_certificates_are_trusted(tmp_path: Path):
+def test_which_certificates_are_trusted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The system's, unless the user has a file of trusted ones where libpq looks for it, or the URL names one."""
-    assert parameters("postgresql://h/d")["sslrootcert"] == "system"
+    found = parameters("postgresql://h/d")["sslrootcert"]
+    assert found == "system" or Path(found).is_file()
     assert parameters("postgresql://h/d?sslrootcert=/ca.pem")["sslrootcert"] == "/ca.pem"
+    monkeypatch.setenv("SSL_CERT_FILE", "/ca.pem")
+    assert parameters("postgresql://h/d")["sslrootcert"] == "system"
     (tmp_path / ".postgresql").mkdir()
     (tmp_path / ".postgresql" / "root.crt").touch()
     assert "sslrootcert" not in parameters("postgresql://h/d")

@@ -140,6 +140,33 @@ async def test_a_database_that_does_not_exist(postgres_database: Database):
     await refusal(url, 'database "nowhere" does not exist')
 
 
+async def test_a_network_is_encrypted_and_checked(
+    certificate: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Over a network the server must show a certificate that is trusted, unless the URL says otherwise."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    with private_server(15, is_tcp=True) as server:
+        server.start()
+        with psycopg.connect(url_of(server), autocommit=True) as admin:
+            admin.execute(f"CREATE ROLE app LOGIN SUPERUSER PASSWORD '{PASSWORD}'".encode())
+        url = f"postgresql://app:{PASSWORD}@127.0.0.1:{server.port}/postgres"
+        await refusal(url, "does not support SSL.*sslmode=disable")
+        await check(f"{url}?sslmode=disable")
+        server.stop()
+        server.give_certificate(*certificate)
+        server.start(ssl="on")
+        await refusal(url, "certificate verify failed.*name the file of its authority in sslrootcert")
+        await check(f"{url}?sslrootcert={certificate[0]}")
+        await refusal(
+            f"{url.replace('127.0.0.1', 'localhost')}?sslrootcert={certificate[0]}",
+            "does not match host name",
+        )
+        await check(f"{url}?sslmode=require")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        await check(url)
+
+
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [

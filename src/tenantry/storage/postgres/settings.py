@@ -33,6 +33,12 @@ _VARIABLES: Final[Mapping[str, str]] = {
 _LIBPQ_WITH_SYSTEM_ROOTS: Final = 160000
 # The file of libpq's own default: https://www.postgresql.org/docs/current/libpq-ssl.html#LIBPQ-SSL-CERTIFICATES
 _ROOT_CERTIFICATES: Final = Path("~/.postgresql/root.crt")
+# Debian, Ubuntu, Alpine, Arch; Fedora, Red Hat; SUSE; others.
+_SYSTEM_ROOTS: Final = (
+    *("/etc/ssl/certs/ca-certificates.crt", "/etc/pki/tls/certs/ca-bundle.crt"),
+    *("/etc/ssl/ca-bundle.pem", "/etc/ssl/cert.pem"),
+)
+_OPENSSL_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 def connection_parameters(config: PostgresConfig, session: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -54,9 +60,7 @@ def connection_parameters(config: PostgresConfig, session: Mapping[str, str] | N
     if not _is_set("sslmode", given):
         parameters["sslmode"] = "verify-full"
     if parameters.get("sslmode") == "verify-full" and not _is_set("sslrootcert", given):
-        has_system_roots = pq.version() >= _LIBPQ_WITH_SYSTEM_ROOTS
-        if has_system_roots and not _ROOT_CERTIFICATES.expanduser().exists():
-            parameters["sslrootcert"] = "system"
+        parameters |= _trusted()
     if session and not config.is_pooled:
         written = " ".join(f"-c {name}={_escaped(value)}" for name, value in session.items())
         # What the URL says comes last, and therefore counts.
@@ -90,6 +94,21 @@ def _unknown_options(url: str) -> str:
         return ": correct the options after the question mark"
     similar = difflib.get_close_matches(unknown[0], known, n=1, cutoff=0)[0]
     return f": it does not know the option {unknown[0]}; a similar option is {similar}"
+
+
+def _trusted() -> dict[str, str]:
+    """Return the parameter that names the authorities of certificates: those of the user, or else those of the system.
+
+    The wheels of psycopg bring an OpenSSL that looks for the system's authorities in a directory that no system has, unless OpenSSL's
+    own variables name them. So the file is named where it is known.
+    """
+    if _ROOT_CERTIFICATES.expanduser().exists():
+        return {}  # libpq's default
+    if not any(map(os.environ.get, _OPENSSL_VARIABLES)):
+        for path in _SYSTEM_ROOTS:
+            if Path(path).is_file():
+                return {"sslrootcert": path}
+    return {"sslrootcert": "system"} if pq.version() >= _LIBPQ_WITH_SYSTEM_ROOTS else {}
 
 
 def _is_set(name: str, given: Mapping[str, str]) -> bool:
