@@ -4,6 +4,7 @@ Import it by name (``tests/support`` is on pytest's path): ``from lossy_proxy im
 """
 
 import asyncio
+import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -23,12 +24,19 @@ class LossyProxy:
         lost: The number of answers that were lost.
         is_armed: Whether the next answer that ends a transaction is lost: the server has committed it, the client's connection ends
             without a byte of it.
+        chance: The probability with which a connection ends at a message, in either direction.
+
+    Args:
+        server_directory: The directory of the server's socket.
+        seed: The seed of the random numbers.
     """
 
-    def __init__(self, server_directory: Path) -> None:
+    def __init__(self, server_directory: Path, seed: int = 0) -> None:
         self.directory = make_directory("lossy-")
         self.lost = 0
         self.is_armed = False
+        self.chance = 0.0
+        self._choices = random.Random(seed)
         self._server_directory = server_directory
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -47,7 +55,7 @@ class LossyProxy:
         """Connect a client with the server until one of the two leaves."""
         server_path = self._server_directory / f".s.PGSQL.{PORT}"
         from_server, server = await asyncio.open_unix_connection(server_path)
-        sending = asyncio.create_task(_forward(reader, server))
+        sending = asyncio.create_task(self._forward(reader, server))
         try:
             await self._answer(from_server, writer)
         finally:
@@ -64,6 +72,8 @@ class LossyProxy:
                 head = await from_server.readexactly(5)
                 body = await from_server.readexactly(int.from_bytes(head[1:]) - 4)
                 is_lost = is_lost or self.is_armed
+                if self._ends():
+                    return
                 if not is_lost:
                     client.write(head + body)
                     await client.drain()
@@ -72,11 +82,28 @@ class LossyProxy:
                     self.lost += 1
                     return
 
+    async def _forward(self, client: asyncio.StreamReader, server: asyncio.StreamWriter) -> None:
+        """Forward what the client sends, until the connection ends, perhaps within a message."""
+        with suppress(OSError):
+            while sent := await client.read(_BYTES_MAX):
+                has_ended = self._ends()
+                server.write(sent[: self._choices.randrange(len(sent))] if has_ended else sent)
+                await server.drain()
+                if has_ended:
+                    break
+        server.close()
+
+    def _ends(self) -> bool:
+        """Return whether the connection ends now."""
+        has_ended = self._choices.random() < self.chance
+        self.lost += has_ended
+        return has_ended
+
 
 @asynccontextmanager
-async def lossy_proxy(server_directory: Path) -> AsyncIterator[LossyProxy]:
+async def lossy_proxy(server_directory: Path, *, seed: int = 0) -> AsyncIterator[LossyProxy]:
     """Run a proxy in front of the server whose socket is in the directory. Connections must not be encrypted."""
-    proxy = LossyProxy(server_directory)
+    proxy = LossyProxy(server_directory, seed)
     path = proxy.directory / f".s.PGSQL.{PORT}"
     server = await asyncio.start_unix_server(proxy.serve, path)
     try:
@@ -87,11 +114,3 @@ async def lossy_proxy(server_directory: Path) -> AsyncIterator[LossyProxy]:
         with suppress(OSError):
             path.unlink()
         proxy.directory.rmdir()
-
-
-async def _forward(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    with suppress(OSError):
-        while sent := await source.read(_BYTES_MAX):
-            target.write(sent)
-            await target.drain()
-    target.close()

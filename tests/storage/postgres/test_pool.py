@@ -238,6 +238,9 @@ async def test_closing(pool: ConnectionPool):
         await call()
     assert not refused.value.is_retryable
     assert repr(pool) == "<ConnectionPool: closed, 0 of 2 in use, 0 idle, 0 waiting>"
+    pool.open()
+    await call()
+    assert pool.counts().idle == 1
 
 
 async def test_abandoned_while_its_loop_runs(pool: ConnectionPool):

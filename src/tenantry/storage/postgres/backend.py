@@ -122,12 +122,17 @@ class PostgresBackend:
         """Check the server and the database; see `Backend.open`."""
         if not self._is_open:
             check_created_objects(self._schemas)
-            await check_database(
-                self._pool,
-                self._database,
-                log=self._log,
-                timeout_seconds=self._database.connect_timeout_seconds,
-            )
+            self._pool.open()
+            try:
+                await check_database(
+                    self._pool,
+                    self._database,
+                    log=self._log,
+                    timeout_seconds=self._database.connect_timeout_seconds,
+                )
+            except BaseException:
+                await self._pool.aclose()
+                raise
             self._tools.open()
             self._is_open = True
 

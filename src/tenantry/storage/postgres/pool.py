@@ -48,7 +48,7 @@ class _Connection:
 
 
 class ConnectionPool:
-    """The connections to one database. `aclose` ends the pool; it cannot be opened again.
+    """The connections to one database.
 
     Args:
         config: The settings of the database.
@@ -147,6 +147,10 @@ class ConnectionPool:
         finally:
             self._give_place()
 
+    def open(self) -> None:
+        """Accept callers, also after `aclose`; idempotent. A new pool accepts callers."""
+        self._is_closed = False
+
     def aclose_nowait(self) -> None:
         """Close all connections and refuse all callers. A caller that uses a connection loses it."""
         self._is_closed = True
@@ -159,7 +163,7 @@ class ConnectionPool:
         self._idle.clear()
 
     async def aclose(self) -> None:
-        """Close the pool; idempotent. The callers have ended: the stores are disconnected first."""
+        """Close the pool until `open`; idempotent. The callers have ended: the stores are disconnected first."""
         self.aclose_nowait()
 
     def abandon(self) -> None:
