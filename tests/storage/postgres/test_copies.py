@@ -389,6 +389,21 @@ class TestRefusals:
         assert "evening" not in message
         assert world.fetch("SELECT number FROM kinds") == [(9,)]
 
+    @pytest.mark.parametrize("key", ["k\0", "k" * 500])
+    def test_an_idempotency_key_that_postgresql_refuses(self, world: World, key: str):
+        """The error says what is wrong, and does not show the key."""
+        path = world.file()
+        change_file(
+            path,
+            "CREATE TABLE tenantry_idempotency (key TEXT, payload_hash BLOB, results TEXT, created_at TEXT)",
+        )
+        change_file(
+            path, "INSERT INTO tenantry_idempotency VALUES (?, x'00', '[]', '2026-01-31T09:30:00Z')", key
+        )
+        with pytest.raises(SnapshotError, match="an idempotency key of") as caught:
+            world.load(path)
+        assert key not in str(caught.value)
+
     def test_a_text_that_is_not_utf8(self, world: World):
         """The error names the table and the row."""
         path = world.file(children=[("tom", None)])

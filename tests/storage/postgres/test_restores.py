@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg
 import pytest
@@ -24,8 +25,10 @@ from postgres_tenants import (
     waiting,
     write,
 )
-from tenantry.errors import SnapshotError, TenantOwnedElsewhereError
+from tenantry.errors import PersistenceError, SnapshotError, TenantOwnedElsewhereError
+from tenantry.storage.postgres import copy_out, new_schema
 from tenantry.storage.postgres.tables import quoted
+from tenantry.storage.postgres.thread_connections import ThreadConnection
 
 if TYPE_CHECKING:
     import subprocess
@@ -196,6 +199,65 @@ class TestCrashes:
 
 class TestRestores:
     """Single restores."""
+
+    async def test_a_cancelled_stage(
+        self, postgres_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Cancelling a stage ends the loading of the rows, and leaves no schema; the copy is kept."""
+        loading = threading.Event()
+        copy_in = new_schema.copy_in
+
+        def copying(connection: ThreadConnection, *arguments: Any) -> None:
+            copy_in(connection, *arguments)
+            loading.set()
+            connection.execute("SELECT pg_sleep(60)")
+
+        monkeypatch.setattr(new_schema, "copy_in", copying)
+        async with opened(postgres_database.url, tmp_path) as backend, connected_after_creating(backend):
+            path = await copy(backend, tmp_path / "copy.db", generation=2)
+            staging = asyncio.create_task(backend.points(PLACE).stage("before-1", path))
+            await asyncio.to_thread(loading.wait)
+            staging.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await staging
+            assert not await backend.points(PLACE).has_begun("before-1")
+        assert (schemas(postgres_database), path.exists()) == ({"tenant_acme"}, True)
+
+    async def test_a_cancelled_copy(
+        self, postgres_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        """Cancelling a copy ends it, and leaves no file; so does a server that ends the connection."""
+        reading = threading.Event()
+
+        def waiting_for_rows(connection: ThreadConnection, *_: Any) -> Iterator[tuple[Any, ...]]:
+            reading.set()
+            connection.execute("SELECT pg_sleep(60)")
+            yield from ()
+
+        monkeypatch.setattr(copy_out, "read_rows", waiting_for_rows)
+        async with (
+            opened(postgres_database.url, tmp_path) as backend,
+            connected_after_creating(backend) as store,
+        ):
+            path = tmp_path / "copy.db"
+            copying = asyncio.create_task(store.copy_to(path))
+            await asyncio.to_thread(reading.wait)
+            copying.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await copying
+            assert not path.exists()
+            reading.clear()
+            copying = asyncio.create_task(store.copy_to(path))
+            await asyncio.to_thread(reading.wait)
+            with psycopg.connect(postgres_database.direct_url, autocommit=True) as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() "
+                    "AND backend_xmin IS NOT NULL AND pid <> pg_backend_pid()"
+                )
+            with pytest.raises(PersistenceError, match="cannot copy the schema tenant_acme"):
+                await copying
+            assert not path.exists()
+            await write(store, "INSERT INTO notes VALUES ('one')")
 
     async def test_a_copy_that_cannot_be_stored(self, postgres_database: Database, tmp_path: Path):
         """The error names the row, the tenant is served as before, and no schema is left."""

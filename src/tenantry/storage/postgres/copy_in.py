@@ -193,6 +193,14 @@ def _set_number(
 
 def _copy_keys(file: FileRows, schema: str, connection: Connection[tuple[Any, ...]]) -> None:
     statement = f"COPY {quoted(schema, _KEYS)} (key, payload_hash, results, created_at) FROM STDIN"
-    with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
-        for row in file.idempotency_keys():
-            copy.write_row(row)
+    try:
+        with connection.cursor() as cursor, cursor.copy(statement.encode()) as copy:
+            for row in file.idempotency_keys():
+                copy.write_row(row)
+    except psycopg.DataError as error:
+        # A key is the caller's, and may be a secret, so the message does not name it.
+        raise SnapshotError(
+            f"an idempotency key of {file.path} cannot be stored: {error.diag.message_primary or error}: it is too long, or has a NUL; "
+            "delete its row from tenantry_idempotency, then try again",
+            code=error.sqlstate,
+        ) from error

@@ -11,7 +11,7 @@ import asyncio
 import select
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
@@ -28,10 +28,13 @@ from tenantry.errors import (
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
 from tenantry.storage.postgres.pool import FIRST_PAUSE_SECONDS, PAUSE_SECONDS_MAX
 from tenantry.storage.postgres.settings import connection_parameters
-from tenantry.threads import check_cancelled, run_in_thread
+from tenantry.threads import CancelledWorkError, check_cancelled, run_in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+CANCEL_SECONDS_MAX: Final = 5.0
+"""The longest time for asking the server to end a statement."""
 
 STALLED_SECONDS_MAX: Final = 60.0
 """The longest wait for the next message of the server, unless a call has another limit."""
@@ -51,7 +54,18 @@ class ThreadConnection(psycopg.Connection[tuple[Any, ...]]):
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Run one exchange of messages with the server; see psycopg's `Connection.wait`."""
-        return super().wait(_watched(gen, self.stalled_seconds_max), *args, **kwargs)
+        try:
+            return super().wait(_watched(gen, self.stalled_seconds_max), *args, **kwargs)
+        except (CancelledWorkError, StalledError):
+            # The server would notice the closed connection only at the statement's end, and would keep its locks until then.
+            with suppress(psycopg.Error):
+                self.cancel_safe(timeout=CANCEL_SECONDS_MAX)
+            self.close()
+            raise
+
+
+class StalledError(psycopg.OperationalError):
+    """The server sent nothing for too long."""
 
 
 class ThreadConnections:
@@ -268,6 +282,6 @@ def _watched(gen: Generator[Any, Any, T], stalled_seconds_max: float) -> Generat
         if since_seconds is None:
             since_seconds = now_seconds
         elif now_seconds - since_seconds > stalled_seconds_max:
-            raise psycopg.OperationalError(
+            raise StalledError(
                 f"the server sent nothing for {stalled_seconds_max:g} seconds; the connection was closed"
             )
