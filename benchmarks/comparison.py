@@ -17,6 +17,7 @@ class Sample:
         p99_seconds: The same.
         errors: Calls that failed, and `first_error` in words.
         bytes_each: Where memory is measured: of one open tenant.
+        cpu_seconds: Where a server works too: the processor time of this process and of the server for all calls.
         gc_seconds: How long the garbage collector held everything up, out of `seconds`.
         gc_collections: How often.
         durability: As read back from the connection that writes; None where nothing is written.
@@ -30,6 +31,7 @@ class Sample:
     errors: int = 0
     first_error: str | None = None
     bytes_each: float | None = None
+    cpu_seconds: float | None = None
     gc_seconds: float = 0.0
     gc_collections: int = 0
     durability: dict[str, Any] | None = None
@@ -55,6 +57,7 @@ class Measure(Enum):
     P50 = "p50"
     P99 = "p99"
     BYTES = "bytes"
+    CPU = "cpu"
 
     @property
     def more_is_better(self) -> bool:
@@ -72,6 +75,8 @@ class Measure(Enum):
                 return sample.p99_seconds
             case Measure.BYTES:
                 return sample.bytes_each
+            case Measure.CPU:
+                return None if sample.cpu_seconds is None else sample.cpu_seconds / sample.calls
 
 
 @dataclass(frozen=True, slots=True)

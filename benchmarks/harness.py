@@ -141,7 +141,9 @@ class Measured:
         """How many calls failed, the warm-up's included."""
         return self.warm_up.errors + self.calls.errors
 
-    def sample(self, durability: dict[str, Any] | None, **details: Any) -> Sample:
+    def sample(
+        self, durability: dict[str, Any] | None, *, cpu_seconds: float | None = None, **details: Any
+    ) -> Sample:
         """Return the sample.
 
         Raises:
@@ -158,6 +160,7 @@ class Measured:
             gc_seconds=self.garbage.seconds,
             gc_collections=self.garbage.collections,
             durability=durability,
+            cpu_seconds=cpu_seconds,
             details=details,
         )
 

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import asyncpg
+import psutil
 import psycopg
 from psycopg import sql
 
@@ -25,7 +26,7 @@ from tenantry.company import COMPANY, Message, Task
 CONNECTIONS = 32
 """For 64 callers on 2 cores: with 16 or 64 one of the two drivers gains at one work and loses at the other."""
 
-_SETTINGS = "SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes')"
+SETTINGS = "SELECT current_setting('fsync'), current_setting('synchronous_commit'), current_setting('full_page_writes')"
 _AS_POSTGRES = (
     (r"seq INTEGER NOT NULL PRIMARY KEY", "seq BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY"),
     (r"\bBLOB\b", "BYTEA"),
@@ -73,6 +74,18 @@ class PostgresServer:
             connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, "tasks")))
         return schema
 
+    def cpu_seconds(self) -> float:
+        """Return the processor time of the server's processes so far, also of those that have ended."""
+        with psycopg.connect(self.uri) as connection:
+            (data_directory,) = connection.execute("SHOW data_directory").fetchone() or ("",)
+        pid = int((Path(data_directory) / "postmaster.pid").read_text().split("\n", 1)[0])
+        postmaster = psutil.Process(pid)
+        ended = postmaster.cpu_times()
+        living = [process.cpu_times() for process in postmaster.children()]
+        return (
+            ended.children_user + ended.children_system + sum(times.user + times.system for times in living)
+        )
+
     def count_messages(self, schema: str) -> int:
         """Count a tenant's messages."""
         with psycopg.connect(self.uri) as connection:
@@ -114,7 +127,7 @@ class AsyncpgStore(_PostgresStore):
 
     async def durability(self) -> PostgresDurability:
         """See `CompanyStore.durability`."""
-        return PostgresDurability(*await self._pool.fetchrow(_SETTINGS))
+        return PostgresDurability(*await self._pool.fetchrow(SETTINGS))
 
 
 class PsycopgStore(_PostgresStore):
@@ -145,7 +158,7 @@ class PsycopgStore(_PostgresStore):
     async def durability(self) -> PostgresDurability:
         """See `CompanyStore.durability`."""
         async with self._connection() as connection:
-            return PostgresDurability(*await (await connection.execute(_SETTINGS)).fetchone())
+            return PostgresDurability(*await (await connection.execute(SETTINGS)).fetchone())
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection]:

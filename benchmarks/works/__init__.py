@@ -15,6 +15,9 @@ from benchmarks.works import (
     migrate_fleet,
     mixed_tenants,
     noisy_neighbour,
+    postgres_many_tenants,
+    postgres_one_tenant,
+    postgres_processes,
     save_latency,
     save_one_tenant,
     snapshot_writes,
@@ -37,4 +40,7 @@ WORKS: dict[str, Work] = {
     "snapshot_writes": snapshot_writes.WORK,
     "admin_api": admin_api.WORK,
     "event_loop": event_loop.WORK,
+    "postgres_one_tenant": postgres_one_tenant.WORK,
+    "postgres_processes": postgres_processes.WORK,
+    "postgres_many_tenants": postgres_many_tenants.WORK,
 }
