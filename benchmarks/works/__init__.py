@@ -15,9 +15,11 @@ from benchmarks.works import (
     migrate_fleet,
     mixed_tenants,
     noisy_neighbour,
+    postgres_failures,
     postgres_many_tenants,
     postgres_one_tenant,
     postgres_processes,
+    postgres_snapshot,
     save_latency,
     save_one_tenant,
     snapshot_writes,
@@ -43,4 +45,6 @@ WORKS: dict[str, Work] = {
     "postgres_one_tenant": postgres_one_tenant.WORK,
     "postgres_processes": postgres_processes.WORK,
     "postgres_many_tenants": postgres_many_tenants.WORK,
+    "postgres_failures": postgres_failures.WORK,
+    "postgres_snapshot": postgres_snapshot.WORK,
 }
