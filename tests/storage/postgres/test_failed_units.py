@@ -149,6 +149,18 @@ async def test_keys_in_batches_with_failures(store: PostgresStore):
     assert await ids(store) == [1, 2, 7]
 
 
+async def test_units_with_and_without_keys_alone(store: PostgresStore):
+    """After several failures units with keys and others get transactions of their own, in order."""
+    count = run("SELECT count(*) FROM t", fetch=Fetch.ONE)
+    units = [(insert(n), count) for n in range(6)]
+    outcomes = await store.write(
+        [(orphan(1, -1),), units[0], keyed(units[1]), units[2], units[3], keyed(units[1]), units[4], units[5]]
+    )
+    assert isinstance(outcomes[0], ConstraintViolationError)
+    counts = [outcome[1][0] for outcome in outcomes[1:]]
+    assert counts == [1, 2, 3, 4, 2, 5, 6]
+
+
 async def test_key_of_a_failed_commit_is_not_stored(store: PostgresStore):
     """The key is in the unit's transaction, so it is rolled back with the unit and can be used again."""
     (outcome,) = await store.write([keyed((orphan(1, 99),))])

@@ -159,6 +159,25 @@ async def test_late_batch_cannot_run_any_more(store: PostgresStore, proxy: Proxy
     assert await rows(store, "SELECT id, n FROM t") == [(1, 2)]
 
 
+async def test_lost_look(store: PostgresStore, proxy: Proxy):
+    """The look for a batch may be lost too; the results of the batch are never confused with those of the look."""
+    for row_id, fault in ((1, Fault.LOST), (2, Fault.ANSWER_LOST), (3, Fault.END_CUT)):
+        proxy.marker = BATCH
+        proxy.faults = [Fault.ANSWER_LOST]
+        writing = asyncio.ensure_future(
+            store.write([(insert(row_id, Fetch.ROWCOUNT),), (insert(-row_id), marked())])
+        )
+        while proxy.faults:  # noqa: ASYNC110  # the event loop runs the proxy
+            await asyncio.sleep(0)
+        proxy.marker = b"tenantry_batches"
+        proxy.faults = [fault]
+        counted, plain = await writing
+        assert isinstance(counted, ResultLostError)
+        assert plain == [None, None]
+        assert proxy.faults == []
+    assert await ids(store) == [-3, -2, -1, 1, 2, 3]
+
+
 async def test_reads_run_again(store: PostgresStore, proxy: Proxy):
     """A read whose connection is lost runs again."""
     await store.write([(insert(1),)])

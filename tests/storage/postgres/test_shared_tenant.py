@@ -163,6 +163,64 @@ async def test_locked_row_is_waited_for(database: Database, store: PostgresStore
     assert await writing == [[None]]
 
 
+async def test_locked_table_is_waited_for(database: Database, store: PostgresStore):
+    """Reads and writes wait for a table that another process changes, for longer than one wait; NOWAIT fails at once."""
+    await store.write([insert(1)])
+    nowait = run("SELECT n FROM t FOR UPDATE NOWAIT", fetch=Fetch.ALL)
+    async with await psycopg.AsyncConnection.connect(database.direct_url) as other:
+        await other.execute(f"SELECT FROM {schema_of(store)}.t FOR UPDATE".encode())
+        (refused,) = await store.write([(nowait,)])
+        assert isinstance(refused, QueryError)
+        assert (refused.code, refused.is_transient) == ("55P03", True)
+        await other.execute(f"LOCK TABLE {schema_of(store)}.t".encode())
+        calls = [
+            asyncio.ensure_future(store.read([run("SELECT id FROM t", fetch=Fetch.ALL)])),
+            asyncio.ensure_future(store.write([insert(2)])),
+        ]
+        seen = set()
+        query = (
+            "SELECT pid, xact_start FROM pg_stat_activity WHERE datname = current_database() "
+            "AND wait_event_type = 'Lock'"
+        )
+        while len(seen) < 4:
+            seen.update(await admin(database, query))
+        assert not any(call.done() for call in calls)
+        await other.rollback()
+    assert await calls[0] in ([[(1,)]], [[(1,), (2,)]])
+    assert await calls[1] == [[None]]
+
+
+async def test_statement_that_takes_too_long_fails_alone(stores: Stores, store: PostgresStore):
+    """The server ends a statement at its time limit, and the other units are committed."""
+    other = stores.again(store, settings=dict(stores.settings) | {"statement_timeout": "100"})
+    await other.connect()
+    slow = run("SELECT pg_sleep(600)", fetch=Fetch.ALL)
+    good, bad = await other.write([insert(1), (slow,)])
+    assert good == [None]
+    assert isinstance(bad, QueryError)
+    assert (bad.code, bad.is_transient) == ("57014", True)
+    (bad, found) = await other.read([slow, run("SELECT id FROM t", fetch=Fetch.ONE)])
+    assert isinstance(bad, QueryError)
+    assert found == (1,)
+    await other.disconnect()
+
+
+async def test_deadlock_runs_again(database: Database, store: PostgresStore):
+    """A batch that the server ends because of a deadlock runs again, and nobody gets an error."""
+    await store.write([insert(1)])
+    schema = schema_of(store)
+    async with await psycopg.AsyncConnection.connect(database.direct_url) as other:
+        await other.execute(
+            f"SET deadlock_timeout = '10s'; SELECT FROM {schema}.t WHERE id = 1 FOR UPDATE".encode()
+        )
+        writing = asyncio.ensure_future(store.write([(run("UPDATE t SET n = n + 1 WHERE id = 1"),)]))
+        await waiting_for_a_lock(database)
+        await other.execute(f"SELECT FROM {schema}.tenantry_owner FOR UPDATE".encode())
+        await other.commit()
+    assert await writing == [[None]]
+    assert await rows(store, "SELECT n FROM t") == [(1,)]
+
+
 async def test_store_without_a_schema(database: Database, stores: Stores, store: PostgresStore):
     """After the schema was renamed, nothing is written or read, and no store can connect."""
     await admin(database, f"ALTER SCHEMA {schema_of(store)} RENAME TO {schema_of(store)}_away")

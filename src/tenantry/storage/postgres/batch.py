@@ -13,7 +13,7 @@ from tenantry.storage.postgres.head import GUARDED_COMMANDS, Mark
 from tenantry.storage.postgres.lost_connection import ConnectionLostError
 from tenantry.storage.postgres.pipeline import OK
 from tenantry.storage.postgres.unit import Unit
-from tenantry.storage.protocol import WriteOutcome
+from tenantry.storage.protocol import KeyedRequest, WriteOutcome
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
@@ -96,6 +96,13 @@ class Piece:
         unit = self.units[position]
         assert unit is not None
         return unit
+
+    def count_keyless(self) -> int:
+        """Return the number of units before the first unit with an idempotency key."""
+        for number, position in enumerate(self.todo):
+            if isinstance(self.unit(position).request, KeyedRequest):
+                return number
+        return len(self.todo)
 
     def left_seconds(self) -> float:
         """Return the time that is left.

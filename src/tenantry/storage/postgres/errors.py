@@ -43,6 +43,8 @@ fail because a type differs (``datatype_mismatch``, ``undefined_function``), bec
 TRANSACTION_TIMED_OUT: Final = frozenset(["25P03", "25P04"])
 """The server ends the connection with these codes if a transaction is open for too long."""
 
+# Both have the same SQLSTATE, and the server's name of its function is the same in every language.
+_LOCK_TIMEOUT: Final = "ProcessInterrupts"
 _DUPLICATE: Final = frozenset(["23505", "23P01"])
 _NOT_NULL: Final = "23502"
 _CHECK: Final = "23514"
@@ -81,6 +83,14 @@ def map_error(result: "PGresult", doing: str) -> PersistenceError:
     if code == _LIMIT_EXCEEDED:
         message += ": PostgreSQL limits this, for example a text in an indexed column to 2704 bytes; nothing was written"
     return QueryError(message, code=code, is_transient=code in _TRANSIENT)
+
+
+def is_lock_timeout(result: "PGresult") -> bool:
+    """Return whether a statement waited for a lock for too long; False for a statement with NOWAIT, which must fail at once."""
+    return (
+        code_of(result) == LOCK_NOT_AVAILABLE
+        and _field(result, pq.DiagnosticField.SOURCE_FUNCTION) == _LOCK_TIMEOUT
+    )
 
 
 def forget_stale(code: str, sql: bytes, pipeline: Pipeline) -> bool:

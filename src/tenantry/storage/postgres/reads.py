@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 
 from tenantry.errors import CallTimeoutError, QueryError
 from tenantry.sql.statements import Statement
+from tenantry.storage.postgres.batch import BackInLineError
 from tenantry.storage.postgres.errors import (
     READ_ONLY,
     RUN_AGAIN,
     SCHEMA_MISSING,
     code_of,
     forget_stale,
+    is_lock_timeout,
     map_error,
 )
 from tenantry.storage.postgres.head import Head
@@ -84,7 +86,7 @@ class Reader:
                 ) as pipeline:
                     while batch.todo:
                         await self._read(batch, pipeline)
-            except ConnectionLostError:
+            except (ConnectionLostError, BackInLineError):
                 await asyncio.sleep(_PAUSE_SECONDS)
         return [batch.outcomes[position] for position in range(len(statements))]
 
@@ -102,6 +104,8 @@ class Reader:
             return
         position, unit = next(iter(batch.todo.items()))
         code = code_of(failed)
+        if is_lock_timeout(failed):
+            raise BackInLineError(code)
         if not batch.has_forgotten and forget_stale(code, unit.commands[0].sql, pipeline):
             batch.has_forgotten = True
         elif code not in RUN_AGAIN:

@@ -55,6 +55,9 @@ CHECK_STEP_SECONDS_MAX: Final = 3600.0
 
 T = TypeVar("T")
 
+HEALTH_CHECK_SECONDS_MAX: Final = 5.0
+"""The longest time that `PostgresStore.health_check` takes."""
+
 _IDLE_MARGIN_SECONDS: Final = 5.0
 _SET_IDLE_TIMEOUT: Final = b"SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
 _PAUSE_SECONDS: Final = 0.01
@@ -120,7 +123,7 @@ class PostgresStore:
         self._head.is_durable = options.durability == "full"
         self._marks = Marks(self._head)
         self._writer = Writer(
-            self._owner, self._head, self._marks, connections, timeout_seconds=timeout_seconds
+            self._owner, self._head, self._marks, connections, timeout_seconds=timeout_seconds, log=log
         )
         self._reader = Reader(self._owner, self._head, connections, timeout_seconds=timeout_seconds)
         self._is_connected = False
@@ -177,7 +180,10 @@ class PostgresStore:
         if not self._is_connected:
             return False
         try:
-            await self._ask(lambda pipeline: pipeline.send(b"SELECT 1"))
+            await self._ask(
+                lambda pipeline: pipeline.send(b"SELECT 1"),
+                timeout_seconds=min(self._timeout_seconds, HEALTH_CHECK_SECONDS_MAX),
+            )
             is_healthy = True
         except TenantryError:
             is_healthy = False
@@ -340,7 +346,12 @@ class PostgresStore:
             (results,) = await pipeline.results(timeout_seconds)
             failed = next((result for result in results if result.status not in OK), None)
             if failed is not None:
-                raise self._writer.guard_error(failed, pipeline)
+                error = self._writer.guard_error(failed, pipeline)
+                if pipeline.is_open:
+                    pipeline.send(b"ROLLBACK")
+                    pipeline.sync()
+                    await pipeline.results(timeout_seconds)
+                raise error
             return PostgresTransaction(
                 pipeline,
                 mark,
@@ -366,7 +377,9 @@ class PostgresStore:
 
         return await self._retried(look)
 
-    async def _ask(self, send: Callable[[Pipeline], None]) -> list[tuple[Any, ...]]:
+    async def _ask(
+        self, send: Callable[[Pipeline], None], *, timeout_seconds: float | None = None
+    ) -> list[tuple[Any, ...]]:
         """Return the rows of one query."""
 
         async def ask(timeout_seconds: float) -> list[tuple[Any, ...]]:
@@ -384,16 +397,18 @@ class PostgresStore:
                     raise self._owner.taken_over(f"the schema {self._owner.schema} was removed or replaced")
                 raise map_error(failed, f"cannot read the schema {self._owner.schema}")
 
-        return await self._retried(ask)
+        return await self._retried(ask, timeout_seconds)
 
-    async def _retried(self, attempt: Callable[[float], Awaitable[T]]) -> T:
-        """Try until the call's deadline; pass the remaining time to each attempt.
+    async def _retried(
+        self, attempt: Callable[[float], Awaitable[T]], timeout_seconds: float | None = None
+    ) -> T:
+        """Try until the deadline, by default the call's; pass the remaining time to each attempt.
 
         Raises:
             PersistenceError: The last attempt's error, or an error that is not temporary.
         """
         now = asyncio.get_running_loop().time
-        deadline_seconds = now() + self._timeout_seconds
+        deadline_seconds = now() + (timeout_seconds or self._timeout_seconds)
         while True:
             try:
                 return await attempt(max(deadline_seconds - now(), _PAUSE_SECONDS))

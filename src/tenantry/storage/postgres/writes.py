@@ -32,6 +32,7 @@ from tenantry.storage.postgres.errors import (
     SCHEMA_MISSING,
     code_of,
     forget_stale,
+    is_lock_timeout,
     map_error,
 )
 from tenantry.storage.postgres.head import GUARDED_COMMANDS, Head
@@ -41,10 +42,12 @@ from tenantry.storage.postgres.marks import Marks
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.pipeline import OK, Pipeline
 from tenantry.storage.postgres.unit import Unit, make_unit
-from tenantry.storage.protocol import KeyedRequest, Request, WriteOutcome
+from tenantry.storage.protocol import Request, WriteOutcome
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
+
+    from tenantry.eventlog import EventLog
 
 FAILURES_TOGETHER_MAX: Final = 3
 """The number of failed units after which each unit gets a transaction of its own."""
@@ -52,6 +55,8 @@ FAILURES_TOGETHER_MAX: Final = 3
 TRANSACTIONS_PER_TRIP_MAX: Final = 60
 """The most transactions of single units in one trip; a mark has one bit for each."""
 
+BATCH_LOOKED_UP: Final = "tenantry.postgres.batch_looked_up"
+BATCH_RUNS_AGAIN: Final = "tenantry.postgres.batch_runs_again"
 _PAUSE_SECONDS: Final = 0.01
 
 
@@ -68,8 +73,16 @@ class Writer:
     """Runs the write batches of one store, one at a time."""
 
     def __init__(
-        self, owner: Owner, head: Head, marks: Marks, connections: Connections, *, timeout_seconds: float
+        self,
+        owner: Owner,
+        head: Head,
+        marks: Marks,
+        connections: Connections,
+        *,
+        timeout_seconds: float,
+        log: "EventLog",
     ) -> None:
+        self._log = log
         self._owner = owner
         self._head = head
         self._marks = marks
@@ -94,14 +107,14 @@ class Writer:
                 outcomes[position] = error
         deadline_seconds = asyncio.get_running_loop().time() + self._timeout_seconds
         has_committed = False
-        for todo in pieces_of(units):
+        for positions in pieces_of(units):
             piece = Piece(
-                units, todo, deadline_seconds, self._timeout_seconds, self._owner.tenant_id, outcomes
+                units, [*positions], deadline_seconds, self._timeout_seconds, self._owner.tenant_id, outcomes
             )
             try:
                 await self._run(piece)
             except TenantryError as error:
-                if not has_committed and len(piece.todo) == len(todo):
+                if not has_committed and len(piece.todo) == len(positions):
                     raise
                 for position in piece.todo:
                     outcomes[position] = error.for_another_caller()
@@ -118,10 +131,8 @@ class Writer:
                         await self._look(piece, pipeline)
                     while piece.todo:
                         await self._attempt(piece, pipeline)
-            except ConnectionLostError as lost:
-                piece.keep_received(lost)
-                await asyncio.sleep(_PAUSE_SECONDS)
-            except BackInLineError:
+            except (ConnectionLostError, BackInLineError) as error:
+                self._log.debug(BATCH_RUNS_AGAIN, reason=str(error), requests=len(piece.todo))
                 await asyncio.sleep(_PAUSE_SECONDS)
             except PersistenceConnectionError as error:
                 if piece.in_flight:
@@ -131,11 +142,11 @@ class Writer:
     async def _attempt(self, piece: Piece, pipeline: Pipeline) -> None:
         if piece.failures >= FAILURES_TOGETHER_MAX:
             piece.runs_alone = True
-        has_keys = any(isinstance(piece.unit(position).request, KeyedRequest) for position in piece.todo)
-        if has_keys:
+        keyless = piece.count_keyless()
+        if keyless == 0 or (keyless < len(piece.todo) and not piece.runs_alone):
             await self._run_with_keys(piece, pipeline)
         elif piece.runs_alone:
-            await self._run_alone(piece, pipeline)
+            await self._run_alone(piece, piece.todo[: min(keyless, TRANSACTIONS_PER_TRIP_MAX)], pipeline)
         else:
             await self._run_together(piece, pipeline)
 
@@ -152,8 +163,7 @@ class Writer:
         else:
             self._take_failure(piece, failure, pipeline)
 
-    async def _run_alone(self, piece: Piece, pipeline: Pipeline) -> None:
-        positions = piece.todo[:TRANSACTIONS_PER_TRIP_MAX]
+    async def _run_alone(self, piece: Piece, positions: Sequence[int], pipeline: Pipeline) -> None:
         transactions: list[Transaction] = []
         for position in positions:
             mark = self._marks.next_after(transactions[0].mark) if transactions else self._marks.next()
@@ -211,7 +221,11 @@ class Writer:
         piece.in_flight = transactions
         if not is_synced:
             pipeline.sync()
-        parts = await pipeline.results(left_seconds)
+        try:
+            parts = await pipeline.results(left_seconds)
+        except ConnectionLostError as lost:
+            piece.keep_received(lost)
+            raise
         piece.in_flight = []
         return parts
 
@@ -222,9 +236,10 @@ class Writer:
             found = await self._marks.look_for(marks, pipeline, piece.left_seconds())
         except QueryError as error:
             if error.is_transient:
-                raise BackInLineError from error
+                raise BackInLineError(str(error)) from error
             raise piece.timed_out() from error
         transactions, piece.in_flight = piece.in_flight, []
+        self._log.warning(BATCH_LOOKED_UP, transactions=len(transactions), kept=len(found.kept))
         for transaction in transactions:
             if transaction.mark.number in found.kept:
                 piece.answer_found(transaction)
@@ -261,6 +276,8 @@ class Writer:
     def _runs_again(self, piece: Piece, failure: Failure, pipeline: Pipeline) -> bool:
         """Return whether the unit that failed runs again."""
         code = code_of(failure.result)
+        if is_lock_timeout(failure.result):
+            raise BackInLineError(code)
         if code in RUN_AGAIN:
             return True
         if failure.sql is None or piece.has_forgotten:
@@ -283,7 +300,7 @@ class Writer:
         """Raise the error of a transaction whose guard failed; return if the transaction can run again at once."""
         error = self.guard_error(result, pipeline)
         if isinstance(error, QueryError) and error.is_transient:
-            raise BackInLineError from error
+            raise BackInLineError(str(error)) from error
         if code_of(result) not in PREPARED_STALE or piece.has_forgotten:
             raise error
         piece.has_forgotten = True
