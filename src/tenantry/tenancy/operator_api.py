@@ -36,7 +36,7 @@ class OperatorAPI(MoveAPI):
             TenantNotFoundError: The tenant does not exist.
         """
         self._check_open()
-        return await self._catalog.get(parse_tenant_id(tenant_id))
+        return await self._catalog.get_latest(parse_tenant_id(tenant_id))
 
     async def find(self, tenant_id: str) -> TenantRecord | None:
         """Return the tenant's record like `get`, or None if the tenant does not exist."""

@@ -86,14 +86,14 @@ class TenantOpener:
             try:
                 return await self._open(tenant)
             except (TenantBusyError, TenantOwnedElsewhereError):
-                latest = await self._latest(tenant_id)
+                latest = await self._catalog.get_latest(tenant_id)
                 # A tenant that has moved can be opened at its new place immediately.
                 has_moved = latest.uid == tenant.uid and not latest.is_at_place_of(tenant)
                 if not has_moved and (not self._waits_for_others(tenant) or self._now() >= until):
                     raise
             if not has_moved:
                 await anyio.sleep(OTHERS_INTERVAL_SECONDS)
-                latest = await self._latest(tenant_id)
+                latest = await self._catalog.get_latest(tenant_id)
             tenant = latest
 
     async def _open(self, tenant: TenantRecord) -> TenantActor:
@@ -244,27 +244,12 @@ class TenantOpener:
             TenantError: The errors of `check_opens`.
             TenantBusyError: The id belongs to another tenant, or the tenant's database is at another place.
         """
-        latest = await self._latest(tenant.id)
+        latest = await self._catalog.get_latest(tenant.id)
         check_opens(latest)
         if latest.uid != tenant.uid:
             raise busy_error(tenant.id, "rename")
         if not latest.is_at_place_of(tenant):
             raise busy_error(tenant.id, "move")
-
-    async def _latest(self, tenant_id: TenantId) -> TenantRecord:
-        """Return the tenant's record with the earlier commits of all processes.
-
-        A catalog that several machines share notices the commits of others late, so its remembered records do not count here.
-
-        Raises:
-            TenantNotFoundError: No tenant has this id.
-        """
-        if Capability.SHARED not in self._backends.catalog.capabilities:
-            return await self._catalog.get(tenant_id)
-        found = await self._catalog.find(tenant_id)
-        if found is None or not found.state.allows(Permission.EXIST):
-            raise not_found(tenant_id, found)
-        return found
 
     async def _quarantine_if_damaged(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Quarantine the tenant if its database caused the error; otherwise only record the error."""

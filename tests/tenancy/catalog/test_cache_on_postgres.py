@@ -96,6 +96,7 @@ async def test_another_process_is_seen_by_the_next_poll(processes: tuple[Process
     await change(one, TenantEvent.SUSPEND)
     assert await one.state() is TenantState.SUSPENDED
     assert await two.state() is TenantState.ACTIVE
+    assert (await two.catalog.get_latest(ACME)).state is TenantState.SUSPENDED
     await two.catalog.changes_by_others()
     assert await two.state() is TenantState.SUSPENDED
 

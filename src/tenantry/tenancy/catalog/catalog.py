@@ -47,8 +47,8 @@ class Catalog:
         log = EventLog(store=CATALOG_NAME)
         store = backend.catalog(CATALOG, log=log)
         self._polled = PolledChanges(self._clock.monotonic_seconds)
-        is_polled = Capability.SHARED in backend.capabilities  # a database server has no change token
-        self._change_token = self._polled.token if is_polled else store.change_token
+        self._is_polled = Capability.SHARED in backend.capabilities  # a database server has no change token
+        self._change_token = self._polled.token if self._is_polled else store.change_token
         self._cache = TenantCache(self._change_token)
         self.changes = 0
         """The number of attempts of this registry to change a tenant; an increase makes cached counts stale."""
@@ -97,12 +97,19 @@ class Catalog:
     async def get(self, tenant_id: TenantId) -> TenantRecord:
         """Return the tenant; the result includes all earlier commits of this process.
 
-        The result includes another process's commit at once (SQLite), or after `UNPOLLED_SECONDS_MAX` at the latest.
+        The result includes another process's commit at once (SQLite), or after `UNPOLLED_SECONDS_MAX` at the latest; see `get_latest`.
 
         Raises:
             TenantNotFoundError: No tenant has this id, or the call was authorised for another tenant.
         """
-        tenant = self._cache.get(tenant_id)
+        return await self._get(tenant_id, self._cache.get(tenant_id))
+
+    async def get_latest(self, tenant_id: TenantId) -> TenantRecord:
+        """Return the tenant; the result includes all earlier commits of any process. Raises like `get`."""
+        return await self._get(tenant_id, None if self._is_polled else self._cache.get(tenant_id))
+
+    async def _get(self, tenant_id: TenantId, cached: TenantRecord | None) -> TenantRecord:
+        tenant = cached
         if tenant is None:
             token = self._change_token()
             tenant = await self.find(tenant_id)

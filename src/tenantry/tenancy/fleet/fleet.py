@@ -282,7 +282,7 @@ class Fleet:
             BackendNotConfiguredError: The settings of this process do not name the tenant's back end.
         """
         self._check_open()
-        tenant = await self._tools.catalog.get(parse_tenant_id(tenant_id))
+        tenant = await self._tools.catalog.get_latest(parse_tenant_id(tenant_id))
         is_quarantined = tenant.state.allows(TenantEvent.REPAIR)
         dialect = self._tools.backends.of(tenant.backend).dialect
         pending = (

@@ -26,7 +26,7 @@ class MoveAPI(CreationAPI):
             PersistenceError: The tenant's database cannot be read.
         """
         self._check_open()
-        tenant = await self._catalog.get(parse_tenant_id(tenant_id))
+        tenant = await self._catalog.get_latest(parse_tenant_id(tenant_id))
         return await self._operations.move.plan(tenant, to)
 
     async def move(
