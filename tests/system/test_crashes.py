@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import sqlite3
+import tarfile
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from typing import Any, Final
 
 import pytest
 
+from deployments import Deployments, config_of, deployments, stored_messages, stored_tenants, url_of
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.company import COMPANY
 from tenantry.errors import (
@@ -132,10 +134,16 @@ async def restore_acme(registry: TenantRegistry) -> None:
 
 
 async def keep_file(registry: TenantRegistry) -> None:
-    """Keep a copy of the closed database, and write more."""
-    await registry.suspend("acme")
-    shutil.copy(database_path(registry.config.data_dir, "acme"), registry.config.data_dir / "acme.db")
-    await registry.resume("acme")
+    """Keep a copy of the database as a file, and write more."""
+    await registry.export("acme", bundle_of(registry))
+    with (
+        tarfile.open(bundle_of(registry)) as bundle,
+        (registry.config.data_dir / "acme.db").open("wb") as file,
+    ):
+        database = bundle.extractfile("tenant.db")
+        assert database is not None
+        shutil.copyfileobj(database, file)
+    bundle_of(registry).unlink()
     await registry.tenant("acme").messages.save(make_message("later"))
 
 
@@ -197,7 +205,7 @@ BACKGROUND: Final = {"catalog.find", "catalog.find_many", "catalog.states", "cat
 
 def config(data_dir: Path) -> RegistryConfig:
     """Return settings for a small pool."""
-    return RegistryConfig(data_dir=data_dir, open_tenants_max=4)
+    return config_of(data_dir, open_tenants_max=4)
 
 
 class FaultPoints:
@@ -239,7 +247,21 @@ def call_until_killed(data_dir: str, name: str, fault_point: str) -> None:
 
 
 def snapshot(data_dir: Path) -> dict[str, Any]:
-    """Return what a data directory holds, read without tenantry: tenants, files, messages, and nothing that is by chance."""
+    """Return what a deployment holds, read without tenantry: tenants, databases, messages, and nothing that is by chance."""
+    if url_of(data_dir) is not None:
+        found: dict[str, Any] = dict(stored_messages(data_dir))
+        found |= {tenant["id"]: _certain(tenant) for tenant in stored_tenants(data_dir)}
+        return found
+    return _snapshot_of_files(data_dir)
+
+
+def _certain(tenant: dict[str, Any]) -> dict[str, Any]:
+    """Return a row of the table of tenants without what is by chance."""
+    tenant = tenant | {name: tenant[name] is not None for name in WHETHER}
+    return {name: value for name, value in tenant.items() if name not in BY_CHANCE}
+
+
+def _snapshot_of_files(data_dir: Path) -> dict[str, Any]:
     columns = [name for _, name, *_ in query(data_dir / "catalog.db", "PRAGMA table_info(tenants)")]
     paths = tenant_files(data_dir)
     logs = [path for path in paths if path.suffix in {".db-wal", ".db-shm"}]
@@ -251,8 +273,7 @@ def snapshot(data_dir: Path) -> dict[str, Any]:
     }
     for row in query(data_dir / "catalog.db", f"SELECT {', '.join(columns)} FROM tenants"):
         tenant = dict(zip(columns, row, strict=True))
-        tenant |= {name: tenant[name] is not None for name in WHETHER}
-        found[tenant["id"]] = {name: value for name, value in tenant.items() if name not in BY_CHANCE}
+        found[tenant["id"]] = _certain(tenant)
         # A write-ahead log that a crash left is the database's own matter, unless somebody was promised one file.
         assert tenant["state"] != TenantState.ARCHIVED or logs == []
     return found
@@ -264,7 +285,8 @@ async def prepare(data_dir: Path, name: str) -> None:
         await registry.create("acme")
         await registry.tenant("acme").messages.save(make_message("acknowledged"))
         await CALLS[name].prepare(registry)
-    CALLS[name].damage(data_dir)
+    if url_of(data_dir) is None:  # an index of a server cannot be damaged from outside
+        CALLS[name].damage(data_dir)
 
 
 async def reopen(data_dir: Path, *works: Work) -> dict[str, Any]:
@@ -317,13 +339,21 @@ def forking() -> Iterator[WarmChild]:
         yield process
 
 
+@pytest.fixture(params=["sqlite", "postgres"])
+def made(request: pytest.FixtureRequest) -> Iterator[Deployments]:
+    """What makes deployments: in files, and with a database on a server."""
+    is_on_server = request.param == "postgres"
+    with deployments(request.getfixturevalue("postgres_server") if is_on_server else None) as made:
+        yield made
+
+
 def kill_at_each(
-    fault_points: list[str], name: str, before: Path, forking: WarmChild
+    fault_points: list[str], name: str, before: Path, forking: WarmChild, made: Deployments
 ) -> list[tuple[Path, str]]:
     """Make the call once for each fault point, in a process that dies there, and return what that left."""
     data_dirs = [before.with_name(f"killed-{number}") for number in range(len(fault_points))]
     for data_dir, fault_point in zip(data_dirs, fault_points, strict=True):
-        shutil.copytree(before, data_dir)
+        made.copy(before, data_dir)
         print(json.dumps([str(data_dir), name, fault_point]), file=forking.stdin)
     print(file=forking.stdin, flush=True)
     ended = {fault_point: status for *_, fault_point, status in (read_json(forking) for _ in fault_points)}
@@ -332,16 +362,19 @@ def kill_at_each(
 
 
 @pytest.mark.parametrize("name", CALLS)
-async def test_killed_at_every_step(name: str, tmp_path: Path, forking: WarmChild):
+async def test_killed_at_every_step(name: str, tmp_path: Path, forking: WarmChild, made: Deployments):
     """Wherever the process dies, the next registry finds the old or the new state, and the same call then succeeds."""
     before, done = tmp_path / "before", tmp_path / "done"
+    made.make(before)
     await prepare(before, name)
-    shutil.copytree(before, done)
+    made.copy(before, done)
     fault_points: list[str] = []
     await make_call(done, name, fault_points.append)
     old, new = snapshot(before), snapshot(done)
+    if made.is_on_server:  # each point needs a database, so only those between an operation's own steps
+        fault_points = [point for point in fault_points if point.startswith("OperationStepped")]
     assert any("OperationStepped" in point for point in fault_points)
-    for data_dir, fault_point in kill_at_each(fault_points, name, before, forking):
+    for data_dir, fault_point in kill_at_each(fault_points, name, before, forking, made):
         found = await reopen(data_dir)
         assert found in (old, new), fault_point
         assert await reopen(data_dir, partial(repeat, name=name)) == new, fault_point

@@ -6,13 +6,15 @@ import random
 import signal
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tenantry import RegistryConfig, TenantRegistry
+from deployments import config_of, deployments, stored_ids, stored_texts, url_of
+from tenantry import TenantRegistry
 from tenantry.events import TenantOpened
-from tenants import database_path, make_message, open_files, python, query, read_line, stored_contents
+from tenants import database_path, make_message, open_files, python, query, read_line
 
 pytestmark = pytest.mark.unmeasured
 
@@ -23,8 +25,10 @@ SEED = 20260131
 # Writes for three tenants from 24 callers, and says which message was acknowledged as soon as it was.
 WRITER = """
 import asyncio, os, sys
+from pathlib import Path
 import structlog
-from tenantry import RegistryConfig, TenantRegistry
+from deployments import config_of
+from tenantry import TenantRegistry
 from tenantry.errors import TenantExistsError
 from tenants import make_message
 
@@ -46,7 +50,7 @@ async def transact(handle):
             os.write(1, f"{handle.id} {message.id.hex}\\n".encode())
 
 async def main(data_dir):
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=2)) as registry:
+    async with TenantRegistry(config_of(Path(data_dir), open_tenants_max=2)) as registry:
         async with asyncio.TaskGroup() as group:
             for n in range(3):
                 try:
@@ -59,6 +63,15 @@ async def main(data_dir):
 
 asyncio.run(main(sys.argv[1]))
 """
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def data_dir(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    """The data directory of an empty deployment: in files, and with a database on a server."""
+    is_on_server = request.param == "postgres"
+    with deployments(request.getfixturevalue("postgres_server") if is_on_server else None) as made:
+        made.make(tmp_path / "data")
+        yield tmp_path / "data"
 
 
 class Watch:
@@ -100,8 +113,8 @@ async def test_many_tenants_in_few_places(data_dir: Path, tenants: int, calls: i
                 history = await messages.get_history("general")
                 assert {message.content.split()[0] for message in history} <= {tenant_id}
 
-    config = RegistryConfig(
-        data_dir=data_dir, open_tenants_max=PLACES, pool_wait_timeout_seconds=60, call_timeout_seconds=60
+    config = config_of(
+        data_dir, open_tenants_max=PLACES, pool_wait_timeout_seconds=60, call_timeout_seconds=60
     )
     async with TenantRegistry(config, hooks=[watch]) as registry:
         watch.registry = registry
@@ -111,17 +124,18 @@ async def test_many_tenants_in_few_places(data_dir: Path, tenants: int, calls: i
             for number in range(CALLERS):
                 group.create_task(caller(number))
         statistics = registry.statistics().pool
-    assert (statistics.open_tenants_peak, watch.places, watch.files) == (PLACES, PLACES, PLACES)
+    files = PLACES if url_of(data_dir) is None else 0
+    assert (statistics.open_tenants_peak, watch.places, watch.files) == (PLACES, PLACES, files)
     assert statistics.opened == watch.opens > tenants
     assert statistics.waiters == 0
     assert (threading.active_count(), open_files(data_dir)) == (threads, [])
     for tenant_id, contents in written.items():
-        assert Counter(stored_contents(data_dir, tenant_id)) == contents
+        assert Counter(stored_texts(data_dir, tenant_id)) == contents
 
 
 async def test_tenants_in_one_place_do_not_starve(data_dir: Path):
     """With a single place every one of many tenants gets its turn, and each caller reads its own writes."""
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=1)) as registry:
+    async with TenantRegistry(config_of(data_dir, open_tenants_max=1)) as registry:
         ids = [f"t{n}" for n in range(12)]
         for tenant_id in ids:
             await registry.create(tenant_id)
@@ -153,12 +167,14 @@ async def test_kill_9_loses_nothing_acknowledged(data_dir: Path, acknowledged_mi
             tenant_id, message_id = line.split()
             acknowledged.add((tenant_id, bytes.fromhex(message_id)))
     assert len(acknowledged) >= 2 * acknowledged_min
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+    async with TenantRegistry(config_of(data_dir)) as registry:
         for tenant in await registry.list():
             await registry.tenant(tenant.id).messages.save(make_message())
     for tenant_id in {tenant_id for tenant_id, _ in acknowledged}:
-        path = database_path(data_dir, tenant_id)
-        stored = {row[0] for row in query(path, "SELECT id FROM messages")}
+        found = stored_ids(data_dir, tenant_id)
+        stored = set(found)
+        assert len(found) == len(stored)
         assert {message_id for owner, message_id in acknowledged if owner == tenant_id} <= stored
         assert not {message_id for owner, message_id in acknowledged if owner != tenant_id} & stored
-        assert query(path, "PRAGMA integrity_check") == [("ok",)]
+        if url_of(data_dir) is None:
+            assert query(database_path(data_dir, tenant_id), "PRAGMA integrity_check") == [("ok",)]
