@@ -145,7 +145,7 @@ class FleetTenantFinished(NamedTuple):
     """A fleet job has finished its work on one tenant, and the outcome is stored.
 
     Attributes:
-        kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
+        kind: ``migrate``, ``check``, ``snapshot``, ``move``, or the name of a registered function.
         outcome: ``ok``, ``skipped`` or the error's `outcome`.
         duration_seconds: The total time of all attempts.
     """

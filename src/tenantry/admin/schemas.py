@@ -150,6 +150,12 @@ class RenameRequest(Body):
     new_id: TenantIdText
 
 
+class MoveRequest(Body):
+    """The back end to which a tenant moves."""
+
+    to: BackendName
+
+
 class CloneRequest(Body):
     """A tenant to create with a copy of this tenant's data."""
 

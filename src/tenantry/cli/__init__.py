@@ -16,7 +16,7 @@ from tenantry.cli.commands import (
     schema,
     serve,
     snapshot,
-    tenant_files,
+    tenant_move,
 )
 from tenantry.cli.exits import EPILOG
 from tenantry.eventlog import EventLog
@@ -78,7 +78,7 @@ def main(
 for function in (serve.serve, demo.demo, doctor.doctor):
     app.command(epilog=EPILOG)(function)
 for group in (
-    tenant_files.group,
+    tenant_move.group,
     snapshot.group,
     fleet.group,
     catalog.group,

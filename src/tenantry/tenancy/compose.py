@@ -148,7 +148,16 @@ def compose(
     )
     snapshots = Snapshots(runner, snapshot_tools, snapshot_operations, storage_owner)
     fleet_tools = FleetTools(
-        catalog, tools.pool, runner, context, leases, schemas, recorded_schemas, backends, snapshots
+        catalog,
+        tools.pool,
+        runner,
+        context,
+        leases,
+        schemas,
+        recorded_schemas,
+        backends,
+        snapshots,
+        operations.move,
     )
     fleet = Fleet(fleet_tools, check_open=state.check_open, log=log)
     expired = ExpiredTenants(tools, runner, operations.purge)

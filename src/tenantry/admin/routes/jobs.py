@@ -56,7 +56,7 @@ class StartJobRequest(Body):
             min_length=1,
             max_length=40,
             examples=["migrate"],
-            description="`migrate`, `check`, `snapshot`, or the name of a function that the runtime has registered.",
+            description="`migrate`, `check`, `snapshot`, `move` (with the argument `to`), or the name of a function that the runtime has registered.",
         ),
     ]
     states: Annotated[tuple[TenantState, ...], Field(min_length=1, max_length=len(TenantState))] = (

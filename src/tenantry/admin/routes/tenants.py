@@ -13,9 +13,11 @@ from tenantry.admin.http.tenant_change import CurrentChange, tagged
 from tenantry.admin.openapi.responses import documented
 from tenantry.admin.schemas import (
     LIST_ITEMS_MAX,
+    BackendName,
     CloneRequest,
     CreateTenantRequest,
     IdPrefix,
+    MoveRequest,
     PurgeRequest,
     ReasonRequest,
     RenameRequest,
@@ -26,6 +28,7 @@ from tenantry.admin.schemas import (
     reason_of,
 )
 from tenantry.lifecycle import TenantState
+from tenantry.tenancy.move.plan import MovePlan
 
 router = APIRouter(prefix="/v1/tenants", tags=["tenants"], route_class=AdminRoute)
 
@@ -204,6 +207,30 @@ async def purge_tenant(
     """Remove a deleted tenant's files and snapshots permanently. The operation's result is the purged tenant."""
     is_forced = body is not None and body.force
     return await change.begin("purge", partial(service.registry.purge, tenant_id, force=is_forced))
+
+
+@router.get("/{tenant_id}/move", responses=documented(404, 409))
+async def plan_move(
+    tenant_id: TenantPath, _: Reader, service: CurrentService, to: Annotated[BackendName, Query()]
+) -> MovePlan:
+    """Return what a move to another back end would do: the tables, their rows, and the reasons against the move."""
+    return await service.registry.plan_move(tenant_id, to)
+
+
+@router.post("/{tenant_id}/move", status_code=202, responses=documented(404, 412))
+async def move_tenant(
+    tenant_id: TenantPath,
+    body: MoveRequest,
+    _: Administrator,
+    change: CurrentChange,
+    service: CurrentService,
+) -> Operation:
+    """Move the tenant's database to another back end, while its callers keep reading and writing.
+
+    The callers wait for a moment, typically less than half a second. If the move fails, the tenant stays where it is. The operation's
+    result is the tenant.
+    """
+    return await change.begin("move", partial(service.registry.move, tenant_id, body.to))
 
 
 @router.post("/{tenant_id}/clone", status_code=202, responses=documented(404, 412))

@@ -1,7 +1,7 @@
 """The commands' client of the admin API, over a network or in this process."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from http import HTTPStatus
 from pathlib import Path
@@ -12,7 +12,7 @@ import typer
 
 from tenantry.cli.client.foreign_responses import foreign_response_error
 from tenantry.cli.exits import CommandError, Exit
-from tenantry.cli.output import steps, transfer
+from tenantry.cli.output import counting, steps, transfer
 from tenantry.errors import SnapshotError, StorageFullError
 from tenantry.files.atomic_file import DraftFile, storage_errors
 
@@ -102,8 +102,15 @@ class Api:
         """Send a DELETE, and return the JSON body of the response."""
         return await self._ask("DELETE", path)
 
-    async def operate(self, path: str, body: Document | None = None) -> Document:
+    async def operate(
+        self, path: str, body: Document | None = None, *, steps_max: int | None = None
+    ) -> Document:
         """Start an operation, wait until the operation ends, and return its result.
+
+        Args:
+            path: The path of the request that starts the operation.
+            body: The request's body.
+            steps_max: The number of the operation's steps, for a progress bar; None for an operation without a progress bar.
 
         Raises:
             CommandError: The operation was refused, or failed.
@@ -112,8 +119,13 @@ class Api:
 
         operation = await self.post(path, body)
         label = " ".join(filter(None, (operation["action"].replace("_", " "), operation["tenant_id"])))
-        with steps(label):
+        with ExitStack() as progress:
+            show = progress.enter_context(counting(label)) if steps_max is not None else None
+            if show is None:
+                progress.enter_context(steps(label))
             for seconds in poll_seconds():
+                if show is not None and steps_max is not None:
+                    show(len(operation["steps"]), steps_max)
                 if operation["state"] != "running":
                     break
                 await anyio.sleep(seconds)

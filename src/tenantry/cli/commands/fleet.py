@@ -65,7 +65,7 @@ def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | fl
     return parse
 
 
-_canary: Final = _parser("canary", "a number of tenants, from 1, nor a share of them, up to 100%")
+canary: Final = _parser("canary", "a number of tenants, from 1, nor a share of them, up to 100%")
 _FAILURES: Final = "a number of tenants nor a share between 0 and 1"
 _failures: Final = _parser("failures_max", _FAILURES)
 # `_NONE` allows any number of failures; an omitted option keeps the default limit.
@@ -82,14 +82,15 @@ def _arguments(text: str) -> dict[str, Any]:
     return arguments
 
 
-def _who_runs(target: Target, job: Document) -> str:
+def who_runs(target: Target, job: Document) -> str:
     """Return a note for a job in a data directory, because this command ends without running the job."""
     if target.data_dir is None or "id" not in job:  # after --wait the result has a job_id instead of an id
         return ""
     return f"this command does not run the job: start a service on this directory, or run 'tenantry fleet wait {job['id']}'"
 
 
-def _has_failed(job: Document) -> bool:
+def has_failed(job: Document) -> bool:
+    """Return whether a job was stopped, paused or cancelled, or a tenant failed."""
     return job["state"] not in {*_LIVE, "done"} or bool(job.get("failed"))
 
 
@@ -117,7 +118,7 @@ class StartOptions:
     canary: Annotated[
         Any,
         typer.Option(
-            parser=_canary,
+            parser=canary,
             metavar="N|N%",
             help="The number or share of the first tenants. The other tenants follow if these succeed.",
         ),
@@ -156,7 +157,7 @@ class StartOptions:
         return {name: value for name, value in given.items() if value not in _OMITTED} | unlimited
 
 
-@command(group, is_wrong=_has_failed, note=_who_runs)
+@command(group, is_wrong=has_failed, note=who_runs)
 async def start(
     api: Api,
     kind: Annotated[
@@ -168,7 +169,7 @@ async def start(
 ) -> Document:
     """Start a job. A service runs the job even after this command ends or a process crashes; without a service, use --wait."""
     job = await api.post("/v1/jobs", {"kind": kind, **options.body()})
-    return await _wait(api, job["id"]) if is_waited_for else job
+    return await wait_for(api, job["id"]) if is_waited_for else job
 
 
 @command(group, show=listing("id", "kind", "state", "created_at", "created_by", "reason"))
@@ -210,7 +211,7 @@ async def pause(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) -
     return await api.post(_path(job_id, "pause"), {"reason": reason})
 
 
-@command(group, is_wrong=_has_failed, note=_who_runs)
+@command(group, is_wrong=has_failed, note=who_runs)
 async def resume(
     api: Api,
     job_id: JobArgument,
@@ -223,7 +224,7 @@ async def resume(
 ) -> Document:
     """Resume a paused or stopped job, and accept its failures so far."""
     job = await api.post(_path(job_id, "resume"), {"failures_max": failures_max})
-    return await _wait(api, job_id) if is_waited_for else job
+    return await wait_for(api, job_id) if is_waited_for else job
 
 
 @command(group)
@@ -232,13 +233,14 @@ async def cancel(api: Api, job_id: JobArgument, *, reason: ReasonOption = None) 
     return await api.post(_path(job_id, "cancel"), {"reason": reason})
 
 
-@command(group, is_wrong=_has_failed)
+@command(group, is_wrong=has_failed)
 async def wait(api: Api, job_id: JobArgument) -> Document:
     """Wait until a job has ended, or is paused or stopped. The exit code is 1 unless the job is done without failures."""
-    return await _wait(api, job_id)
+    return await wait_for(api, job_id)
 
 
-async def _wait(api: Api, job_id: str) -> Document:
+async def wait_for(api: Api, job_id: str) -> Document:
+    """Wait until a job has ended, or is paused or stopped, and return its progress, which is shown meanwhile."""
     import anyio
 
     with counting(f"job {job_id}") as show:

@@ -53,6 +53,8 @@ class Fleet:
       With the argument ``thorough``, the check also compares indexes with their tables. Suspended, archived and quarantined tenants
       can be checked too.
     * ``snapshot``: takes a snapshot of the tenant. The tenant may be suspended, archived, quarantined or deleted.
+    * ``move``: moves the tenant to the back end that the argument ``to`` names, see `TenantRegistry.move`. A tenant that is there
+      already is skipped. The tenant may be suspended or archived.
     * the name of a registered function, see `register`.
 
     Each tenant gets one outcome, and a tenant with an outcome is not processed again. If the process dies during the work on a
@@ -107,7 +109,8 @@ class Fleet:
 
         Args:
             kind: The kind of work, see `Fleet`.
-            states: The states of the tenants. Only jobs of the kinds ``check`` and ``snapshot`` work on tenants that are not active.
+            states: The states of the tenants. Only jobs of the kinds ``check``, ``snapshot`` and ``move`` work on tenants that are
+                not active.
             tenant_ids: The ids of the tenants, at most 10,000; None for all tenants.
             id_prefix: The prefix of the tenants' ids.
             below: Schema versions, such as ``{"company": 2}``; selects tenants with a recorded version below one of these versions.
@@ -144,7 +147,7 @@ class Fleet:
                 return_on_failure=return_on_failure,
                 arguments=arguments or {},
             )
-            await self._work.check_kind(kind)
+            await self._work.check_kind(kind, options.arguments)
             _check_states(kind, options.states)
         ids = None if tenant_ids is None else await self._existing(tenant_ids)
         job_id = self._table.new_id()
@@ -244,7 +247,7 @@ class Fleet:
         async with self._audited_refusal(JobEvent.RESUME, job_id, principal):
             job = await self._table.get(job_id)
             _options(**(job.options.model_dump() | changes))
-            await self._work.check_kind(job.kind, job_id=job_id)
+            await self._work.check_kind(job.kind, job.options.arguments, job_id=job_id)
         async with self._runner.spawning(job_id):
             return await self._steer(job_id, JobEvent.RESUME, principal, **changes)
 

@@ -86,7 +86,7 @@ class FleetJob(BaseModel):
 
     Attributes:
         id: The job's id. Ids sort in the order in which jobs were started.
-        kind: ``migrate``, ``check``, ``snapshot``, or the name of a registered function.
+        kind: ``migrate``, ``check``, ``snapshot``, ``move``, or the name of a registered function.
         options: The selection of tenants, and the limits of the work.
         state: The job's lifecycle state.
         reason: The reason for the current state; None if no reason is known.

@@ -132,7 +132,7 @@ class FleetRunner:
         if job.state not in LIVE_STATES or self._is_closed:
             return
         try:
-            await self._work.check_kind(job.kind, job_id=job_id)
+            await self._work.check_kind(job.kind, job.options.arguments, job_id=job_id)
         except (JobError, MissingSchemaError) as error:
             await self._table.apply(job_id, JobEvent.PAUSE, reason=as_reason(str(error)))
             self._log.warning(FLEET_JOB_PAUSED, job_id=job_id, reason=str(error))

@@ -1,13 +1,14 @@
-"""The work of a fleet job on one tenant: a migration, a check, a snapshot, or a call of the user's function."""
+"""The work of a fleet job on one tenant: a migration, a check, a snapshot, a move, or a call of the user's function."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeAlias
 
 from tenantry.errors import (
+    BackendNotConfiguredError,
     JobError,
     RegistryClosedError,
     TenantOwnedElsewhereError,
@@ -28,6 +29,7 @@ from tenantry.tenancy.fleet.options import as_json
 from tenantry.tenancy.fleet.results import Outcome, PendingTenant
 from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.handle import TenantHandle
+from tenantry.tenancy.move.move import Move
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.refusals import busy_error
@@ -38,9 +40,18 @@ from tenantry.tenancy.tenant_record import TenantRecord
 MIGRATE: Final = "migrate"
 CHECK: Final = "check"
 SNAPSHOT: Final = "snapshot"
-BUILT_IN: Final = (MIGRATE, CHECK, SNAPSHOT)
-_PERMISSIONS: Final = {MIGRATE: Permission.MIGRATE, CHECK: Permission.CHECK, SNAPSHOT: Permission.COPY}
+MOVE: Final = "move"
+BUILT_IN: Final = (MIGRATE, CHECK, SNAPSHOT, MOVE)
+_PERMISSIONS: Final = {
+    MIGRATE: Permission.MIGRATE,
+    CHECK: Permission.CHECK,
+    SNAPSHOT: Permission.COPY,
+    MOVE: Permission.MOVE,
+}
 SNAPSHOT_TRIGGER: Final = "fleet"
+
+TARGET: Final = "to"
+"""The argument of a move: the name of the back end to which the tenants move."""
 
 ERROR_CHARACTERS_MAX: Final = 2_000
 DETAIL_CHARACTERS_MAX: Final = 65_536
@@ -66,6 +77,7 @@ class FleetTools:
     recorded_schemas: RecordedSchemas
     backends: Backends
     snapshots: Snapshots
+    move: Move
     limits: FleetLimits = FLEET_LIMITS
 
 
@@ -75,18 +87,25 @@ class FleetWork:
     def __init__(self, tools: FleetTools, table: FleetTable) -> None:
         self._tools = tools
         self._table = table
-        self._built_in = {MIGRATE: self._migrate, CHECK: self._check, SNAPSHOT: self._take_snapshot}
+        self._built_in = {
+            MIGRATE: self._migrate,
+            CHECK: self._check,
+            SNAPSHOT: self._take_snapshot,
+            MOVE: self._move,
+        }
         self.functions: dict[str, FleetFunction] = {}
 
-    async def check_kind(self, kind: str, *, job_id: str | None = None) -> None:
-        """Raise an error unless this registry can run jobs of this kind.
+    async def check_kind(self, kind: str, arguments: Mapping[str, Any], *, job_id: str | None = None) -> None:
+        """Raise an error unless this registry can run jobs of this kind with these arguments.
 
         Raises:
-            JobError: No function with this name is registered.
+            JobError: No function with this name is registered, or the arguments of a move do not name a back end of this registry.
             MissingSchemaError: The job migrates, and this registry lacks schema packs that tenants have.
         """
         if kind == MIGRATE:
             await self._tools.recorded_schemas.check()
+        if kind == MOVE:
+            self._check_target(arguments, job_id)
         if kind not in BUILT_IN and kind not in self.functions:
             then = ", and resume the job" if job_id is not None else ""
             raise JobError(
@@ -94,6 +113,18 @@ class FleetWork:
                 f"built-in kinds are {', '.join(BUILT_IN)}",
                 job_id=job_id,
             )
+
+    def _check_target(self, arguments: Mapping[str, Any], job_id: str | None) -> None:
+        to = arguments.get(TARGET)
+        if not isinstance(to, str) or set(arguments) != {TARGET}:
+            raise JobError(
+                f"a {MOVE!r} job has one argument, the name of the back end to which the tenants move: {{'{TARGET}': 'east'}}",
+                job_id=job_id,
+            )
+        try:
+            self._tools.backends.of(to)
+        except BackendNotConfiguredError as error:
+            raise JobError(str(error), job_id=job_id) from error
 
     async def run(self, job: FleetJob, item: PendingTenant, halted: asyncio.Event) -> Outcome:
         """Do the job's work on a tenant, retry the work after retryable errors, and return the outcome.
@@ -119,6 +150,8 @@ class FleetWork:
         if tenant is None or tenant.state not in job.options.states:
             return _skipped_by_state(tenant, item)
         if job.kind == MIGRATE and await self._is_current(tenant):
+            return Outcome(SKIPPED)
+        if job.kind == MOVE and tenant.backend == job.options.arguments[TARGET]:
             return Outcome(SKIPPED)
         if job.options.snapshot_before and "snapshot_before" not in item.detail:
             item.detail["snapshot_before"] = await self._snapshot(tenant, job)
@@ -209,6 +242,14 @@ class FleetWork:
 
     async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, job: FleetJob) -> Outcome:
         item.detail["snapshot_id"] = await self._snapshot(tenant, job)
+        return Outcome(OK)
+
+    async def _move(self, tenant: TenantRecord, item: PendingTenant, job: FleetJob) -> Outcome:
+        to = job.options.arguments[TARGET]
+        item.detail["from"] = tenant.backend
+        await self._tools.runner.run(
+            tenant.id, MOVE, partial(self._tools.move.run, to=to), by=job.created_by, to=to
+        )
         return Outcome(OK)
 
     async def _snapshot(self, tenant: TenantRecord, job: FleetJob) -> str:

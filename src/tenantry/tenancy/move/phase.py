@@ -20,6 +20,12 @@ class MovePhase(StrEnum):
     """The catalog names the copy, which serves the callers. The original is being removed."""
 
 
+STEPS: Final = (
+    *("begun", "journaled", "copied", "placed", "caught_up", "closed", "switched", "removed"),
+    "finished",
+)
+"""The steps of a move, in order, for showing its progress."""
+
 _NOT_SERVED: Final = MovePhase.SWITCHING
 
 
