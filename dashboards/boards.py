@@ -495,6 +495,20 @@ FLEET: Final = Board(
                 _recent("job_kind_outcome:tenantry_fleet", 'outcome!~"ok|skipped"'), "{{kind}} {{outcome}}"
             ),
         ),
+        row("Moves"),
+        chart(
+            "Rows moved",
+            "Of tenants that moved to another back end, in a second, by where they were and are.",
+            "rowsps",
+            Query(rate("tenantry_moved_rows_total", "source, target"), "{{source}} to {{target}}"),
+        ),
+        chart(
+            "How long callers waited",
+            "The pause at the switch of a move. Callers are served during the rest of the move.",
+            "s",
+            *quantiles("tenantry_move_pause_duration_seconds"),
+            has_exemplars=True,
+        ),
         row("Snapshots"),
         number(
             "Last snapshot",

@@ -13,7 +13,7 @@ from samples import a_message
 from series import series_of
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import DuplicateRecordError, TenantNotFoundError, TenantQuarantinedError
-from tenantry.events import BatchFinished, CallRefused, CallSample, FleetTenantFinished
+from tenantry.events import BatchFinished, CallRefused, CallSample, FleetTenantFinished, TenantMoved
 from tenantry.observability import RegistryMetrics, export_metrics
 from tenantry.observability.metrics import OPERATIONS_MAX, SECONDS_BUCKETS
 from tenants import HANG_SECONDS, until
@@ -39,6 +39,8 @@ FAMILIES = {
     "tenantry_mailbox_peak_requests",
     "tenantry_mailbox_requests",
     "tenantry_migrate_duration_seconds",
+    "tenantry_move_pause_duration_seconds",
+    "tenantry_moved_rows",
     "tenantry_open_duration_seconds",
     "tenantry_pool_capacity_tenants",
     "tenantry_pool_evictions",
@@ -238,6 +240,17 @@ async def test_fleet_work_is_measured(registry: TenantRegistry, collectors: Coll
     metrics.observe(FleetTenantFinished("acme", "migrate", "ok", 0.2))
     labels = {"kind": "migrate", "outcome": "ok"}
     assert _value(collectors, "tenantry_fleet_duration_seconds_count", **labels) == 1
+
+
+async def test_moves_are_measured(registry: TenantRegistry, collectors: CollectorRegistry):
+    """A move counts its rows and the pause of the callers, by where the tenant was and is."""
+    metrics = RegistryMetrics(registry.statistics)
+    collectors.register(metrics)
+    for _ in range(2):
+        metrics.observe(TenantMoved("acme", "sqlite", "east", 1_000, 2.5, 0.1))
+    labels = {"source": "sqlite", "target": "east"}
+    assert _value(collectors, "tenantry_moved_rows_total", **labels) == 2_000
+    assert _value(collectors, "tenantry_move_pause_duration_seconds_sum", **labels) == pytest.approx(0.2)
 
 
 async def test_made_up_operations_do_not_make_up_series(

@@ -113,6 +113,8 @@ async def _operate(registry: TenantRegistry) -> None:
         calls = [_fails(flood.save(_message("hello"))) for _ in range(4 * CALLS_IN_FLIGHT_MAX)]
         await asyncio.gather(*calls)
         await _run_fleet_jobs(registry)
+        await registry.move("operated", "east")
+        await registry.move("operated", "sqlite")
         # The disk is measured when the registry first looks after itself.
         if not is_busy and registry.statistics().disk is not None:
             print("busy", flush=True)  # noqa: T201  # what it is asked for

@@ -25,6 +25,7 @@ from tenantry.events import (
     PoolWaited,
     StoreConnected,
     StoreMigrated,
+    TenantMoved,
     TenantOpened,
 )
 from tenantry.storage.protocol import ConnectionCounts
@@ -137,7 +138,18 @@ _HISTOGRAMS: Final[dict[str, tuple[str, Labels]]] = {
         "The time of a lifecycle operation, such as create.",
         ("action", "outcome"),
     ),
+    "move_pause_duration_seconds": (
+        "The time for which a tenant's callers waited during its move to another back end.",
+        ("source", "target"),
+    ),
     "fleet_duration_seconds": ("The time of a fleet job's work on one tenant.", ("kind", "outcome")),
+}
+
+
+_OPENINGS: Final[dict[type[Event], str]] = {
+    StoreConnected: "connect_duration_seconds",
+    StoreMigrated: "migrate_duration_seconds",
+    TenantOpened: "open_duration_seconds",
 }
 
 
@@ -160,6 +172,7 @@ class RegistryMetrics(Collector):
         self._batch_requests = self._histograms["batch_requests"]
         self._pool_wait = self._histograms["pool_wait_duration_seconds"]
         self._refused: dict[str, int] = {}
+        self._moved_rows: dict[Labels, int] = {}
         self._succeeded_seconds: dict[str, float] = {}
         self._operations: set[str] = set()
         self._channels: dict[str, str] = {}
@@ -169,12 +182,8 @@ class RegistryMetrics(Collector):
         match event:
             case BatchFinished():
                 self._observe_batch(event)
-            case StoreConnected():
-                self._timed("connect_duration_seconds", (event.backend, event.outcome), event)
-            case StoreMigrated():
-                self._timed("migrate_duration_seconds", (event.backend, event.outcome), event)
-            case TenantOpened():
-                self._timed("open_duration_seconds", (event.backend, event.outcome), event)
+            case StoreConnected() | StoreMigrated() | TenantOpened():
+                self._timed(_OPENINGS[type(event)], (event.backend, event.outcome), event)
             case PoolWaited():
                 self._timed("pool_wait_duration_seconds", (event.outcome,), event)
             case OperationEnded():
@@ -183,6 +192,8 @@ class RegistryMetrics(Collector):
                     self._succeeded_seconds[event.action] = time.time()
             case FleetTenantFinished():
                 self._timed("fleet_duration_seconds", (event.kind, event.outcome), event)
+            case TenantMoved():
+                self._observe_move(event)
             case CallRefused():
                 self._refused[event.outcome] = self._refused.get(event.outcome, 0) + 1
                 labels = (event.backend, self._operation(event.operation), event.outcome)
@@ -202,6 +213,12 @@ class RegistryMetrics(Collector):
         for outcome, count in list(self._refused.items()):
             refused.add_metric((outcome,), count)
         yield refused
+        moved = CounterMetricFamily(
+            "tenantry_moved_rows", "Rows of tenants moved to another back end.", labels=("source", "target")
+        )
+        for labels, rows in list(self._moved_rows.items()):
+            moved.add_metric(labels, rows)
+        yield moved
         succeeded = GaugeMetricFamily(
             "tenantry_lifecycle_last_success_timestamp_seconds",
             "The time of the last successful lifecycle operation in this process.",
@@ -211,6 +228,12 @@ class RegistryMetrics(Collector):
             succeeded.add_metric((action,), at_seconds)
         yield succeeded
         yield from _state_families(self._statistics())
+
+    def _observe_move(self, event: TenantMoved) -> None:
+        labels = (event.source, event.target)
+        self._moved_rows[labels] = self._moved_rows.get(labels, 0) + event.rows
+        pauses = self._histograms["move_pause_duration_seconds"]
+        pauses.observe(labels, event.pause_seconds, event.tenant_id, time.time())
 
     def _observe_batch(self, event: BatchFinished) -> None:
         now = time.time()

@@ -85,6 +85,21 @@ export const ACTIONS = [
     fields: () => [NEW_ID],
   },
   {
+    name: "move",
+    scope: "admin",
+    says: "The tenant's database moves to another back end. Callers are served during the move, and wait for a moment at its end.",
+    fields: ({ backend }, { backends }) => [
+      {
+        name: "to",
+        label: "To the back end",
+        isRequired: true,
+        pattern: "[a-z][a-z0-9_]{0,30}",
+        options: backends.filter((name) => name !== backend),
+        hint: `The tenant is on ${backend} now.`,
+      },
+    ],
+  },
+  {
     name: "undo_restore",
     label: "Undo restore",
     scope: "admin",

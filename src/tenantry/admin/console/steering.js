@@ -4,7 +4,7 @@ import { newIdempotencyKey, path } from "./api.js";
 import { labelOf } from "./actions.js";
 import { ask } from "./dialog.js";
 
-const KINDS = ["migrate", "check", "snapshot"];
+const KINDS = ["migrate", "check", "snapshot", "move"];
 const REASON = { name: "reason", label: "Reason (optional)", lengthMax: 1_000 };
 const ALLOWED = { pattern: "[0-9]{1,7}|[1-9][0-9]?%", hint: "A number, or a percentage such as 2%. Empty allows any number." };
 
@@ -47,7 +47,7 @@ const fieldsOf = (app) => [
     isRequired: true,
     lengthMax: 40,
     options: KINDS,
-    hint: "migrate, check, snapshot, or a function that the service has registered.",
+    hint: "migrate, check, snapshot, move, or a function that the service has registered.",
   },
   {
     name: "states",
@@ -55,7 +55,7 @@ const fieldsOf = (app) => [
     kind: "choices",
     options: app.statesThatAllow("copy"),
     value: app.statesThatAllow("migrate"),
-    hint: "Only the kinds check and snapshot work on tenants that serve no calls.",
+    hint: "Only the kinds check, snapshot and move work on tenants that serve no calls.",
   },
   {
     name: "id_prefix",
@@ -96,7 +96,7 @@ const fieldsOf = (app) => [
   },
   { name: "snapshot_before", label: "Take a snapshot of each tenant before the work", kind: "check", isFurther: true },
   { name: "return_on_failure", label: "Restore the snapshot if the work on a tenant fails", kind: "check", isFurther: true },
-  { name: "arguments", label: "Arguments (optional)", kind: "lines", hint: "A JSON object; no secrets.", isFurther: true },
+  { name: "arguments", label: "Arguments (optional)", kind: "lines", hint: 'A JSON object without secrets. The kind move needs the back end: {"to": "east"}.', isFurther: true },
 ];
 
 /** Ask for a new job's options, and start the job. */

@@ -144,9 +144,9 @@ export function tenant(app, id) {
   }
 
   function showActions() {
-    const offered = ACTIONS.filter(
-      (action) => isOffered(action, known) && (canUndo || action.name !== "undo_restore"),
-    );
+    const canMove = app.backends.length > 1;
+    const isPossible = ({ name }) => (canUndo || name !== "undo_restore") && (canMove || name !== "move");
+    const offered = ACTIONS.filter((action) => isOffered(action, known) && isPossible(action));
     buttons.update(offered);
     const missing = [...new Set(offered.map(({ scope }) => scope))].filter((scope) => !app.allows(scope));
     setText(lacking, `Some actions need a key with the scope ${missing.join(" or ")}.`);
