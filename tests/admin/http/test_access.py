@@ -35,6 +35,7 @@ BODIES: dict[str, Any] = {
     "update_tenant": {"display_name": "Changed"},
     "rename_tenant": {"new_id": "fresh"},
     "clone_tenant": {"new_id": "fresh"},
+    "move_tenant": {"to": "sqlite"},
     "purge_tenant": {"force": True},
     "create_key": {"scopes": ["admin"]},
     "start_job": {"kind": "check"},
@@ -189,6 +190,7 @@ async def test_an_id_that_is_given_away_between_a_check_and_the_call(
             if "/acme" in path and (reads_before < 2 or method == "GET")
         } | {
             "list_audit": ("GET", "/v1/audit?tenant_id=acme"),
+            "plan_move": ("GET", "/v1/tenants/acme/move?to=sqlite"),
             "list_statistics": ("GET", "/v1/statistics?tenant_id=acme"),
             "list_tenants": ("GET", "/v1/tenants"),
         }

@@ -23,6 +23,7 @@ ADMIN_ONLY = {
     "POST /v1/tenants/{tenant_id}/replace-file",
     "POST /v1/tenants/{tenant_id}/rename",
     "POST /v1/tenants/{tenant_id}/undo-restore",
+    "POST /v1/tenants/{tenant_id}/move",
     "DELETE /v1/tenants/{tenant_id}/snapshots/{snapshot_id}",
     "DELETE /v1/tenants/{tenant_id}/restore-points/{point}",
     "POST /v1/tenants/{tenant_id}/snapshots/{snapshot_id}/restore",
@@ -38,6 +39,7 @@ BODIES: dict[str, Any] = {
     "PATCH /v1/tenants/{tenant_id}": {},
     "POST /v1/tenants/{tenant_id}/rename": {"new_id": "other"},
     "POST /v1/tenants/{tenant_id}/clone": {"new_id": "other"},
+    "POST /v1/tenants/{tenant_id}/move": {"to": "sqlite"},
     "POST /v1/keys": {},
 }
 

@@ -66,6 +66,7 @@ CASES = [
     Case("tenant undelete to-undelete", {"state": "active"}),
     Case("tenant purge to-purge --force --yes", {"state": "purged"}),
     Case("tenant rename to-rename renamed", {"id": "renamed", "previous_id": "to-rename"}),
+    Case("tenant move to-look-at --to sqlite", {"id": "to-look-at", "backend": "sqlite"}),
     Case("tenant clone acme cloned", {"id": "cloned", "state": "active"}),
     Case("tenant clone acme from-snapshot --snapshot {snapshot}", {"id": "from-snapshot"}),
     Case("tenant quarantine to-quarantine --reason odd", {"state": "quarantined", "reason": "odd"}),

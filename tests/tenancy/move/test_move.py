@@ -24,9 +24,8 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.events import Event, OperationStepped, TenantMoved
+from tenantry.tenancy.move.phase import STEPS
 from tenants import database_path, make_message, query, tenant_files
-
-STEPS = ["begun", "journaled", "copied", "placed", "caught_up", "closed", "switched", "removed", "finished"]
 
 
 async def test_a_move_while_callers_write(data_dir: Path):
@@ -47,7 +46,7 @@ async def test_a_move_while_callers_write(data_dir: Path):
         steps = [
             event.step for event in events if isinstance(event, OperationStepped) and event.action == "move"
         ]
-        assert steps == STEPS * 2
+        assert steps == [*STEPS, *STEPS]
         reports = [event for event in events if isinstance(event, TenantMoved)]
         assert [(one.source, one.target) for one in reports] == [("sqlite", "east"), ("east", "sqlite")]
         assert all(0 < one.pause_seconds < one.duration_seconds for one in reports)

@@ -9,9 +9,8 @@ import pytest
 from moves import east_of, with_east
 from operators import bring_to, contents
 from tenantry import TenantState
+from tenantry.tenancy.move.phase import STEPS
 from tenants import database_path, python, query, read_json, tenant_files
-
-STEPS = ["begun", "journaled", "copied", "placed", "caught_up", "closed", "switched", "removed", "finished"]
 
 MOVING = """
 import asyncio, json, os, signal, sys

@@ -19,9 +19,8 @@ from tenantry import Fetch, Schema, Statement, TenantHandle, TenantLimits, Tenan
 from tenantry.company import COMPANY
 from tenantry.errors import TenantNotMovableError, TenantryError, UnsupportedByBackend
 from tenantry.events import Event, OperationStepped
+from tenantry.tenancy.move.phase import STEPS
 from tenants import make_message, python, read_json, tenant_files, until, write_pack
-
-STEPS = ["begun", "journaled", "copied", "placed", "caught_up", "closed", "switched", "removed", "finished"]
 
 MOVING = """
 import asyncio, json, os, signal, sys

@@ -65,7 +65,7 @@ def _parser(name: str, otherwise: str, *others: str) -> Callable[[str], str | fl
     return parse
 
 
-canary: Final = _parser("canary", "a number of tenants, from 1, nor a share of them, up to 100%")
+_canary: Final = _parser("canary", "a number of tenants, from 1, nor a share of them, up to 100%")
 _FAILURES: Final = "a number of tenants nor a share between 0 and 1"
 _failures: Final = _parser("failures_max", _FAILURES)
 # `_NONE` allows any number of failures; an omitted option keeps the default limit.
@@ -118,7 +118,7 @@ class StartOptions:
     canary: Annotated[
         Any,
         typer.Option(
-            parser=canary,
+            parser=_canary,
             metavar="N|N%",
             help="The number or share of the first tenants. The other tenants follow if these succeed.",
         ),
