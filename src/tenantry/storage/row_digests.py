@@ -5,36 +5,40 @@ The digest does not depend on the order of the rows, because two databases retur
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from decimal import Decimal
 from functools import lru_cache
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 _DIGEST_BYTES: Final = 16
 _REPEATED_CHARACTERS_MAX: Final = 64
 _DIGEST_MAX: Final = 1 << (8 * _DIGEST_BYTES)
 
 
+Compared: TypeAlias = Callable[[Any], object]
+"""Returns the part of a value that is compared. It is not called for NULL."""
+
+
 class RowDigest:
     """The number and the digest of the rows that passed.
 
     Args:
-        json_columns: The positions of the columns with JSON that a database stores as parsed values. Such columns are compared as
-            parsed values, because a database may return the same value as another text.
+        compared: What is compared of each value of a column, by the column's position; all other values are compared as they are.
+            A database may store another text of the same value.
     """
 
-    def __init__(self, json_columns: Sequence[int] = ()) -> None:
+    def __init__(self, compared: Mapping[int, Compared] | None = None) -> None:
         self.rows = 0
         self._digest = 0
-        self._json_columns = json_columns
+        self._compared = tuple((compared or {}).items())
 
     def passed(self, rows: Iterable[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
         """Yield the rows, and add each row to the digest."""
-        blake, json_columns = hashlib.blake2b, self._json_columns
+        blake, compared = hashlib.blake2b, self._compared
         for row in rows:
-            compared = _with_parsed(row, json_columns) if json_columns else row
+            shown = repr(_reduced(row, compared) if compared else row)
             self._digest += int.from_bytes(
-                blake(repr(compared).encode(), digest_size=_DIGEST_BYTES).digest(), "little"
+                blake(shown.encode(), digest_size=_DIGEST_BYTES).digest(), "little"
             )
             self.rows += 1
             yield row
@@ -50,12 +54,27 @@ class RowDigest:
         return self.rows, self._digest % _DIGEST_MAX
 
 
-def _with_parsed(row: tuple[Any, ...], json_columns: Sequence[int]) -> tuple[Any, ...]:
-    parsed = list(row)
-    for position in json_columns:
-        if (text := row[position]) is not None:
-            parsed[position] = _parsed_again(text) if len(text) <= _REPEATED_CHARACTERS_MAX else _parsed(text)
-    return tuple(parsed)
+def parsed_json(text: str) -> object:
+    """Return the value of a JSON text, in a form that is equal for equal values."""
+    return _parsed_again(text) if len(text) <= _REPEATED_CHARACTERS_MAX else _parsed(text)
+
+
+def exact_number(value: Any) -> object:
+    """Return a number, or the text of a number, in a form that is equal for equal numbers."""
+    return str(Decimal(value).normalize()) if isinstance(value, str) else value
+
+
+def existence(_: Any) -> object:
+    """Return that there is a value: the server has accepted the value, and returns it in the form of its type."""
+    return True
+
+
+def _reduced(row: tuple[Any, ...], compared: Sequence[tuple[int, Compared]]) -> tuple[Any, ...]:
+    values = list(row)
+    for position, reduce in compared:
+        if (value := row[position]) is not None:
+            values[position] = reduce(value)
+    return tuple(values)
 
 
 def _parsed(text: str) -> object:

@@ -46,6 +46,7 @@ CREATE TABLE parents (name TEXT NOT NULL PRIMARY KEY, elder TEXT REFERENCES pare
 STRICT, WITHOUT ROWID;
 CREATE TABLE children (id TEXT NOT NULL PRIMARY KEY, parent TEXT REFERENCES parents (name)) STRICT;
 CREATE TABLE changes (what TEXT NOT NULL) STRICT;
+CREATE TABLE forms (id INTEGER NOT NULL PRIMARY KEY, price TEXT, span TEXT, local TEXT) STRICT;
 CREATE TRIGGER noted AFTER INSERT ON children BEGIN INSERT INTO changes VALUES (new.id); END;
 INSERT INTO parents (name) VALUES ('seed');
 """
@@ -59,6 +60,8 @@ CREATE TABLE parents (name text COLLATE "C" PRIMARY KEY, elder text REFERENCES p
 CREATE TABLE children (id text COLLATE "C" PRIMARY KEY, parent text REFERENCES parents (name));
 ALTER TABLE parents ADD CONSTRAINT pets FOREIGN KEY (pet) REFERENCES children (id);
 CREATE TABLE changes (what text NOT NULL);
+CREATE TABLE forms (id bigint PRIMARY KEY, price numeric(10, 2), span interval, local timestamp);
+CREATE MATERIALIZED VIEW spans AS SELECT count(*) AS number FROM forms;
 CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS
     $$BEGIN EXECUTE format('INSERT INTO %I.changes VALUES ($1)', TG_TABLE_SCHEMA) USING new.id; RETURN NULL; END$$;
 CREATE TRIGGER noted AFTER INSERT ON children FOR EACH ROW EXECUTE FUNCTION note();
@@ -225,6 +228,20 @@ class TestValues:
         path = world.file(kinds=[(1, *[None] * 4, "2026-01-31T10:30:00+01:00", *[None] * 4)])
         world.load(path)
         assert in_file(world.copy(), "SELECT instant FROM kinds") == [("2026-01-31T09:30:00.000000Z",)]
+
+    def test_values_with_several_forms(self, world: World):
+        """A value that the server returns in another form is the same value; a view that stores rows is filled again."""
+        world.load(world.file(forms=[(1, "1.5", "90 minutes", "2026-01-31T09:30:00"), (2, None, None, None)]))
+        assert in_file(world.copy(), "SELECT price, span, local FROM forms") == [
+            ("1.50", "01:30:00", "2026-01-31 09:30:00"),
+            (None, None, None),
+        ]
+        assert world.fetch("SELECT number FROM spans") == [(2,)]
+
+    def test_a_number_that_is_rounded(self, world: World):
+        """A number that the server stores as another number is refused."""
+        with pytest.raises(SnapshotError, match="table 'forms': PostgreSQL stored"):
+            world.load(world.file(forms=[(1, "1.555", None, None)]))
 
 
 class TestWholeTenants:

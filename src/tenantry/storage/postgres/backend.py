@@ -298,7 +298,7 @@ class PostgresBackend:
             options,
             schemas,
             connections=self._pool,
-            copy=partial(copy_schema, self._tools, owner.schema),
+            copy=partial(copy_schema, self._tools, owner.schema, packs=schemas),
             clock=self._clock,
             log=log,
         )

@@ -13,14 +13,19 @@ from typing import Any, Final, TypeAlias
 from uuid import UUID
 
 from tenantry.storage.postgres.tables import Column
+from tenantry.storage.row_digests import Compared, exact_number, existence, parsed_json
 
 Row: TypeAlias = tuple[Any, ...]
 Convert: TypeAlias = Callable[[Any], Any]
 
 INTEGERS: Final = frozenset(["int2", "int4", "int8", "oid"])
 FLOATS: Final = frozenset(["float4", "float8"])
-JSON: Final = frozenset(["jsonb"])
-"""The types whose values come back as another text than the text that was stored."""
+_AS_STORED: Final = (
+    INTEGERS | FLOATS | {"bool", "bytea", "json", "text", "timestamp", "timestamptz", "uuid", "varchar"}
+)
+"""The types whose values come back as they were stored, see `as_stored`."""
+
+_COMPARED: Final[dict[str, Compared]] = {"jsonb": parsed_json, "numeric": exact_number}
 
 # Both have one width: the server leaves out the zeros at the end of the fraction, and "." if nothing follows.
 _SECONDS_END: Final = 19
@@ -61,6 +66,18 @@ def to_server(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[Row]:
         if (convert := _writing(column)) is not None
     ]
     return _converted(rows, converts)
+
+
+def compared_columns(columns: Sequence[Column]) -> dict[int, Compared]:
+    """Return what of the values is compared after a copy, for columns whose values may come back as another text.
+
+    Of a type that is not listed here, such as ``interval``, only the existence of the value is compared: its text has many forms.
+    """
+    return {
+        position: _COMPARED.get(column.type, existence)
+        for position, column in enumerate(columns)
+        if column.type not in _AS_STORED
+    }
 
 
 def as_stored(columns: Sequence[Column], rows: Iterable[Row]) -> Iterator[Row]:

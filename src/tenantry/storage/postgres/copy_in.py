@@ -21,7 +21,7 @@ from tenantry.errors import SnapshotError
 from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import FileRows
 from tenantry.storage.plain_tables import NotPlainError
-from tenantry.storage.postgres.copied_values import JSON, ValueRefusedError, as_stored, to_server
+from tenantry.storage.postgres.copied_values import ValueRefusedError, as_stored, compared_columns, to_server
 from tenantry.storage.postgres.copy_out import SETTINGS, check_packs, read_rows
 from tenantry.storage.postgres.foreign_keys import deferred_circles, in_order
 from tenantry.storage.postgres.plain_tables import create_plain_table
@@ -33,6 +33,11 @@ ROWS_PER_CHECK: Final = 5_000
 """The number of rows after which a cancellation is noticed."""
 
 _LINE: Final = re.compile(r"^COPY \S.*?, line (?P<number>\d+)(?:, column (?P<column>[^:\n]+))?", re.MULTILINE)
+# A view that reads another one is younger.
+_MATERIALIZED_VIEWS: Final = """
+SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
+WHERE n.nspname = %s AND c.relkind = 'm' ORDER BY c.oid
+"""
 _KEYS: Final = "tenantry_idempotency"
 
 
@@ -71,6 +76,8 @@ def copy_in(
         connection.execute(f"ALTER TABLE {quoted(schema, name)} ENABLE TRIGGER USER".encode())
         _set_numbers(tables[name], file, schema, connection)
     _copy_keys(file, schema, connection)
+    for (view,) in connection.execute(_MATERIALIZED_VIEWS, (schema,)).fetchall():
+        connection.execute(f"REFRESH MATERIALIZED VIEW {quoted(schema, view)}".encode())
     if names:
         connection.execute(f"ANALYZE {names}".encode())
 
@@ -107,8 +114,8 @@ def _copy_table(table: Table, file: FileRows, schema: str, connection: Connectio
     declared = file.tables[table.name].columns
     names = tuple(declared)
     columns = table.columns_named(names)
-    json_columns = [number for number, column in enumerate(columns) if column.type in JSON]
-    given, stored = RowDigest(json_columns), RowDigest(json_columns)
+    compared = compared_columns(columns)
+    given, stored = RowDigest(compared), RowDigest(compared)
     statement = f"COPY {quoted(schema, table.name)} ({', '.join(map(quoted, names))}) FROM STDIN"
     sent = _Sent()
     try:

@@ -9,6 +9,7 @@ from psycopg import Connection, sql
 
 from tenantry.errors import DatabaseCorruptError, PersistenceError, SnapshotError
 from tenantry.files.durable_files import remove_files
+from tenantry.schemas.schema import Schema
 from tenantry.storage import artifacts
 from tenantry.storage.postgres.copy_out import copy_out
 from tenantry.storage.postgres.layout import is_point_schema, staged_schema
@@ -95,10 +96,12 @@ class PostgresRestorePoints:
         )
 
 
-async def copy_schema(tools: LifecycleTools, schema: str, path: Path) -> None:
-    """Copy a schema into a new tenant file; see `copy_out`. A cancelled caller leaves no file."""
+async def copy_schema(
+    tools: LifecycleTools, schema: str, path: Path, *, packs: Sequence[Schema] | None = None
+) -> None:
+    """Copy a schema into a new tenant file; see `copy_out`. A cancelled caller leaves no file. The catalog has a pack of its own."""
     doing = f"cannot copy the schema {schema} of the database {tools.config.address}"
-    await tools.copies.run(doing, copy_out, schema, path, tools.schemas)
+    await tools.copies.run(doing, copy_out, schema, path, tools.schemas if packs is None else packs)
 
 
 def read_schemas(connection: Connection[tuple[Any, ...]], location: str) -> dict[str, str | None]:

@@ -235,6 +235,24 @@ async def check_exclusive_waits(make_backend: MakeBackend, _directory: Path) -> 
 
 
 @_checks.add
+async def check_exclusive_fences_off(make_backend: MakeBackend, _directory: Path) -> None:
+    """If several processes may have a tenant open, exclusive work fences off every store that was connected before."""
+    async with _opened(make_backend) as backend, _opened(make_backend) as other:
+        if Capability.SHARED not in backend.capabilities:
+            return
+        place = await _created(backend, "one")
+        async with _connected(other, place) as store, _connected(backend, place) as own:
+            await _add(store, "two")
+            async with backend.exclusive(place):
+                for fenced in (store, own):
+                    with expect_raised(TenantOwnedElsewhereError):
+                        await _add(fenced, "three")
+            with expect_raised(TenantOwnedElsewhereError):
+                await _add(store, "four")
+        expect(await _notes(other, place), ["one", "two"])
+
+
+@_checks.add
 async def check_locks(make_backend: MakeBackend, _directory: Path) -> None:
     """Among all processes a named lock has one holder at a time, and locks with different names are independent."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
@@ -399,7 +417,7 @@ async def check_removing(make_backend: MakeBackend, directory: Path) -> None:
 
 
 @_checks.add
-async def check_the_catalog(make_backend: MakeBackend, _directory: Path) -> None:
+async def check_the_catalog(make_backend: MakeBackend, directory: Path) -> None:
     """Several processes can have the catalog open, and each process sees the other processes' commits."""
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
         stores = [each.catalog(CATALOG, log=_LOG) for each in (backend, other)]
@@ -413,6 +431,9 @@ async def check_the_catalog(make_backend: MakeBackend, _directory: Path) -> None
             await _add(second, "two")
             for store in stores:
                 expect(await _notes_of(store), ["one", "two"])
+            copy = directory / "copy.db"
+            await first.copy_to(copy)
+            expect((await artifacts.check(copy, ())).row_counts["notes"], 2)
         finally:
             for store in stores:
                 await store.disconnect()

@@ -17,9 +17,9 @@ from tenantry.errors import SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.storage.moves import MovedRow, MovedTable
 from tenantry.storage.postgres.copied_values import (
-    JSON,
     ValueRefusedError,
     as_stored,
+    compared_columns,
     from_server,
     to_server,
     types_read,
@@ -161,8 +161,8 @@ class PostgresReplicaWriter:
         positions = [table.columns.index(one) for one in table.key]
         chosen = self._choose(table, [tuple(row[position] for position in positions) for row in rows])
         columns = self._columns(table, table.columns)
-        json_columns = [number for number, column in enumerate(columns) if column.type in JSON]
-        given, stored = RowDigest(json_columns), RowDigest(json_columns)
+        compared = compared_columns(columns)
+        given, stored = RowDigest(compared), RowDigest(compared)
         given.consume(as_stored(columns, rows))
         names = ", ".join(f"t.{quoted(one)}" for one in table.columns)
         select = f"SELECT {names} FROM {self._place(table)} AS t JOIN {chosen} AS k ON {_same_key(table)}"  # noqa: S608  # quoted
