@@ -183,7 +183,7 @@ async def lose(database: Database, *, seed: int, acts: int, chance: float) -> st
 
 async def test_random_losses(postgres_database: Database):
     """A few things are done while connections end at random."""
-    figures = await lose(postgres_database, seed=1, acts=25, chance=0.02)
+    figures = await lose(postgres_database, seed=1, acts=12, chance=0.02)
     assert " 0 connections" not in figures
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from postgres_servers import Database, PostgresServer, private_server, url_of
 from postgres_stores import open_stores
-from tenantry import PostgresConfig, QueryError, RegistryConfig
+from tenantry import PostgresConfig, QueryError, RegistryConfig, TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.errors import TenantryError
@@ -21,6 +21,7 @@ from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.roles import drop_statement, role_of
 from tenantry.storage.postgres.store import PostgresStore
 from tenantry.testing import BACKEND_CHECKS, BackendCheck, check_name
+from tenants import history, make_message
 
 PASSWORD = "horse-battery"
 
@@ -247,6 +248,37 @@ async def test_a_back_end_with_roles(check: BackendCheck, own_server: PostgresSe
             )
         finally:
             drop_all(made)
+
+
+async def test_the_life_of_a_tenant(own_server: PostgresServer, tmp_path: Path):
+    """A registry creates, restores, clones, renames and purges tenants whose statements run as roles; the roles go with them."""
+    with own_server.database() as made, connected_as(made, options="CREATEROLE") as database:
+        config = RegistryConfig(data_dir=tmp_path, database=PostgresConfig(url=database.url, roles=True))
+        async with TenantRegistry(config) as registry:
+            await registry.create("acme")
+            messages = registry.tenant("acme").messages
+            await messages.save(make_message("first"))
+            taken = await registry.snapshots.create("acme")
+            await messages.save(make_message("second"))
+            await registry.snapshots.restore("acme", taken.id)
+            assert await history(registry, "acme") == ["first"]
+            await registry.snapshots.undo_restore("acme")
+            assert await history(registry, "acme") == ["first", "second"]
+            await registry.clone("acme", "globex")
+            await registry.rename("globex", "initech")
+            await registry.tenant("initech").messages.save(make_message("third"))
+            assert await history(registry, "initech") == ["first", "second", "third"]
+            assert roles_on(made) == 2
+            for tenant_id in ("acme", "initech"):
+                await registry.delete(tenant_id)
+                await registry.purge(tenant_id, force=True)
+            assert roles_on(made) == 0
+
+
+def roles_on(database: Database) -> int:
+    """Return the number of tenants' roles on the server."""
+    with psycopg.connect(database.direct_url) as admin:
+        return admin.execute("SELECT FROM pg_roles WHERE rolname LIKE 'tenantry_%'").rowcount
 
 
 @pytest.fixture(scope="module")

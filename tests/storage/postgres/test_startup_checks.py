@@ -1,5 +1,6 @@
 """What a registry refuses to start with: each error says what to change, and none has the password."""
 
+import asyncio
 import socket
 import traceback
 from collections.abc import AsyncIterator, Iterator
@@ -98,6 +99,12 @@ async def test_a_good_database(each_postgres_database: Database):
     assert first.version_number >= 150000
     (logged,) = [entry for entry in logs if entry["event"] == "tenantry.postgres.checked"]
     assert logged["version"] == first.version
+
+
+async def test_processes_that_start_together(postgres_database: Database):
+    """Several processes may open a new database at once: one of them lays it out."""
+    checked = await asyncio.gather(*(check(postgres_database.url) for _ in range(6)))
+    assert len({facts.version for facts in checked}) == 1
 
 
 async def test_a_server_that_may_lose_its_disk(postgres_database: Database, postgres_server: PostgresServer):
