@@ -157,6 +157,14 @@ async def test_a_row_that_does_not_fit(acme: TenantHandle, call: str):
     assert "secret" not in str(logs)
 
 
+@pytest.mark.parametrize("value", ["secret", 'sec"secret', "9" * 30])
+async def test_a_value_that_the_database_refuses(acme: TenantHandle, value: str):
+    """A value of another type than its column is not quoted in the error and in the log. SQLite keeps most of such values."""
+    with capture_logs() as logs, pytest.raises(QueryError) as caught:
+        await acme.execute("INSERT INTO notes (id, title) VALUES (?, 'c')", [value])
+    assert value not in f"{caught.value} {logs}"
+
+
 async def test_two_columns_for_one_field(acme: TenantHandle):
     """Which of them the field means cannot be told, so that the row is refused."""
     with pytest.raises(

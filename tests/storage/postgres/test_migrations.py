@@ -5,15 +5,22 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 
 import psycopg
 import pytest
 
 from postgres_servers import Database
 from stores import MakePack, reached
+from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
-from tenantry.errors import MigrationError, PersistenceConnectionError, TenantOwnedElsewhereError
+from tenantry.errors import (
+    MigrationError,
+    PersistenceConnectionError,
+    TenantOwnedElsewhereError,
+    TenantQuarantinedError,
+)
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.storage.migrations import plan_migrations
@@ -264,6 +271,7 @@ class TestFailure:
             ("SELECT 1;\n\nSELECT * FROM nowhere", 'at line 3 of 0002_step.sql .*relation "nowhere" does not exist', "42P01"),
             ("SELECT 1;\nthis is not SQL", "at line 2 of 0002_step.sql .*syntax error", "42601"),
             ("INSERT INTO notes VALUES (1, 'secret')", "duplicate key value", "23505"),
+            ("SELECT (body || 'secret')::bigint FROM notes", r"syntax for type bigint: \(a value\)", "22P02"),
             ("UPDATE tags SET note_id = 9", "violates foreign key constraint", "23503"),
             ("COMMIT", "may not use COMMIT: tenantry runs it in a transaction", "42501"),
             ("INSERT INTO notes VALUES (3, ''); BEGIN; SELECT 1", "may not use BEGIN", "42501"),
@@ -350,6 +358,34 @@ class TestFailure:
         await asyncio.wait([migrating])
         assert migrating.cancelled()
         assert tenant.content() == before
+
+
+async def test_a_failed_migration_quarantines_its_tenant(
+    postgres_database: Database, make_pack: MakePack, data_dir: Path
+):
+    """The error names the tenant and the migration; the other tenants serve, and so does the tenant after a repair with a corrected pack."""
+    config = RegistryConfig(
+        data_dir=data_dir, databases={"server": postgres_database.url}, default_backend="server"
+    )
+    sqlite = "CREATE TABLE notes (id INTEGER PRIMARY KEY, body TEXT NOT NULL)"
+    columns = "ALTER TABLE notes ADD COLUMN words bigint"
+    first = NOTES.partition("\n")[0]
+    async with TenantRegistry(config, schemas=[make_pack(sqlite, postgres=[first])]) as registry:
+        for tenant_id, body in (("acme", "not a number"), ("globex", "7")):
+            await registry.create(tenant_id)
+            await registry.tenant(tenant_id).execute("INSERT INTO notes VALUES (1, ?)", [body])
+    wrong = make_pack(sqlite, columns, postgres=[first, f"{columns}; UPDATE notes SET words = body::bigint"])
+    async with TenantRegistry(config, schemas=[wrong]) as registry:
+        assert await registry.tenant("globex").fetch_value("SELECT words FROM notes") == 7
+        with pytest.raises(TenantQuarantinedError, match=r"acme.*pack 0002_step failed") as caught:
+            await registry.tenant("acme").fetch_value("SELECT 1")
+        assert "not a number" not in str(caught.value)
+        assert (await registry.get("acme")).state is TenantState.QUARANTINED
+    async with TenantRegistry(
+        config, schemas=[make_pack(sqlite, columns, postgres=[first, columns])]
+    ) as registry:
+        await registry.repair("acme")
+        assert await registry.tenant("acme").fetch_value("SELECT count(words) FROM notes") == 0
 
 
 async def test_two_processes_migrate_one_tenant(tenant: Tenant, make_pack: MakePack):

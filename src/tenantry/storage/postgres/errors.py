@@ -49,6 +49,8 @@ _DUPLICATE: Final = frozenset(["23505", "23P01"])
 _NOT_NULL: Final = "23502"
 _CHECK: Final = "23514"
 _INTEGRITY_CLASS: Final = "23"
+_DATA_CLASS: Final = "22"
+_QUOTED: Final = re.compile('["«»„“](?s:.*)["«»“”]')  # the quotes of the languages of the server's messages
 _DISK_FULL: Final = "53100"
 _CORRUPT: Final = frozenset(["XX001", "XX002"])
 _LIMIT_EXCEEDED: Final = "54000"
@@ -67,7 +69,9 @@ def code_of(result: "PGresult") -> str:
 def map_error(result: "PGresult", doing: str) -> PersistenceError:
     """Return tenantry's error for a failed result. `doing` names the failed step in the message."""
     code = code_of(result)
-    text = _field(result, pq.DiagnosticField.MESSAGE_PRIMARY) or result.get_error_message().strip()
+    text = without_value(
+        _field(result, pq.DiagnosticField.MESSAGE_PRIMARY) or result.get_error_message().strip(), code
+    )
     message = f"{doing}: {text} ({code})"
     if code in _DUPLICATE:
         constraint, columns = _violated_key(result)
@@ -91,6 +95,11 @@ def is_lock_timeout(result: "PGresult") -> bool:
         code_of(result) == LOCK_NOT_AVAILABLE
         and _field(result, pq.DiagnosticField.SOURCE_FUNCTION) == _LOCK_TIMEOUT
     )
+
+
+def without_value(text: str, code: str | None) -> str:
+    """Return the server's message without the value that does not fit its type, because values are never logged."""
+    return _QUOTED.sub("(a value)", text) if (code or "").startswith(_DATA_CLASS) else text
 
 
 def forget_stale(code: str, sql: bytes, pipeline: Pipeline) -> bool:

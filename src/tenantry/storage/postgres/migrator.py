@@ -19,6 +19,7 @@ from psycopg.sql import SQL, Composed, Identifier
 from tenantry import events
 from tenantry.errors import MigrationError, PersistenceConnectionError, TenantOwnedElsewhereError
 from tenantry.storage.migrations import AppliedMigration, failed_step
+from tenantry.storage.postgres.errors import without_value
 from tenantry.storage.postgres.migration_function import run_function
 from tenantry.storage.postgres.migration_script import END_STEP, line_of, step_of
 from tenantry.storage.protocol import MigrationReport
@@ -231,11 +232,12 @@ def _line_in_script(migration: "Migration", error: BaseException) -> int | None:
 
 
 def _text(error: Exception) -> str:
-    """Return the message of an error, without its details, which quote the values of rows."""
+    """Return the message of an error without the values of rows."""
     if not isinstance(error, psycopg.Error):
         return str(error)
     primary = error.diag.message_primary or (str(error).strip().splitlines() or [repr(error)])[0]
-    return primary if error.sqlstate is None else f"{primary} ({error.sqlstate})"
+    shown = without_value(primary, error.sqlstate)
+    return shown if error.sqlstate is None else f"{shown} ({error.sqlstate})"
 
 
 def _report(applied: "Sequence[AppliedMigration]", now: "Sequence[Migration]") -> MigrationReport:
