@@ -14,7 +14,7 @@ QUICK = ("--seconds", "0.5", "--quiet-companies", "6", "--callers", "4")
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> subprocess.CompletedProcess[str]:
     """One short demo that prints JSON."""
-    return tenantry("demo", *QUICK, "--json", cwd=tmp_path_factory.mktemp("demo"))
+    return tenantry("demo", *QUICK, "--json", cwd=tmp_path_factory.mktemp("demo"), is_measured=True)
 
 
 def test_demo_checks_every_acknowledged_write(demo: subprocess.CompletedProcess[str]):
@@ -37,12 +37,12 @@ def test_demo_reports_every_operation(demo: subprocess.CompletedProcess[str]):
 
 def test_demo_prints_tables_and_keeps_a_given_directory(tmp_path: Path):
     """People get tables on standard output; a directory that was named is kept, and not used twice."""
-    first = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
+    first = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path, is_measured=True)
     assert first.returncode == 0, first.stderr
     assert "writes/s (durable)" in first.stdout
     assert "acknowledged records exist" in first.stdout
     assert (tmp_path / "kept" / "catalog.db").is_file()
-    second = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path)
+    second = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path, is_measured=True)
     assert second.returncode == 2
     assert "is not empty" in second.stderr
 
@@ -66,6 +66,6 @@ def test_demo_leaves_nothing_behind(tmp_path: Path):
 )
 def test_command_line_says_what_is_wrong(tmp_path: Path, arguments: list[str], code: int, said: str):
     """Each use has its exit code and its sentence."""
-    done = tenantry(*arguments, cwd=tmp_path)
+    done = tenantry(*arguments, cwd=tmp_path, is_measured=True)
     assert done.returncode == code, done.stderr
     assert said in done.stdout + done.stderr

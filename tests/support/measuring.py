@@ -35,3 +35,4 @@ def unmeasured() -> Iterator[None]:
         yield
     finally:
         measuring.start()
+        measure_this_process_only()  # to start has other processes measured too

@@ -61,7 +61,9 @@ def test_what_is_not_tenantry(tmp_path: Path, line: str, status: int, body: str,
     """Whatever it answers, the exit code says what its status does: later, another key, another URL."""
     path = tmp_path / "bundle"
     with answering(status, body) as url:
-        done = tenantry(*line.format(path=path).split(), "--url", url, env={"NO_PROXY": "127.0.0.1"})
+        done = tenantry(
+            *line.format(path=path).split(), "--url", url, env={"NO_PROXY": "127.0.0.1"}, is_measured=True
+        )
     assert (done.returncode, done.stdout) == (exit_code, "")
     assert done.stderr.startswith("tenantry: ")
     assert len(done.stderr.splitlines()) == 1

@@ -283,7 +283,7 @@ def test_the_file_system_is_that_of_the_innermost_mount(path: str, expected: str
 async def test_people_read_what_to_do(left: Path):
     """As a process it ends with 1 when something is wrong, and says for people and for programs what and what to do."""
     database_path(left, "acme").unlink()
-    done = tenantry("doctor", "--data-dir", left)
+    done = tenantry("doctor", "--data-dir", left, is_measured=True)
     assert (done.returncode, done.stderr) == (1, "")
     assert "restore a snapshot" in " ".join(done.stdout.split())
     done = tenantry("doctor", "--json", env={"TENANTRY_DATA_DIR": str(left)})

@@ -147,7 +147,9 @@ def test_signals_that_do_not_end_it(kept: tuple[Path, str], tmp_path: Path):
 
 def test_it_drains_before_it_stops(kept: tuple[Path, str]):
     """After SIGTERM it takes requests for the time of the drain, and says at /readyz that it stops; a second one ends that."""
-    with service(kept[0], "--metrics-port", 0, "--drain-seconds", HANG_SECONDS * 10, key=kept[1]) as running:
+    with service(
+        kept[0], "--metrics-port", 0, "--drain-seconds", HANG_SECONDS * 10, key=kept[1], is_measured=True
+    ) as running:
         readyz = f"{running.urls[1]}/readyz"
         assert httpx.get(readyz, trust_env=False).status_code == 200
         running.process.send_signal(signal.SIGTERM)
@@ -256,7 +258,7 @@ def test_a_port_that_another_has_taken_and_does_not_serve_yet(tmp_path: Path):
     """A second service is refused also while the first one still opens its directory, and touches nothing either."""
     with bound(Endpoint("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        done = tenantry("serve", "--data-dir", tmp_path / "data", "--port", port)
+        done = tenantry("serve", "--data-dir", tmp_path / "data", "--port", port, is_measured=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert f"cannot listen at 127.0.0.1:{port} (Address already in use)" in done.stderr
     assert list(tmp_path.iterdir()) == []
@@ -265,7 +267,7 @@ def test_a_port_that_another_has_taken_and_does_not_serve_yet(tmp_path: Path):
 def test_a_directory_that_cannot_be_one(tmp_path: Path):
     """It says so; the exit code is 3."""
     (tmp_path / "data").touch()
-    done = tenantry("serve", "--data-dir", tmp_path / "data", "--port", 0)
+    done = tenantry("serve", "--data-dir", tmp_path / "data", "--port", 0, is_measured=True)
     assert (done.returncode, done.stdout) == (3, "")
     assert "cannot be used" in done.stderr
 

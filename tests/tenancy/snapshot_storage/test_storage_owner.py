@@ -219,7 +219,9 @@ async def test_a_switch_beside_an_open_registry(copied: Path, backups: LocalStor
 async def test_a_switch_under_a_service(data_dir: Path, tmp_path: Path):
     """The command refuses to switch while another process has the directory open, and says to stop it."""
     async with opened(data_dir, None):
-        done = tenantry("snapshot", "switch-storage", tmp_path / "new", "--data-dir", data_dir, "--yes")
+        done = tenantry(
+            "snapshot", "switch-storage", tmp_path / "new", "--data-dir", data_dir, "--yes", is_measured=True
+        )
     assert (done.returncode, "stop the service" in done.stderr) == (1, True)
 
 
@@ -268,9 +270,11 @@ async def test_the_commands(copied: Path, backups: LocalStorage, tmp_path: Path)
     claimed = document(tenantry("snapshot", "claim-storage", "--data-dir", copied, "--yes", "--json"))
     assert claimed["location"] == backups.location
     new = tmp_path / "new"
-    done = tenantry("snapshot", "switch-storage", new, "--data-dir", copied)
+    done = tenantry("snapshot", "switch-storage", new, "--data-dir", copied, is_measured=True)
     assert (done.returncode, "--yes" in done.stderr) == (2, True)
-    switched = document(tenantry("snapshot", "switch-storage", new, "--data-dir", copied, "--yes", "--json"))
+    switched = document(
+        tenantry("snapshot", "switch-storage", new, "--data-dir", copied, "--yes", "--json", is_measured=True)
+    )
     assert switched == {"location": str(new), "before": backups.location}
     assert document(tenantry("snapshot", "list", "acme", "--data-dir", copied, "--json"))["items"] == []
 
