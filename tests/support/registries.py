@@ -41,7 +41,7 @@ def limited(registry: TenantRegistry, limits: SQLiteLimits) -> TenantRegistry:
     """Give other limits to the work on closed databases of a registry, and return the registry."""
     backend = registry._parts.backends.default
     assert isinstance(backend, SQLiteBackend)
-    backend._limits = limits
+    backend._limits = backend._preparation._limits = limits
     return registry
 
 
