@@ -51,7 +51,7 @@ async def open_databases(config: RegistryConfig, schemas: Sequence[Schema]) -> A
     answering: dict[str, Backend] = {}
     findings: list[Finding] = []
     async with AsyncExitStack() as stack:
-        for name, database in config.all_databases.items():
+        for name in config.all_databases:
             backend = backends.of(name)
             try:
                 await backend.open()
@@ -63,9 +63,7 @@ async def open_databases(config: RegistryConfig, schemas: Sequence[Schema]) -> A
             else:
                 answering[name] = backend
                 facts = "".join(f", {fact} {value}" for fact, value in report.details.items())
-                findings.append(
-                    ok("databases", f"{name}: PostgreSQL {report.version} at {database.address}{facts}")
-                )
+                findings.append(ok("databases", f"{name}: PostgreSQL {report.version}{facts}"))
         yield Databases(answering, findings)
 
 

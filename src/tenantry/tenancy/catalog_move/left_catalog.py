@@ -37,7 +37,7 @@ async def check_no_catalog_is_left(config: RegistryConfig, backends: Backends) -
         await store.disconnect()
     if count:
         raise DataDirectoryError(
-            f"the data directory {config.data_dir} has a catalog with {count} tenants, but TENANTRY_DATABASE names another place for the "
+            f"the data directory {config.data_dir} has a catalog with tenants ({count}), but TENANTRY_DATABASE names another place for the "
             "catalog: move the catalog there with 'tenantry catalog move --to postgres', or unset TENANTRY_DATABASE",
             path=str(config.data_dir),
         )

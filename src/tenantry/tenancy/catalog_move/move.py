@@ -197,7 +197,7 @@ class CatalogMover:
         stranded = await source.read(_STRANDED)
         if self._target.backend.name != POSTGRES and stranded is not None and stranded[0]:
             raise SettingsError(
-                f"{stranded[0]} tenants are in the database of TENANTRY_DATABASE, which will be another database or none after this "
+                f"tenants ({stranded[0]}) are in the database of TENANTRY_DATABASE, which will be another database or none after this "
                 "move, so nothing was moved: move these tenants first ('tenantry tenant move')"
             )
 

@@ -403,15 +403,19 @@ async def check_versions(make_backend: MakeBackend, _directory: Path) -> None:
 
 @_checks.add
 async def check_removing(make_backend: MakeBackend, directory: Path) -> None:
-    """`remove` deletes a database and its restore points; a second `remove` is a no-op."""
+    """`remove` deletes a database and its restore points; a second `remove` is a no-op. `locations` lists only databases."""
     async with _opened(make_backend) as backend:
+        expect(await backend.locations(), set())
         place = await _created(backend, "one")
         await _restored(backend, place, directory)
+        await _staged(backend, place, directory)
+        expect(await backend.locations(), {place.location})
         for _ in range(2):
             async with backend.exclusive(place) as closed:
                 await closed.remove()
                 expect(await closed.exists(), False)
         expect(await backend.points(place).names(), [])
+        expect(await backend.locations(), set())
         with expect_raised(TenantryError):
             await _notes(backend, place)
 
@@ -419,7 +423,14 @@ async def check_removing(make_backend: MakeBackend, directory: Path) -> None:
 @_checks.add
 async def check_the_catalog(make_backend: MakeBackend, directory: Path) -> None:
     """Several processes can have the catalog open, and each process sees the other processes' commits."""
+    unused = make_backend()
+    await unused.open()
+    try:
+        expect(await unused.has_catalog(), False)
+    finally:
+        await unused.aclose()
     async with _opened(make_backend) as backend, _opened(make_backend) as other:
+        expect(await other.has_catalog(), True)
         stores = [each.catalog(CATALOG, log=_LOG) for each in (backend, other)]
         try:
             for store in stores:
