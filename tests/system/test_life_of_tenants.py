@@ -14,12 +14,15 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+import psycopg
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from tenantry import RegistryConfig, TenantRecord, TenantRegistry, TenantState
+from deployments import config_of, deployments, stored_messages, url_of
+from postgres_servers import PostgresServer
+from tenantry import TenantRecord, TenantRegistry, TenantState
 from tenantry.errors import (
     DeletionProtectedError,
     GracePeriodError,
@@ -38,6 +41,7 @@ pytestmark = pytest.mark.unmeasured
 
 LIVES = int(os.environ.get("LIVES", "10"))
 CALLS_PER_LIFE = 40
+COUNTS = "SELECT state, count FROM tenant_states WHERE count > 0"
 
 S = TenantState
 Error: TypeAlias = type[TenantryError]
@@ -144,7 +148,7 @@ class LivesMachine(RuleBasedStateMachine):
 
     def open(self) -> None:
         """Open a registry whose pool is smaller than the number of tenants, so that they also evict each other."""
-        self.registry = TenantRegistry(RegistryConfig(data_dir=self.data_dir, open_tenants_max=2))
+        self.registry = TenantRegistry(config_of(self.data_dir, open_tenants_max=2))
         self.run(self.registry.open())
 
     @rule()
@@ -337,10 +341,11 @@ class LivesMachine(RuleBasedStateMachine):
             )
             if found is not None:
                 self.check_entry(found)
-        counted = dict(
-            query(self.data_dir / "catalog.db", "SELECT state, count FROM tenant_states WHERE count > 0")
-        )
-        assert counted == Counter(life.state.value for life in self.lives.values())
+        assert self.stored_counts() == Counter(life.state.value for life in self.lives.values())
+
+    def stored_counts(self) -> dict[str, int]:
+        """Return the catalog's own number of tenants in each state."""
+        return dict(query(self.data_dir / "catalog.db", COUNTS))
 
     def check_entry(self, tenant: TenantRecord) -> None:
         """The entry of the catalog is what the model says."""
@@ -393,12 +398,20 @@ class LivesMachine(RuleBasedStateMachine):
             entries = self.run(self.registry.audit.list(limit=10_000))
             assert Counter(entry.action for entry in entries) == self.calls
             self.run(self.registry.aclose())
-            self.check_files()
+            self.check_databases()
         self.runner.close()
         self.stack.close()
 
-    def check_files(self) -> None:
-        """There is a directory for each tenant that was not purged, and in its database what was acknowledged."""
+    def check_databases(self) -> None:
+        """There is a database for each tenant that was not purged, and in it what was acknowledged."""
+        there = {life.uid: life.messages for life in self.lives.values() if life.state is not S.PURGED}
+        assert {uid: sorted(contents) for uid, contents in self.stored_messages().items()} == {
+            uid: sorted(contents) for uid, contents in there.items()
+        }
+        assert list((self.data_dir / "operations").iterdir()) == []
+
+    def stored_messages(self) -> dict[str, list[str]]:
+        """Return the messages of each tenant by its stable key, read without tenantry."""
         found = {}
         for path in self.data_dir.glob("tenants/*/*/tenant.db"):
             with closing(sqlite3.connect(path)) as connection:
@@ -406,11 +419,33 @@ class LivesMachine(RuleBasedStateMachine):
                 found[uid] = [
                     row[0] for row in connection.execute("SELECT content FROM messages ORDER BY seq")
                 ]
-        there = {life.uid: life.messages for life in self.lives.values() if life.state is not S.PURGED}
-        assert {uid: sorted(contents) for uid, contents in found.items()} == {
-            uid: sorted(contents) for uid, contents in there.items()
-        }
-        assert list((self.data_dir / "operations").iterdir()) == []
+        return found
+
+
+class LivesOnPostgresMachine(LivesMachine):
+    """The same with the catalog and the tenants in a PostgreSQL database."""
+
+    server: PostgresServer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stack.enter_context(deployments(self.server)).make(self.data_dir)
+
+    def stored_counts(self) -> dict[str, int]:
+        """Return the catalog's own number of tenants in each state."""
+        with psycopg.connect(url_of(self.data_dir) or "") as connection:
+            connection.execute("SET search_path TO tenantry")
+            return dict(connection.execute(COUNTS).fetchall())
+
+    def stored_messages(self) -> dict[str, list[str]]:
+        """Return the messages of each tenant by its stable key, read without tenantry."""
+        messages = stored_messages(self.data_dir)
+        with psycopg.connect(url_of(self.data_dir) or "") as connection:
+            owners = {
+                schema: connection.execute(f'SELECT tenant_uid FROM "{schema}".tenantry_owner'.encode())
+                for schema in messages
+            }
+            return {owner.fetchall()[0][0]: messages[schema] for schema, owner in owners.items()}
 
 
 TestLivesMachine = LivesMachine.TestCase
@@ -420,6 +455,17 @@ TestLivesMachine.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
+
+
+class TestLivesOnPostgres(LivesOnPostgresMachine.TestCase):
+    """A few lives on a server."""
+
+    settings = settings(TestLivesMachine.settings, max_examples=max(1, LIVES // 3))
+
+    @pytest.fixture(autouse=True)
+    def _server(self, postgres_server: PostgresServer) -> None:
+        """The server of the databases."""
+        LivesOnPostgresMachine.server = postgres_server
 
 
 @pytest.mark.soak
