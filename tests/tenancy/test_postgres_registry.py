@@ -7,11 +7,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import httpx
 import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from commands import WHERE
+from commands import WHERE, Service, service, tenantry
 from operators import contents
 from others import Other, other_process
 from postgres_servers import Database, PostgresServer
@@ -349,3 +350,28 @@ def test_the_command_line(data_dir: Path, postgres_database: Database):
     run("tenant", "delete", "acme", "--yes")
     run("tenant", "purge", "acme", "--force", "--yes")
     assert not (data_dir / "catalog.db").exists()
+
+
+def test_two_services(tmp_path: Path, postgres_database: Database):
+    """Two services, each with a directory of its own, serve the same tenants and keys; a key of one is good for the other."""
+    env = {"TENANTRY_DATABASE": postgres_database.url, "TENANTRY_SNAPSHOT_STORAGE": str(tmp_path / "shared")}
+    key = tenantry("key", "create", "--data-dir", tmp_path / "one", "--scope", "admin", "--quiet", env=env)
+    assert key.returncode == 0, key.stderr
+    named = {"key": key.stdout.strip(), "env": env}
+    with service(tmp_path / "one", **named) as one, service(tmp_path / "two", **named) as two:
+
+        def ask(running: Service, method: str, path: str, body: Any = None) -> Any:
+            sent = {"Authorization": f"Bearer {running.key}"}
+            answer = httpx.request(method, f"{running.url}{path}", json=body, headers=sent, trust_env=False)
+            return answer.status_code, answer.json() if answer.content else None
+
+        assert ask(one, "POST", "/v1/tenants", {"id": "acme"})[1]["backend"] == "postgres"
+        assert ask(two, "GET", "/v1/tenants/acme")[1]["state"] == "active"
+        assert ask(two, "POST", "/v1/tenants/acme/suspend")[0] == 200
+        assert ask(one, "POST", "/v1/tenants/acme/resume")[1]["state"] == "active"
+        status, version = ask(two, "GET", "/v1/version")
+        assert (status, [one["name"] for one in version["backends"]]) == (200, ["postgres", "sqlite"])
+        assert version["catalog_backend"] == "postgres"
+        assert httpx.get(f"{one.url}/readyz", trust_env=False).status_code == 200
+        refused = ask(one, "PATCH", "/v1/tenants/acme", {"limits": {"database_bytes_max": 2**20}})
+        assert (refused[0], refused[1]["type"]) == (409, "urn:tenantry:problem:unsupported-by-backend")

@@ -1,7 +1,7 @@
 """Opens tenants for the pool: reads a tenant's record and starts its actor."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Final
 
 import anyio
@@ -22,12 +22,11 @@ from tenantry.schemas.schema import Schema
 from tenantry.storage.backends import Backends
 from tenantry.storage.protocol import Capability
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
-from tenantry.tenancy.catalog.audit import append
-from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
+from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
+from tenantry.tenancy.quarantine import Quarantine
 from tenantry.tenancy.refusals import busy_error
-from tenantry.tenancy.tenant_record import TenantRecord, not_found
-from tenantry.texts import as_reason
+from tenantry.tenancy.tenant_record import TenantRecord
 
 OTHERS_INTERVAL_SECONDS: Final = 0.05
 """The interval at which an opening looks again whether another process's operation has ended."""
@@ -35,9 +34,7 @@ OTHERS_INTERVAL_SECONDS: Final = 0.05
 OPENED_MAX: Final = 16_384
 """The largest number of recently opened tenants that the opener remembers."""
 
-TENANT_QUARANTINED: Final = "tenantry.tenant.quarantined"
 TENANT_FOUND_SOUND: Final = "tenantry.tenant.found_sound"
-TENANT_NOT_FENCED: Final = "tenantry.tenant.not_fenced"
 TENANT_NOT_NOTED: Final = "tenantry.tenant.not_noted"
 
 
@@ -65,6 +62,7 @@ class TenantOpener:
         self._now = context.clock.monotonic_seconds
         self._backends = backends
         self._recorded_schemas = recorded_schemas
+        self._quarantine = Quarantine(catalog, backends, context.clock, log)
         self._log = log
         self._on_failure = on_failure
         self._opened: set[TenantId] = set()
@@ -167,25 +165,8 @@ class TenantOpener:
         return tenant_id in self._opened
 
     async def quarantine(self, tenant: TenantRecord, error: TenantryError) -> TenantQuarantinedError:
-        """Quarantine the tenant durably, even if it was renamed, and return the error for its callers.
-
-        The tenant is quarantined even if other processes cannot be fenced off; they close the tenant when they read the catalog.
-        """
-        reason = as_reason(str(error))
-        noted = await self._note_quarantine(tenant, reason)
-        try:
-            await self._backends.fence(noted.backend, noted.place)
-        except TenantryError as failure:
-            self._log.failure(TENANT_NOT_FENCED, failure, tenant_id=tenant.id)
-        self._log.error(TENANT_QUARANTINED, tenant_id=tenant.id, reason=reason)
-        quarantined = TenantQuarantinedError(
-            f"tenant {tenant.id!r} was quarantined: {reason}",
-            tenant_id=tenant.id,
-            state=noted.state,
-            reason=reason,
-        )
-        quarantined.__cause__ = error
-        return quarantined
+        """Quarantine the tenant, and return the error for its callers; see `Quarantine.apply`."""
+        return await self._quarantine.apply(tenant, error)
 
     async def _open_or_quarantine(self, tenant: TenantRecord) -> TenantActor:
         """Open the tenant for its callers. If the database seems damaged but a second check finds no damage, retry."""
@@ -214,26 +195,6 @@ class TenantOpener:
         except TenantryError as failure:
             await self._quarantine_if_damaged(tenant, failure)
             raise
-
-    async def _note_quarantine(self, tenant: TenantRecord, reason: str) -> TenantRecord:
-        while True:
-            found = await self._catalog.find_by_uid(tenant.uid)
-            if found is None or not found.state.allows(Permission.EXIST):
-                raise not_found(tenant.id)
-            if not found.is_at_place_of(tenant):
-                # The database at the old place was removed after a move; it says nothing about the tenant.
-                raise busy_error(tenant.id, "move")
-            record = append(
-                self._context.clock,
-                TenantEvent.QUARANTINE,
-                tenant_id=found.id,
-                tenant_uid=found.uid,
-                outcome="ok",
-                detail={"reason": reason},
-                by="tenantry",
-            )
-            with suppress(StaleTenantError):
-                return await self._catalog.apply(found, TenantEvent.QUARANTINE, reason=reason, audit=record)
 
     async def _check_again(self, tenant: TenantRecord) -> None:
         """Check the tenant's record again after its database is open, because the id may belong to another tenant now.
