@@ -3,8 +3,9 @@
 Import it by name (``tests/support`` is on pytest's path): ``from postgres_stores import open_pool``.
 """
 
+import asyncio
 import itertools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import psycopg
 
 from postgres_servers import Database
+from stores import HANG_SECONDS
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.eventlog import EventLog
@@ -82,6 +84,16 @@ async def admin(database: Database, sql: str) -> list[TupleRow]:
     async with await psycopg.AsyncConnection.connect(database.direct_url, autocommit=True) as connection:
         cursor = await connection.execute(sql.encode())
         return await cursor.fetchall() if cursor.description else []
+
+
+async def until(
+    database: Database, sql: str, is_wanted: Callable[[list[TupleRow]], object] = bool
+) -> list[TupleRow]:
+    """Run a query again and again until its rows are wanted, by default until there are any; return them."""
+    async with asyncio.timeout(HANG_SECONDS):
+        while not is_wanted(found := await admin(database, sql)):
+            pass
+    return found
 
 
 @asynccontextmanager

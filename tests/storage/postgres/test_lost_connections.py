@@ -7,8 +7,8 @@ import psycopg
 import pytest
 
 from postgres_proxy import Fault, Proxy, open_proxy
-from postgres_servers import Database, PostgresServer
-from postgres_stores import Stores, admin, connected, open_stores, rows, run
+from postgres_servers import Database, PostgresServer, private_server, url_of
+from postgres_stores import Stores, admin, connected, open_stores, rows, run, until
 from tenantry.errors import (
     CallTimeoutError,
     ConstraintViolationError,
@@ -271,3 +271,26 @@ async def test_terminated_connections_under_load(database: Database, stores: Sto
         assert found == sorted(written)
         for other in others:
             await other.disconnect()
+
+
+async def test_commit_that_did_not_wait_for_its_replica_is_not_acknowledged():
+    """The server reports a commit whose wait for a synchronous replica was cancelled as done. The caller goes on waiting."""
+    with private_server() as server:
+        server.start()
+        url = url_of(server)
+        database = Database(url, url)
+        waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
+        async with open_stores(database) as stores, connected(stores.make(), TABLE) as store:
+            await admin(database, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+            await admin(database, "SELECT pg_reload_conf()")
+            await until(database, "SHOW synchronous_standby_names", lambda found: found == [("nobody",)])
+            writing = asyncio.ensure_future(store.write([(insert(1),)]))
+            first = await until(database, waiting)
+            await admin(database, f"SELECT pg_cancel_backend({first[0][0]})")
+            # Now the look for the batch waits for the replica, on another connection.
+            await until(database, waiting, lambda found: found not in ([], first))
+            assert not writing.done()
+            await admin(database, "ALTER SYSTEM SET synchronous_standby_names = ''")
+            await admin(database, "SELECT pg_reload_conf()")
+            assert await writing == [[None]]
+            assert await ids(store) == [1]

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 
 from postgres_servers import Database, PostgresServer
-from postgres_stores import Stores, admin, connected, open_stores, rows, run
+from postgres_stores import Stores, admin, connected, open_stores, rows, run, until
 from tenantry.errors import (
     CallTimeoutError,
     DatabaseCorruptError,
@@ -140,8 +140,7 @@ async def test_batch_that_waits_is_fenced(database: Database, store: PostgresSto
 async def waiting_for_a_lock(database: Database) -> None:
     """Wait until a connection waits for a lock."""
     query = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
-    while not await admin(database, query):
-        pass
+    await until(database, query)
 
 
 async def test_locked_row_is_waited_for(database: Database, store: PostgresStore):
@@ -301,8 +300,7 @@ async def sleeping(database: Database, count: int) -> None:
     query = (
         "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
     )
-    while await admin(database, query) != [(count,)]:
-        pass
+    await until(database, query, lambda found: found == [(count,)])
 
 
 async def test_cancelled_call_rolls_its_transaction_back(database: Database, store: PostgresStore):
