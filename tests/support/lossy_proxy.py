@@ -32,7 +32,7 @@ class LossyProxy:
     """
 
     def __init__(self, server_directory: Path, seed: int = 0) -> None:
-        self.directory = make_directory("lossy-")
+        self.directory = make_directory("proxy")
         self.lost = 0
         self.is_armed = False
         self.chance = 0.0

@@ -27,6 +27,9 @@ START_SECONDS_MAX = 60.0
 PORT: Final = 5432
 """A server's port, unless it listens at the loopback: its socket is in a directory of its own."""
 
+_DIRECTORIES: Final = "tenantry-postgres-"
+"""How the names of directories begin; then comes the process that has made the directory."""
+
 VERSIONS: Final = (15, 16, 18)
 NEWEST: Final = VERSIONS[-1]
 
@@ -64,11 +67,19 @@ def binaries(version: int) -> Path | None:
     return found if (found / "initdb").exists() else None
 
 
-def make_directory(prefix: str) -> Path:
-    """Return a new directory with a short path, which the servers' user may enter: in memory, if there is space."""
+def make_directory(kind: str) -> Path:
+    """Return a new directory with a short path, which the servers' user may enter: in memory, if there is space.
+
+    Directories of processes that were killed before they could remove them are removed.
+    """
     memory = Path("/dev/shm")
     has_space = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
-    directory = Path(tempfile.mkdtemp(prefix=prefix, dir=memory if has_space else "/tmp"))
+    parent = memory if has_space else Path("/tmp")
+    for left in parent.glob(f"{_DIRECTORIES}*"):
+        pid = left.name.removeprefix(_DIRECTORIES).partition("-")[0]
+        if pid.isdecimal() and not Path("/proc", pid).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    directory = Path(tempfile.mkdtemp(prefix=f"{_DIRECTORIES}{os.getpid()}-{kind}-", dir=parent))
     directory.chmod(0o755)
     return directory
 
@@ -263,7 +274,7 @@ class PoolerProcess:
     def __init__(
         self, server_socket: Path, server_port: int = PORT, *, pool_mode: str = "transaction"
     ) -> None:
-        self.directory = make_directory("pgbouncer-")
+        self.directory = make_directory("pgbouncer")
         self.port = 6432
         self._process: subprocess.Popen[bytes] | None = None
         if (user := _server_user()) is not None:

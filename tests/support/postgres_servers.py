@@ -116,14 +116,14 @@ def private_server(version: int = NEWEST, *, is_tcp: bool = False) -> PostgresPr
     Leave its block to stop it and to remove its files.
     """
     _need_version(version)
-    server = PostgresProcess(version, make_directory(f"postgres-{version}-"), is_tcp=is_tcp)
+    server = PostgresProcess(version, make_directory(f"postgres-{version}"), is_tcp=is_tcp)
     server.make()
     return server
 
 
 def private_replica(of: PostgresProcess, name: str) -> PostgresProcess:
     """Return a replica of a running server that is not started; see `private_server`."""
-    replica = PostgresProcess(of.version, make_directory(f"postgres-{of.version}-"))
+    replica = PostgresProcess(of.version, make_directory(f"postgres-{of.version}"))
     replica.make_replica(of, name)
     return replica
 
@@ -180,7 +180,7 @@ def _run_directory() -> Path:
     """Return the directory of the servers that all processes of this run share."""
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     if run is None:
-        return make_directory("postgres-run-")
+        return make_directory("run")
     memory = Path("/dev/shm")
     parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
     directory = parent / f"postgres-run-{run[:12]}"

@@ -3,19 +3,16 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import psycopg
-from psycopg import pq
 from psycopg.conninfo import make_conninfo
 
 from tenantry.errors import DatabaseServerError, PersistenceConnectionError
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
+from tenantry.storage.postgres.errors import code_of
 from tenantry.storage.postgres.pipeline import OK, Pipeline
 from tenantry.storage.postgres.settings import host_count
-
-if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
 
 POOLER_NOT_NAMED: Final = (
     "a pooler in transaction mode is in front of it, which prepared statements do not survive: add tenantry_pooled=true to the URL, or "
@@ -97,7 +94,7 @@ async def _check_session(config: PostgresConfig, pipeline: Pipeline, timeout_sec
     pipeline.sync()
     ((result,),) = await pipeline.results(timeout_seconds)
     if result.status not in OK:
-        code = sqlstate(result)
+        code = code_of(result)
         if code in _OF_ANOTHER_SESSION:
             raise unusable_error(config, POOLER_NOT_NAMED, code)
         message = sentence_without_url(config, (result.error_message or b"").decode(errors="replace"))
@@ -117,11 +114,6 @@ async def _check_session(config: PostgresConfig, pipeline: Pipeline, timeout_sec
             "its synchronous_commit is off, so a crash of the server would lose acknowledged writes: ALTER ROLE … SET "
             "synchronous_commit = on; a tenant that may lose its last writes has the setting durability for that",
         )
-
-
-def sqlstate(result: "PGresult") -> str | None:
-    """Return the code of a result that is an error, if the server sent one."""
-    return (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode() or None
 
 
 def _advice(error: psycopg.Error) -> str:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from tenantry.errors import DatabaseServerError, PersistenceConnectionError
 from tenantry.eventlog import EventLog
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
-from tenantry.storage.postgres.connecting import POOLER_NOT_NAMED, sqlstate, unusable_error
+from tenantry.storage.postgres.connecting import POOLER_NOT_NAMED, unusable_error
+from tenantry.storage.postgres.errors import code_of
 from tenantry.storage.postgres.pipeline import OK, Pipeline
 from tenantry.storage.postgres.pool import ConnectionPool
 
@@ -212,21 +213,21 @@ class _Checked:
     async def layout(self, pipeline: Pipeline) -> None:
         """Read the version of the layout, or write it into a new database."""
         (result,) = await self._run(pipeline, _READ_LAYOUT)
-        if sqlstate(result) in _NO_TABLE:
+        if code_of(result) in _NO_TABLE:
             *_, made = await self._run(pipeline, *_MAKE_LAYOUT)
-            if made.status not in OK and sqlstate(made) not in _MADE_BY_ANOTHER:
+            if made.status not in OK and code_of(made) not in _MADE_BY_ANOTHER:
                 raise self._refused(made)
             (result,) = await self._run(pipeline, _READ_LAYOUT)
-        if sqlstate(result) in _NO_TABLE or sqlstate(result) == _UNDEFINED_COLUMN:
+        if code_of(result) in _NO_TABLE or code_of(result) == _UNDEFINED_COLUMN:
             raise self.error(
                 "it has a schema tenantry_database that tenantry did not make: use another database, or rename that schema",
-                sqlstate(result),
+                code_of(result),
             )
-        if sqlstate(result) == _NOT_PERMITTED:
+        if code_of(result) == _NOT_PERMITTED:
             raise self.error(
                 "the role may not read the schema tenantry_database: connect with the role that tenantry used before, or give the "
                 "role its rights",
-                sqlstate(result),
+                code_of(result),
             )
         if result.status not in OK:
             raise self._refused(result)
@@ -249,7 +250,7 @@ class _Checked:
 
     def _refused(self, result: "PGresult") -> DatabaseServerError:
         message = (result.error_message or b"").decode(errors="replace")
-        return self.error(f"it answered: {sentence_without_url(self._config, message)}", sqlstate(result))
+        return self.error(f"it answered: {sentence_without_url(self._config, message)}", code_of(result))
 
 
 _STATEMENT_MODE: Final = ": is a pooler in statement mode in front of it? Transactions need transaction mode (PgBouncer: pool_mode = transaction)"
