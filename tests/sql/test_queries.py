@@ -316,6 +316,18 @@ async def test_parameters_that_are_taken(acme: TenantHandle):
     assert await acme.fetch_value("SELECT ?2 || ?1", ["a", "b"]) == "ba"
 
 
+async def test_question_marks_that_are_no_placeholders(acme: TenantHandle):
+    """In a string, a comment or a quoted name a question mark stands for itself; functions replace PostgreSQL's operators."""
+    row = await acme.fetch_one("SELECT 'a?''?' || ? AS \"b?\" /* ? */ -- ?\n", ["c"])
+    assert row is not None
+    assert dict(row) == {"b?": "a?'?c"}
+    if await acme.dialect() == "postgres":
+        strings = "SELECT $$?$$ || $a$ ?$$ $a$ || E'\\'?' || ?, jsonb_exists('{\"k\": 1}'::jsonb, ?) /* /* ? */ ? */"
+        assert tuple(await acme.fetch_one(strings, ["c", "k"]) or ()) == ("? ?$$ '?c", 1)
+        with pytest.raises(QueryError, match="takes 2 values, but 1 were given"):
+            await acme.fetch_value("SELECT '{}'::jsonb ? ?", ["k"])
+
+
 async def test_execute_many(acme: TenantHandle):
     """It is one unit, counts all rows, and takes any iterable up to its limit; nothing is sent without rows."""
     assert await acme.execute_many(INSERT, ((n, "x") for n in range(3, EXECUTE_MANY_ROWS_MAX + 3))) == 10_000
