@@ -6,7 +6,7 @@ from typing import Any, Final
 
 import anyio
 
-from tenantry.errors import TenantryError
+from tenantry.errors import CatalogMovedError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.tenancy.data_directory import DiskSpace, measure_disk
@@ -74,9 +74,19 @@ class PeriodicTasks:
                 await asyncio.wait([self._chores])
 
     async def refresh(self) -> None:
-        """Read the catalog if it has changed, and apply other processes' changes to the open tenants."""
+        """Read the catalog if it has changed, and apply other processes' changes to the open tenants.
+
+        Raises:
+            CatalogMovedError: The catalog was moved to another database. Open tenants are closed, because the states that this
+                process knows no longer count.
+        """
         changes = self._catalog.changes
-        changes_by_others = await self._catalog.changes_by_others()
+        try:
+            changes_by_others = await self._catalog.changes_by_others()
+        except CatalogMovedError:
+            for tenant_id in dict(self._pool.tenants()):
+                self._spawn(self._pool.close_tenant(tenant_id, "state"))
+            raise
         if changes_by_others == self._changes_by_others and changes == self._changes_seen:
             return
         if changes_by_others != self._changes_by_others:

@@ -16,6 +16,7 @@ import pytest
 import moved_catalogs
 from catalogs import AUDIT_TRIGGERS, PostgresCatalog, SQLiteCatalog
 from moved_catalogs import STEPS, contents, fill
+from older_catalogs import make_older
 from postgres_servers import Database, PostgresServer
 from tenantry import CatalogMovedError, RegistryConfig, TenantRegistry
 from tenantry.errors import (
@@ -26,11 +27,12 @@ from tenantry.errors import (
     SettingsError,
     SnapshotError,
 )
+from tenantry.postgres_config import PostgresConfig
 from tenantry.tenancy.catalog.catalog import CATALOG
 from tenantry.tenancy.catalog_move.move import Observer
 from tenantry.tenancy.catalog_move.run import move_catalog, setting_after
 from tenantry.tenancy.catalog_move.tables import TABLES
-from tenants import HANG_SECONDS
+from tenants import HANG_SECONDS, make_message
 
 DERIVED = {"tenant_states", "admin_audit_head", "catalog_move"}
 """Tables that a move does not copy."""
@@ -191,6 +193,28 @@ class TestOpening:
         async with TenantRegistry(RegistryConfig(data_dir=in_database.data_dir)) as registry:
             assert (await registry.get("acme-2")).state == "active"
 
+    async def test_tenants_that_are_open_elsewhere(
+        self, tmp_path: Path, in_database: RegistryConfig, postgres_server: PostgresServer
+    ):
+        """A process that still serves tenants of the old catalog closes them at its next poll: it would miss their states."""
+        with postgres_server.database() as other:
+            config = in_database.model_copy(update={"databases": {"east": PostgresConfig(url=other.url)}})  # type: ignore[arg-type]
+            elsewhere = config.model_copy(update={"data_dir": tmp_path / "elsewhere"})
+            async with TenantRegistry(elsewhere) as registry:
+                await registry.create("acme", backend="east")
+                acme = registry.tenant("acme")
+                await acme.messages.save(make_message("before"))
+                await move_catalog(config, "sqlite")
+                with pytest.raises(CatalogMovedError):
+                    await registry._parts.periodic_tasks.refresh()
+                await registry._parts.periodic_tasks.wait_background()
+                with pytest.raises(CatalogMovedError):
+                    await acme.messages.save(make_message("after"))
+            files = RegistryConfig(data_dir=config.data_dir, databases={"east": other.url})
+            async with TenantRegistry(files) as registry:
+                found = await registry.tenant("acme").messages.get_history("general")
+            assert [message.content for message in found] == ["before"]
+
 
 class TestCrashes:
     """``kill -9`` after each step: one of the two is the catalog, and a repeated move completes the move."""
@@ -266,9 +290,26 @@ class TestRefusals:
             "INSERT INTO schema_migrations SELECT schema, version + 1, name, checksum, applied_at, duration_ms FROM schema_migrations "
             "ORDER BY version DESC LIMIT 1"
         )
-        with pytest.raises(MigrationError, match="newer"):
-            await move_catalog(in_database, "postgres")
+        for is_dry_run in (True, False):
+            with pytest.raises(MigrationError, match="newer"):
+                await move_catalog(in_database, "postgres", is_dry_run=is_dry_run)
         await contents(in_files)
+
+    async def test_a_dry_run_on_a_catalog_of_an_older_tenantry(
+        self,
+        in_files: RegistryConfig,
+        in_database: RegistryConfig,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ):
+        """It would have to migrate the catalog first, which a move does and a dry run does not."""
+        async with TenantRegistry(in_files) as registry:
+            await registry.create("acme")
+        await make_older(in_files.data_dir, 5, tmp_path / "packs", monkeypatch)
+        with pytest.raises(MigrationError, match="without --dry-run"):
+            await move_catalog(in_database, "postgres", is_dry_run=True)
+        report = await move_catalog(in_database, "postgres")
+        assert report.rows["tenants"] == 1
 
     async def test_a_running_operation_of_another_machine(
         self, tmp_path: Path, in_database: RegistryConfig, postgres_database: Database

@@ -3,20 +3,26 @@
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Final
 
 from tenantry.clock import Clock, SystemClock
 from tenantry.config import POSTGRES, SQLITE, RegistryConfig
-from tenantry.errors import DataDirectoryError, MigrationError, QueryError, SettingsError, TenantryError
+from tenantry.errors import DataDirectoryError, MigrationError, SettingsError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.backends import make_backends
+from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.objects.protocol import LocalStorage
 from tenantry.storage.protocol import Store
 from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.catalog.catalog import CATALOG
-from tenantry.tenancy.catalog.place import READ
 from tenantry.tenancy.catalog_move.move import CatalogMover, CatalogMoveReport, Observer, Side
 from tenantry.tenancy.data_directory import locked_alone
 from tenantry.tenancy.snapshot_storage.location import default_location, recorded_location
+
+_APPLIED: Final = Statement(
+    "catalog_move.applied", "SELECT schema, version, checksum FROM schema_migrations", (), Fetch.ALL
+)
 
 
 async def move_catalog(
@@ -126,11 +132,17 @@ async def _connected(store: Store, *, is_migrated: bool) -> AsyncIterator[None]:
 
 
 async def _check_is_migrated(store: Store) -> None:
-    (outcome,) = await store.read([READ])
-    if isinstance(outcome, QueryError):
+    """Raise an error if the catalog is newer than the code, or lacks migrations, which a dry run does not apply.
+
+    Raises:
+        MigrationError: The catalog is newer or older than the code.
+    """
+    (outcome,) = await store.read([_APPLIED])
+    if isinstance(outcome, TenantryError):
+        raise outcome
+    applied = [AppliedMigration(*row) for row in outcome]
+    if plan_migrations([CATALOG], store.backend, applied, len(applied)):
         raise MigrationError(
             "an older version of tenantry wrote the catalog, and a dry run changes nothing: start a service of this version once, or "
             "move the catalog without --dry-run"
-        ) from outcome
-    if isinstance(outcome, TenantryError):
-        raise outcome
+        )
