@@ -209,6 +209,19 @@ async def test_copy_runs_outside_the_pipeline(pipeline: Pipeline):
     assert not pipeline.is_open
 
 
+async def test_connection_that_ends_at_the_end_of_the_block(pipeline: Pipeline, dsn: str):
+    """If the connection ends after the block's work, the block does not fail, and the next use does."""
+    async with pipeline.outside() as connection:
+        cursor = await connection.execute("SELECT 1")
+        assert await cursor.fetchone() == (1,)
+        await terminate(dsn, pipeline.backend_pid)
+        with pytest.raises(psycopg.OperationalError):
+            await connection.execute("SELECT 1")
+    assert not pipeline.is_open
+    with pytest.raises(ConnectionLostError):
+        await run(pipeline, "SELECT 1")
+
+
 async def test_copy_inside_the_pipeline_ends_it(pipeline: Pipeline):
     """The pipeline cannot carry a COPY, so it is closed and never waits for it."""
     pipeline.send(b"COPY (SELECT 1) TO STDOUT")

@@ -205,11 +205,15 @@ class Pipeline:
             raise self._fail(error) from error
         try:
             yield self.connection
-            self._pgconn.enter_pipeline_mode()
         except BaseException:
             self.close()
             raise
-        self._watch()
+        try:
+            self._pgconn.enter_pipeline_mode()
+        except psycopg.OperationalError as error:
+            self._fail(error)  # the block has done its work, so only the next use raises
+        else:
+            self._watch()
 
     def close(self) -> None:
         """Close the socket; a no-op if it is closed. The server rolls back a transaction that is not committed."""
