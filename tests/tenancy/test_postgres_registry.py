@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from commands import WHERE, Service, service, tenantry
+from deployments import config_of, deployments
 from operators import contents
 from others import Other, other_process
 from postgres_servers import Database, PostgresServer
@@ -21,6 +22,7 @@ from tenantry import (
     BackendNotConfiguredError,
     LocalStorage,
     PersistenceConnectionError,
+    SnapshotStorageOwnedError,
     TenantBusyError,
     TenantLimits,
     TenantNotFoundError,
@@ -86,8 +88,17 @@ async def finish_leftover(registry: TenantRegistry) -> None:
                 return
 
 
-async def test_the_life_of_a_tenant(registry: TenantRegistry, postgres_database: Database):
-    """Every operation works as on files, and a purge leaves nothing of the tenant in the database."""
+async def test_the_life_of_a_tenant(data_dir: Path, each_postgres_database: Database):
+    """Every operation works as on files, and a purge leaves nothing of the tenant in the database, on every server."""
+    async with TenantRegistry(config(data_dir, database=each_postgres_database.url)) as registry:
+        await live(registry)
+        assert schemas(each_postgres_database) == []
+        verification = await registry.audit.verify()
+        assert verification.is_intact
+
+
+async def live(registry: TenantRegistry) -> None:
+    """Do each lifecycle operation to a tenant, from its creation to its purge."""
     created = await registry.create("acme")
     assert (created.backend, created.state) == ("postgres", TenantState.ACTIVE)
     await save(registry, "acme", "one")
@@ -112,9 +123,6 @@ async def test_the_life_of_a_tenant(registry: TenantRegistry, postgres_database:
     await registry.undelete("umbrella")
     await registry.delete("umbrella")
     await registry.purge("umbrella", force=True)
-    assert schemas(postgres_database) == []
-    verification = await registry.audit.verify()
-    assert verification.is_intact
 
 
 async def test_between_the_back_ends(registry: TenantRegistry, tmp_path: Path):
@@ -200,6 +208,29 @@ async def test_two_databases(data_dir: Path, postgres_server: PostgresServer):
             assert await contents(registry.tenant("acme")) == ["acme"]
             with pytest.raises(BackendNotConfiguredError, match="TENANTRY_DATABASES__west"):
                 await save(registry, "globex", "lost")
+
+
+async def test_a_copy_of_the_database(tmp_path: Path, postgres_server: PostgresServer):
+    """The database owns its snapshots: a copy of it may not delete them, until an operator says that it takes over."""
+    storage = LocalStorage(tmp_path / "snapshots")
+    with deployments(postgres_server) as made:
+        made.make(tmp_path / "one")
+        async with TenantRegistry(config_of(tmp_path / "one"), snapshot_storage=storage) as registry:
+            await registry.create("acme")
+            kept = await registry.snapshots.create("acme")
+        made.copy(tmp_path / "one", tmp_path / "two")
+        async with TenantRegistry(config_of(tmp_path / "two"), snapshot_storage=storage) as copy:
+            with pytest.raises(
+                SnapshotStorageOwnedError, match="belong to the catalog in the database"
+            ) as caught:
+                await copy.snapshots.delete("acme", kept.id)
+            assert caught.value.owner_data_dir is not None
+            assert "postgres@" in caught.value.owner_data_dir
+            await copy.snapshots.claim_storage()
+            await copy.snapshots.create("acme")
+        async with TenantRegistry(config_of(tmp_path / "one"), snapshot_storage=storage) as registry:
+            with pytest.raises(SnapshotStorageOwnedError):
+                await registry.snapshots.create("acme")
 
 
 class TestSeveralProcesses:
