@@ -6,6 +6,7 @@ from pathlib import Path
 
 CLI = ("click", "httpx", "rich", "typer")
 SERVICE = ("fastapi", "starlette", "uvicorn")
+POSTGRES = ("psycopg", "psycopg_binary")
 COMMAND = "import tenantry_command; sys.argv = ['tenantry', *sys.argv[1:]]; tenantry_command.main()"
 PROGRAM = """
 import asyncio
@@ -47,7 +48,7 @@ sys.meta_path.insert(0, Missing())
 
 def test_a_registry_needs_no_extra(tmp_path: Path):
     """A program with a registry, the built-in pack and metrics runs where only the core is installed."""
-    done = run_without((*CLI, *SERVICE), PROGRAM, tmp_path / "data")
+    done = run_without((*CLI, *SERVICE, *POSTGRES), PROGRAM, tmp_path / "data")
     assert (done.returncode, done.stdout, done.stderr) == (0, "()\n", "")
 
 
@@ -67,3 +68,20 @@ def test_serve_says_which_extra_it_needs(tmp_path: Path):
     done = run_without(SERVICE, COMMAND, "serve", "--data-dir", tmp_path / "data")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.endswith(": pip install 'tenantry[service]'\n")
+
+
+def test_a_database_says_which_extra_it_needs(tmp_path: Path):
+    """Only a registry with a PostgreSQL database needs the driver, and says what to install, without the password."""
+    program = """
+from tenantry import RegistryConfig, SettingsError, TenantRegistry
+
+config = RegistryConfig(data_dir=sys.argv[1], databases={"east": "postgresql://app:hunter2@db/tenants"})
+try:
+    TenantRegistry(config)
+except SettingsError as error:
+    print(error)
+"""
+    done = run_without(POSTGRES, program, tmp_path / "data")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("needs the driver psycopg: pip install 'tenantry[postgres]'\n")
+    assert "hunter2" not in done.stdout
