@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import psycopg
@@ -20,7 +21,11 @@ from tenantry.errors import (
 )
 from tenantry.postgres_config import PostgresConfig
 from tenantry.storage.postgres import locks
-from tenantry.storage.postgres.thread_connections import ThreadConnection, ThreadConnections
+from tenantry.storage.postgres.thread_connections import (
+    IDLE_CONNECTIONS_MAX,
+    ThreadConnection,
+    ThreadConnections,
+)
 from tenantry.storage.protocol import LockTakenError, Place
 
 
@@ -263,6 +268,23 @@ class TestConnections:
         first = await connections.run("cannot ask", pid)
         run(postgres_database, f"SELECT pg_terminate_backend({first}, 5000)")
         assert await connections.run("cannot ask", pid) != first
+        connections.close()
+
+    async def test_connections_end(self, postgres_database: Database):
+        """A connection ends after a number of uses, because the server's process remembers each schema; few idle ones are kept."""
+        url = f"{postgres_database.direct_url}&tenantry_tenants_per_connection_max=2"
+        connections = ThreadConnections(
+            PostgresConfig.model_validate(url),
+            connections_max=2 * IDLE_CONNECTIONS_MAX,
+            wait_seconds_max=None,
+        )
+        found = [await connections.run("cannot ask", pid) for _ in range(4)]
+        assert found[0] == found[1] != found[2] == found[3]
+        async with AsyncExitStack() as stack:
+            for _ in range(2 * IDLE_CONNECTIONS_MAX):
+                await stack.enter_async_context(connections.connection())
+        idle, most = IDLE_CONNECTIONS_MAX, 2 * IDLE_CONNECTIONS_MAX
+        assert repr(connections) == f"<ThreadConnections with {idle} idle of {most} connections>"
         connections.close()
 
     async def test_nobody_listens(self):

@@ -28,10 +28,13 @@ from tenantry.errors import (
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
 from tenantry.storage.postgres.pool import FIRST_PAUSE_SECONDS, PAUSE_SECONDS_MAX
 from tenantry.storage.postgres.settings import connection_parameters
-from tenantry.threads import CancelledWorkError, check_cancelled, run_in_thread
+from tenantry.threads import CancelledWorkError, check_cancelled, is_cancelled, run_in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+IDLE_CONNECTIONS_MAX: Final = 4
+"""The most idle connections of one kind that are kept, so that a burst of calls does not occupy the server's connections for ever."""
 
 CANCEL_SECONDS_MAX: Final = 5.0
 """The longest time for asking the server to end a statement."""
@@ -51,6 +54,8 @@ class ThreadConnection(psycopg.Connection[tuple[Any, ...]]):
     """A blocking connection whose waits end after `stalled_seconds_max`, or when the work on the thread is cancelled."""
 
     stalled_seconds_max: float = STALLED_SECONDS_MAX
+    opened_at_seconds: float = 0.0
+    uses: int = 0
 
     def wait(self, gen: Generator[Any, Any, T], *args: Any, **kwargs: Any) -> T:
         """Run one exchange of messages with the server; see psycopg's `Connection.wait`."""
@@ -128,10 +133,10 @@ class ThreadConnections:
             except BaseException:
                 connection.close()
                 raise
-            if self._is_closed or not _is_idle(connection):
-                connection.close()
-            else:
+            if self._may_keep(connection):
                 self._idle.append(connection)
+            else:
+                connection.close()
         finally:
             self._turns.release()
 
@@ -158,6 +163,20 @@ class ThreadConnections:
         self._is_closed = True
         while self._idle:
             self._idle.pop().close()
+
+    def _may_keep(self, connection: ThreadConnection) -> bool:
+        """Return whether a returned connection is kept for the next call.
+
+        The server's process keeps memory for each schema that it has used. So a connection also ends after many uses, and with age.
+        """
+        connection.uses += 1
+        return (
+            not self._is_closed
+            and _is_idle(connection)
+            and len(self._idle) < IDLE_CONNECTIONS_MAX
+            and connection.uses < self._config.tenants_per_connection_max
+            and time.monotonic() - connection.opened_at_seconds < self._config.connection_age_seconds_max
+        )
 
     def _idle_one(self) -> ThreadConnection | None:
         """Return an idle connection that the server has not closed."""
@@ -186,7 +205,7 @@ class ThreadConnections:
         seconds = str(max(_CONNECT_SECONDS_MIN, round(self._config.connect_timeout_seconds)))
         parameters = {"connect_timeout": seconds} | self._parameters
         try:
-            return ThreadConnection.connect(
+            connection = ThreadConnection.connect(
                 conninfo.make_conninfo("", **parameters), autocommit=True, prepare_threshold=None
             )
         except psycopg.Error as error:
@@ -195,6 +214,10 @@ class ThreadConnections:
                 f"cannot connect to the database {self._config.address}: {sentence_without_url(self._config, str(error))}",
                 code=error.sqlstate,
             ) from None
+        if is_cancelled():
+            connection.close()  # nobody gets the connection
+        connection.opened_at_seconds = time.monotonic()
+        return connection
 
 
 def _has_ended(connection: ThreadConnection) -> bool:
