@@ -9,7 +9,8 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: demo serve test test-versions test-part soak check format bench lock clean
 
-demo: $(VENV)/.runtime ## set everything up and run the main job
+# TENANTRY_BACKEND=postgres runs the same demo in a PostgreSQL server that it starts itself.
+demo: $(VENV)/.runtime $(if $(filter postgres,$(TENANTRY_BACKEND)),$(VENV)/.postgres) ## set everything up and run the main job
 	$(BIN)/tenantry demo
 
 # The service's own place: its data, and its first key.
@@ -85,6 +86,7 @@ lock: $(VENV)/.dev ## pin anew, with hashes and without an index
 	$(BIN)/uv pip compile $(LOCK) --group build -o requirements/build.txt
 	$(BIN)/uv pip compile $(LOCK) --extra service pyproject.toml -c requirements/runtime.txt -c requirements/build.txt \
 		--group dev -o requirements/dev.txt
+	$(BIN)/uv pip compile $(LOCK) --extra postgres pyproject.toml -c requirements/dev.txt --group demo -o requirements/postgres.txt
 	$(BIN)/uv pip compile $(LOCK) --extra service pyproject.toml -c requirements/dev.txt --group bench -o requirements/bench.txt
 LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
 	--no-emit-index-url --no-emit-find-links
@@ -102,6 +104,10 @@ $(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml
 	$(INSTALL) --require-hashes -r requirements/runtime.txt
 	$(INSTALL) --require-hashes --no-deps -r requirements/build.txt
 	$(INSTALL) --no-deps --no-build-isolation --editable .
+	touch $@
+
+$(VENV)/.postgres: requirements/postgres.txt $(VENV)/.runtime
+	$(INSTALL) --require-hashes -r requirements/postgres.txt
 	touch $@
 
 $(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime

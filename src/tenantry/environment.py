@@ -19,12 +19,15 @@ SCHEMAS: Final = "TENANTRY_SCHEMAS"
 SCHEMAS_DEFAULT: Final = "tenantry.company:COMPANY"
 """The schema pack that a process has by default."""
 
+BACKEND: Final = "TENANTRY_BACKEND"
+"""The back end of ``tenantry demo``: ``sqlite`` or ``postgres``."""
+
 ALLOWED_HOSTS: Final = "TENANTRY_ALLOWED_HOSTS"
 DRAIN_SECONDS: Final = "TENANTRY_DRAIN_SECONDS"
 GRACEFUL_SECONDS: Final = "TENANTRY_GRACEFUL_SECONDS"
 
 _OF_COMMANDS: Final = frozenset(
-    {URL, API_KEY, SNAPSHOT_STORAGE, SCHEMAS, ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS}
+    {URL, API_KEY, SNAPSHOT_STORAGE, SCHEMAS, BACKEND, ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS}
 )
 # Kubernetes sets these variables if the cluster has a service with the name "tenantry":
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables

@@ -47,6 +47,15 @@ def test_demo_prints_tables_and_keeps_a_given_directory(tmp_path: Path):
     assert "is not empty" in second.stderr
 
 
+def test_demo_runs_on_a_postgresql_server_of_its_own(tmp_path: Path):
+    """The companies are in a server that the demo starts and ends; a database in the environment is not touched."""
+    variables = {"TENANTRY_BACKEND": "postgres", "TENANTRY_DATABASE": "postgresql://nobody@127.0.0.1:1/none"}
+    ended = tenantry("demo", *QUICK, "--json", cwd=tmp_path, env=variables)
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["check"]["is_whole"]
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_demo_leaves_nothing_behind(tmp_path: Path):
     """Without a directory to keep, nothing is left where it ran."""
     assert tenantry("demo", *QUICK, "--json", cwd=tmp_path).returncode == 0

@@ -26,9 +26,14 @@ _CREATE_CONCURRENCY: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class DemoSettings:
-    """The settings of a demo."""
+    """The settings of a demo.
+
+    Attributes:
+        database: The URL of an empty PostgreSQL database for the companies; None for files in the data directory.
+    """
 
     data_dir: Path
+    database: str | None = None
     seconds: float = 10.0
     busy_companies: int = 3
     callers: int = 64
@@ -92,8 +97,13 @@ class _Tally:
 
 async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> DemoResult:
     """Run the demo and return its result."""
+    # The environment may name a database with real tenants, which the demo must not use.
     config = RegistryConfig.from_environment(
-        data_dir=settings.data_dir, open_tenants_max=settings.open_tenants_max
+        data_dir=settings.data_dir,
+        open_tenants_max=settings.open_tenants_max,
+        database=settings.database,
+        databases={},
+        default_backend=None,
     )
     timings, tally, collectors = Timings(), _Tally(), CollectorRegistry()
     registry = TenantRegistry(config, hooks=[tally])

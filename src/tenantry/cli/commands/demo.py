@@ -3,6 +3,7 @@
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from enum import StrEnum
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,10 +17,18 @@ from tenantry.cli.arguments import directory
 from tenantry.cli.command import ending, run_async
 from tenantry.cli.exits import CommandError, Exit
 from tenantry.cli.output import print_on_console, print_text
+from tenantry.environment import BACKEND
 from tenantry.errors import TenantryError
 
 if TYPE_CHECKING:
     from tenantry.demo.run import Progress
+
+
+class DemoBackend(StrEnum):
+    """Where the demo keeps its companies."""
+
+    SQLITE = "sqlite"
+    POSTGRES = "postgres"
 
 
 def demo(
@@ -37,6 +46,13 @@ def demo(
     callers: Annotated[
         int, typer.Option(min=1, max=1024, help="The number of callers of each busy company.")
     ] = 64,
+    backend: Annotated[
+        DemoBackend,
+        typer.Option(
+            envvar=BACKEND,
+            help="Where the companies' data is: in files, or in a PostgreSQL server that the demo starts and ends.",
+        ),
+    ] = DemoBackend.SQLITE,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Run busy and quiet companies in a small pool, and then check that no record was lost or mixed up."""
@@ -46,11 +62,16 @@ def demo(
     _check_empty(data_dir)
     with ending(is_json=json):
         with _directory(data_dir) as directory, _display(is_shown=not json) as show:
-            settings = DemoSettings(
-                Path(directory), seconds, callers=callers, quiet_companies=quiet_companies
-            )
             try:
-                result = run_async(run_demo(settings, show))
+                with _database(backend, Path(directory).parent) as database:
+                    settings = DemoSettings(
+                        Path(directory),
+                        database,
+                        seconds,
+                        callers=callers,
+                        quiet_companies=quiet_companies,
+                    )
+                    result = run_async(run_demo(settings, show))
             except TenantryError as error:
                 raise CommandError(Exit.USAGE, str(error)) from error
         if json:
@@ -59,6 +80,15 @@ def demo(
             print_on_console(partial(print_tables, result))
         if not result.is_whole:
             raise typer.Exit(Exit.REFUSED)
+
+
+def _database(backend: DemoBackend, directory: Path) -> AbstractContextManager[str | None]:
+    """Start the server of the demo on PostgreSQL, and give its URL."""
+    if backend is DemoBackend.SQLITE:
+        return nullcontext()
+    from tenantry.demo.postgres_server import temporary_server
+
+    return temporary_server(directory)
 
 
 def _check_empty(data_dir: Path | None) -> None:
