@@ -341,10 +341,8 @@ class Pipeline:
             if result.status == pq.ExecStatus.FATAL_ERROR:
                 self._fatal = (result.error_field(pq.DiagnosticField.SQLSTATE) or b"").decode() or None
                 break
-        lines = str(error).strip().splitlines()
-        lost = ConnectionLostError(
-            f"the connection ended: {lines[0] if lines else error!r}", code=self._fatal
-        )
+        text = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        lost = ConnectionLostError(f"the connection ended: {text}", code=self._fatal)
         lost.__cause__ = error
         return self._lose(lost)
 

@@ -242,18 +242,25 @@ class PostgresStore:
             self._head.is_durable = durability == "full"
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
-        """Read the whole schema; see `Store.check_integrity`. The check holds a connection of the pool until it ends."""
+        """Read the whole schema; see `Store.check_integrity`. The check holds a connection of the pool until it ends.
+
+        If the connection is lost, the check begins again, unless it has run for longer than a call may take.
+        """
         self.check_connected()
-        async with self._connections.connection(
-            self._owner.uid, timeout_seconds=self._timeout_seconds
-        ) as pipeline:
-            await integrity.check(
-                self._owner,
-                self._head,
-                pipeline,
-                is_thorough=is_thorough,
-                step_seconds_max=CHECK_STEP_SECONDS_MAX,
-            )
+
+        async def check(timeout_seconds: float) -> None:
+            async with self._connections.connection(
+                self._owner.uid, timeout_seconds=timeout_seconds
+            ) as pipeline:
+                await integrity.check(
+                    self._owner,
+                    self._head,
+                    pipeline,
+                    is_thorough=is_thorough,
+                    step_seconds_max=CHECK_STEP_SECONDS_MAX,
+                )
+
+        await self._retried(check)
 
     def change_token(self) -> ChangeToken | None:
         """Return None, because the store cannot know of a commit without asking the server; see `Store.change_token`."""
