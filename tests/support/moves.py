@@ -5,14 +5,14 @@ Import it by name (``tests/support`` is on pytest's path): ``from moves import w
 
 import asyncio
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from registries import config
-from tenantry import Fetch, RegistryConfig, Statement, TenantHandle, TenantRegistry
+from tenantry import Fetch, RegistryConfig, Schema, Statement, TenantHandle, TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.eventlog import EventLog
@@ -25,15 +25,15 @@ def east_of(data_dir: Path) -> Path:
     return data_dir.with_name(f"{data_dir.name}-east")
 
 
-def with_east(data_dir: Path, **fields: Any) -> TenantRegistry:
+def with_east(data_dir: Path, *, schemas: Sequence[Schema] = (COMPANY,), **fields: Any) -> TenantRegistry:
     """Return a registry that has a second back end, ``east``, which keeps SQLite files in another directory."""
-    registry = TenantRegistry(config(data_dir, **fields))
+    registry = TenantRegistry(config(data_dir, **fields), schemas=schemas)
     # A data directory with tenants and without a catalog would be refused; this catalog is never opened.
     east_of(data_dir).mkdir(parents=True, exist_ok=True)
     (east_of(data_dir) / "catalog.db").touch()
     east = SQLiteBackend(
         RegistryConfig(data_dir=east_of(data_dir)),
-        (COMPANY,),
+        schemas,
         clock=SystemClock(),
         log=EventLog(),
     )

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from tenantry.clock import SystemClock
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, ok, wrong
-from tenantry.doctor.tenants import NO_SCHEMA, UNKNOWN_SCHEMA, Difference, with_database
+from tenantry.doctor.tenants import NO_SCHEMA, UNKNOWN_SCHEMA, Difference, owned_locations
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission
@@ -77,7 +77,7 @@ async def compare_schemas(
         # The settings may give one database two names, for example after a move of the catalog.
         address = config.all_databases[name].address
         names = {other for other, one in config.all_databases.items() if one.address == address}
-        owned = {tenant.location for tenant in with_database(tenants) if tenant.backend in names}
+        owned = owned_locations(tenants, names)
         found |= {Difference(UNKNOWN_SCHEMA, f"{name}: {schema}") for schema in there - owned}
         found |= {
             Difference(NO_SCHEMA, tenant.id)

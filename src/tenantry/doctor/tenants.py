@@ -13,6 +13,7 @@ from tenantry.storage.sqlite.database_files import log_note
 from tenantry.storage.sqlite.database_files.data_files import LOST_AND_FOUND, find_tenant_directories
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
 from tenantry.storage.sqlite.maintenance.inspection import read_closed_owner
+from tenantry.tenancy.move.phase import places_of
 from tenantry.tenancy.snapshot_storage.location import default_location
 from tenantry.tenancy.tenant_record import TenantRecord
 
@@ -73,9 +74,8 @@ _WHAT_TO_DO = {
 
 def compare(data_dir: Path, tenants: Sequence[TenantRecord]) -> set[Difference]:
     """Return the differences between the catalog and the files. Running operations also cause differences, so compare twice."""
-    tenants = [tenant for tenant in tenants if tenant.backend == SQLITE]
-    living = [tenant for tenant in tenants if tenant.state.allows(Permission.EXIST)]
-    owned = {tenant_paths(data_dir, tenant.location).directory for tenant in with_database(tenants)}
+    owned = {tenant_paths(data_dir, name).directory for name in owned_locations(tenants, {SQLITE})}
+    living = [one for one in tenants if one.backend == SQLITE and one.state.allows(Permission.EXIST)]
     there = {path for path in find_tenant_directories(data_dir) if not path.parent.is_symlink()}
     found = {Difference(ORPHAN, str(path)) for path in there - owned}
     for tenant in living:
@@ -91,6 +91,16 @@ def with_database(tenants: Sequence[TenantRecord]) -> list[TenantRecord]:
     return [
         tenant for tenant in tenants if tenant.state.allows(Permission.EXIST) or tenant.intent is not None
     ]
+
+
+def owned_locations(tenants: Sequence[TenantRecord], backends: Collection[str]) -> set[str]:
+    """Return the locations on these back ends at which a tenant may have a database."""
+    return {
+        location
+        for tenant in with_database(tenants)
+        for backend, location in places_of(tenant)
+        if backend in backends
+    }
 
 
 def report_differences(differences: set[Difference], tenants: Sequence[TenantRecord]) -> Iterator[Finding]:

@@ -12,7 +12,10 @@ import pytest
 from moves import Writers, east_of, with_east
 from operators import bring_to, contents
 from others import other_process
-from tenantry import Statement, TenantLimits, TenantState
+from registries import config
+from tenantry import Schema, Statement, TenantLimits, TenantRecord, TenantRegistry, TenantState
+from tenantry.company import COMPANY
+from tenantry.doctor.tenants import owned_locations
 from tenantry.errors import (
     BackendNotConfiguredError,
     DatabaseCorruptError,
@@ -282,3 +285,48 @@ async def test_a_tenant_that_another_process_has_open(data_dir: Path):
                 await registry.move("acme", "east")
             assert (await registry.get("acme")).intent is None
             assert other.do("save", "acme", "again") == "ok"
+
+
+async def test_a_tenant_that_lacks_migrations(data_dir: Path, pack: Callable[..., Schema]):
+    """It is migrated before its tables are looked at, so the move does not fail because of its own migration."""
+    first, second = "CREATE TABLE notes (id INTEGER PRIMARY KEY)", "ALTER TABLE notes ADD COLUMN body TEXT"
+    old, new = pack(first, name="notes"), pack(first, second, name="notes")
+    async with TenantRegistry(config(data_dir), schemas=(COMPANY, old)) as registry:
+        await registry.create("acme")
+    async with with_east(data_dir, schemas=(COMPANY, new)) as registry:
+        moved = await registry.move("acme", "east")
+        assert (moved.backend, moved.schema_versions["notes"]) == ("east", 2)
+        await registry.tenant("acme").execute("INSERT INTO notes (body) VALUES ('there')")
+
+
+async def test_old_snapshots_are_deleted(data_dir: Path):
+    """The snapshot of a move counts towards the snapshots that are kept, as any other does."""
+    async with with_east(data_dir, snapshots_kept_max=2) as registry:
+        await registry.create("acme")
+        for to in ("east", "sqlite", "east"):
+            await registry.move("acme", to)
+        assert [one.trigger for one in await registry.snapshots.list("acme")] == ["move", "move"]
+
+
+async def test_the_doctor_knows_both_places(data_dir: Path):
+    """During a move, and after a crash in it, neither place is taken for a leftover."""
+    async with with_east(data_dir) as registry:
+        await bring_to(registry, TenantState.ACTIVE)
+        seen: list[TenantRecord] = []
+
+        async def look() -> None:
+            seen.append(await registry.get("acme"))
+
+        tasks: list[asyncio.Task[None]] = []
+        registry.add_hook(
+            lambda event: (
+                tasks.append(asyncio.ensure_future(look()))
+                if getattr(event, "step", "") == "placed"
+                else None
+            )
+        )
+        moved = await registry.move("acme", "east")
+        await asyncio.gather(*tasks)
+    assert owned_locations(seen, {"sqlite"}) == {"acme"}
+    assert owned_locations(seen, {"east"}) == {moved.location}
+    assert owned_locations([moved], {"sqlite"}) == set()

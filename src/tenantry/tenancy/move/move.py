@@ -60,6 +60,7 @@ class _Progress:
 
     Attributes:
         has_journal: Whether the original may have a journal.
+        snapshot_id: The snapshot that the move has taken.
         tables: The tables of the original.
         pairs: Each of these tables with its copy.
         versions: The schema versions of the copy.
@@ -70,6 +71,7 @@ class _Progress:
     original: Original
     replica: Replica
     has_journal: bool = False
+    snapshot_id: str = ""
     tables: Sequence[MovedTable] = ()
     pairs: Sequence[tuple[MovedTable, MovedTable]] = ()
     versions: Mapping[str, int] = field(default_factory=dict)
@@ -81,7 +83,7 @@ class _Progress:
 class Move:
     """Moves tenants to other back ends."""
 
-    action = "move"
+    action = phase.ACTION
 
     def __init__(self, tools: SnapshotTools, take_snapshot: TakeSnapshot) -> None:
         self._tools = tools
@@ -114,6 +116,7 @@ class Move:
             switched = await self._switch_or_roll_back(operation, moving, progress)
             operation.detail |= {"rows": progress.rows, "pause_seconds": round(progress.pause_seconds, 3)}
             moved = await self._complete(operation, switched)
+        await self._take_snapshot.apply_retention(moved, progress.snapshot_id)
         seconds = time.monotonic() - started
         self._operations.context.report(
             TenantMoved(tenant.id, tenant.backend, to, progress.rows, seconds, progress.pause_seconds)
@@ -148,6 +151,9 @@ class Move:
     ) -> TenantRecord:
         async with AsyncExitStack() as connected:
             lease = connected.enter_context(ExitStack())
+            if moving.is_served and self._operations.opener.is_behind(moving):
+                # Opening migrates the tenant. A migration during the move would change the tables that the journal is about.
+                self._operations.pool.release(await self._operations.pool.lease(moving.id))
             await self._install(operation, moving, progress)
             if moving.is_served:
                 # The lease keeps the tenant open, and so the log from which the passes read.
@@ -193,9 +199,10 @@ class Move:
                 taken = await self._take_snapshot.store_copy(moving, database, report, SNAPSHOT_TRIGGER)
             progress.versions = report.schema_versions
             progress.rows = sum(report.row_counts.get(table.name, 0) for table in progress.tables)
-            operation.detail["snapshot_id"] = taken.id
+            progress.snapshot_id = operation.detail["snapshot_id"] = taken.id
             operation.step("copied")
-            await target.adopt(place, database)
+            with operation.preparing():
+                await target.adopt(place, database)
         progress.pairs = paired(moving, progress.tables, await progress.replica.suspend_rules())
         operation.step("placed")
 
@@ -243,7 +250,8 @@ class Move:
             await self._follow(progress, is_open=False, is_counted=not moving.is_served)
             await progress.replica.restore_rules(await progress.original.sequences(tables))
             operation.step("closed")
-            switched = await catalog.change(switching, **phase.moved(switching))
+            moved = phase.moved(switching) | {"schema_versions": dict(progress.versions)}
+            switched = await catalog.change(switching, **moved)
             operation.step("switched")
         return switched
 

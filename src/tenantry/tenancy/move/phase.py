@@ -1,5 +1,6 @@
 """The intent of a move: where the tenant comes from, where it goes, and how far the move is."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Final
 
@@ -19,6 +20,9 @@ class MovePhase(StrEnum):
     SWITCHED = "switched"
     """The catalog names the copy, which serves the callers. The original is being removed."""
 
+
+ACTION: Final = "move"
+"""The name of the operation, in the intent and in the audit."""
 
 STEPS: Final = (
     *("begun", "journaled", "copied", "placed", "caught_up", "closed", "switched", "removed"),
@@ -59,6 +63,14 @@ def target_of(tenant: TenantRecord) -> tuple[str, Place]:
 def source_of(tenant: TenantRecord) -> tuple[str, Place]:
     """Return the name of the back end from which the tenant moves, and the place there."""
     return _argument(tenant, "from_backend"), _place(tenant, "from_location")
+
+
+def places_of(tenant: TenantRecord) -> Iterator[tuple[str, str]]:
+    """Yield the back ends and locations at which the tenant may have a database: during a move it has two."""
+    yield tenant.backend, tenant.location
+    if tenant.intent is not None and tenant.intent.action == ACTION:
+        for name, place in (source_of(tenant), target_of(tenant)):
+            yield name, place.location
 
 
 def moved(tenant: TenantRecord) -> dict[str, Any]:

@@ -47,7 +47,7 @@ class TakeSnapshot:
             # The tenant was purged during the copy, so the new snapshot must be deleted.
             await self._tools.archive.delete(tenant.uid, snapshot.id)
             raise not_found(operation.tenant_id)
-        await self._apply_retention(tenant, snapshot.id)
+        await self.apply_retention(tenant, snapshot.id)
         return snapshot
 
     async def store_copy(
@@ -87,7 +87,7 @@ class TakeSnapshot:
         report = await self._tools.copies.copy(tenant, database)
         return await self.store_copy(tenant, database, report, trigger, now=now)
 
-    async def _apply_retention(self, tenant: TenantRecord, newest: str) -> None:
+    async def apply_retention(self, tenant: TenantRecord, newest: str) -> None:
         """Delete old snapshots. A failed deletion is reported and logged, and the new snapshot is kept."""
         context = self._tools.operations.context
         config, now = context.config, context.clock.monotonic_seconds
