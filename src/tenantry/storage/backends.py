@@ -1,9 +1,8 @@
 """The back ends of a registry: the data directory, and the databases that the settings name."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from importlib import import_module
 
 from tenantry.clock import Clock
 from tenantry.config import SQLITE, RegistryConfig, database_variable
@@ -125,24 +124,25 @@ def make_backends(
     """
     files = SQLiteBackend(config, schemas, clock=clock, log=log)
     databases = [
-        _postgres_backend()(config, schemas, name=name, database=database, clock=clock, log=log)
-        for name, database in config.all_databases.items()
+        _postgres_backend(name, config, schemas, clock=clock, log=log) for name in config.all_databases
     ]
     return Backends([files, *databases], default=config.new_tenants_backend, catalog=config.catalog_backend)
 
 
-def _postgres_backend() -> Callable[..., Backend]:
-    """Return the class of PostgreSQL back ends, whose driver is loaded only by a registry that has such a database."""
+def _postgres_backend(
+    name: str, config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
+) -> Backend:
+    """Return the back end of a PostgreSQL database, whose driver only registries with such a database load."""
     try:
-        module = import_module("tenantry.storage.postgres.backend")
+        from tenantry.storage.postgres.backend import PostgresBackend  # noqa: PLC0415  # an extra
     except ImportError as error:
         if (error.name or "").partition(".")[0] != "psycopg":
             raise
         raise SettingsError(
             "the settings name a PostgreSQL database, which needs the driver psycopg: pip install 'tenantry[postgres]'"
         ) from error
-    made: Callable[..., Backend] = module.PostgresBackend
-    return made
+    database = config.all_databases[name]
+    return PostgresBackend(config, schemas, name=name, database=database, clock=clock, log=log)
 
 
 async def _asked(backend: Backend) -> AskedBackend:
