@@ -41,6 +41,8 @@ _SETTINGS: Final = {
     "max_connections": "200",
     "wal_level": "replica",
     "max_wal_senders": "4",
+    # A promotion may wait for so long, 5 s by default, if it comes right after the primary's end.
+    "wal_retrieve_retry_interval": "50ms",
     "listen_addresses": "",
 }
 

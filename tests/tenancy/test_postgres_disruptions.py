@@ -11,8 +11,8 @@ import pytest
 
 import disruptions
 from disruptions import Disruptor, Entry, Load, Write
-from postgres_processes import PostgresProcess
-from postgres_servers import Database, PostgresServer, private_replica, private_server, url_of
+from postgres_processes import PoolerProcess, PostgresProcess
+from postgres_servers import Database, PostgresServer, private_replica, private_server, socket_url, url_of
 from tenantry import PostgresConfig, RegistryConfig, TenantRegistry
 from tenants import HANG_SECONDS, make_message
 
@@ -76,16 +76,16 @@ def stored(url: str) -> list[Entry]:
     return rows
 
 
-async def disrupt(server: PostgresProcess, database: Database, directory: Path, *, times: int) -> None:
-    """Disrupt the server of two registries that write to two tenants, while lifecycle calls run.
+async def disrupt(happening: Disruptor, url: str, database: Database, directory: Path, *, times: int) -> None:
+    """Disrupt the server of two registries that write to two tenants.
 
     Args:
-        server: The server.
+        happening: What happens to the server.
+        url: The URL of the registries.
         database: The database.
         directory: A directory for the registries' files.
         times: How many crashes of one process, immediate restarts and fast restarts there are; twice as many terminations.
     """
-    happening = Disruptor(server, database)
     kinds = {
         "terminate": happening.terminate_all,
         "kill -9": happening.kill_one,
@@ -93,7 +93,7 @@ async def disrupt(server: PostgresProcess, database: Database, directory: Path, 
         "fast": lambda: happening.restart("fast"),
     }
     pauses = dict.fromkeys(kinds, 0.0)
-    async with registries(database.url, directory) as opened:
+    async with registries(url, directory) as opened:
         load = Load([write_of(registry, tenant) for registry in opened for tenant in TENANTS])
         async with load.running():
             for kind in [*kinds, "terminate"] * times:
@@ -111,7 +111,7 @@ async def disrupt(server: PostgresProcess, database: Database, directory: Path, 
 
 async def test_disruptions(server: PostgresProcess, database: Database, tmp_path: Path):
     """Connections are terminated, a process is killed, and the server is restarted, under load."""
-    await disrupt(server, database, tmp_path, times=1)
+    await disrupt(Disruptor(server, database), database.url, database, tmp_path, times=1)
 
 
 @pytest.mark.soak
@@ -121,7 +121,18 @@ async def test_many_disruptions(version: int, tmp_path: Path):
     with private_server(version) as server:
         server.start()
         with PostgresServer(url_of(server)).database() as database:
-            await disrupt(server, database, tmp_path, times=4)
+            await disrupt(Disruptor(server, database), database.url, database, tmp_path, times=4)
+
+
+@pytest.mark.soak
+async def test_many_disruptions_behind_a_pooler(server: PostgresProcess, database: Database, tmp_path: Path):
+    """Twenty disruptions behind PgBouncer in transaction mode, with a role for each tenant."""
+    name = psycopg.conninfo.conninfo_to_dict(database.direct_url)["dbname"]
+    with PoolerProcess(server.socket_directory) as pooler:
+        pooler.start()
+        url = socket_url(pooler.directory, pooler.port, database=str(name))
+        options = "&tenantry_pooled=true&tenantry_roles=true"
+        await disrupt(Disruptor(server, database), url + options, database, tmp_path, times=4)
 
 
 async def test_failover(server: PostgresProcess, tmp_path: Path):
