@@ -18,6 +18,7 @@ from tenantry.company import COMPANY
 from tenantry.errors import (
     MigrationError,
     PersistenceConnectionError,
+    QueryError,
     TenantOwnedElsewhereError,
     TenantQuarantinedError,
 )
@@ -50,10 +51,13 @@ class Tenant:
             )
 
     @asynccontextmanager
-    async def connected(self) -> AsyncIterator[psycopg.AsyncConnection]:
+    async def connected(self, **parameters: str) -> AsyncIterator[psycopg.AsyncConnection]:
         """Open a connection as a store has it."""
         connection = await psycopg.AsyncConnection.connect(
-            self.database.url.replace("&tenantry_pooled=true", ""), autocommit=True, prepare_threshold=None
+            self.database.url.replace("&tenantry_pooled=true", ""),
+            autocommit=True,
+            prepare_threshold=None,
+            **parameters,
         )
         async with connection:
             yield connection
@@ -393,6 +397,52 @@ async def test_two_processes_migrate_one_tenant(tenant: Tenant, make_pack: MakeP
     pack = make_pack(postgres=[NOTES, *("SELECT 1",) * 6])
     applied = await asyncio.gather(*(tenant.migrate(pack) for _ in range(4)))
     assert sorted(itertools.chain(*applied)) == sorted(map(str, pack.migrations("postgres")))
+
+
+async def test_a_table_that_somebody_reads_for_long(tenant: Tenant, make_pack: MakePack):
+    """The step fails after a time, which is no failure of the tenant's data, and succeeds at the next try."""
+    change = "ALTER TABLE notes ADD COLUMN words bigint"
+    await tenant.migrate(make_pack(postgres=[NOTES]))
+    with psycopg.connect(tenant.database.direct_url) as reader:
+        reader.execute("SELECT * FROM acme.notes")
+        async with tenant.connected() as connection:
+            with pytest.raises(MigrationError, match="lock timeout") as caught:
+                await migrate_on(
+                    connection,
+                    tenant.schema._replace(lock_seconds_max=0.1),
+                    make_pack(postgres=[NOTES, change]),
+                )
+    assert (caught.value.is_retryable, caught.value.is_step_failure, caught.value.code) == (
+        True,
+        False,
+        "55P03",
+    )
+    assert await tenant.migrate(make_pack(postgres=[NOTES, change])) == ["pack 0002_step"]
+
+
+async def test_a_wait_for_another_migration(tenant: Tenant, make_pack: MakePack):
+    """A process waits for another process's migration longer than lock_timeout, and then has nothing to do."""
+    slow = make_pack(postgres=[f"{NOTES} SELECT pg_sleep(0.5);"])
+
+    async def second() -> MigrationReport:
+        async with tenant.connected(options="-c lock_timeout=100") as connection:
+            return await migrate_on(connection, tenant.schema, slow)
+
+    first = asyncio.ensure_future(tenant.migrate(slow))
+    await reached(lambda: tenant.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    assert ((await second()).applied, await first) == ((), ["pack 0001_step"])
+
+
+async def test_a_role_without_rights(tenant: Tenant, make_pack: MakePack):
+    """The error is the server's, and not that of a lost connection."""
+    tenant.query("REVOKE ALL ON schema_migrations FROM CURRENT_USER; CREATE ROLE reader_of_nothing")
+    try:
+        async with tenant.connected() as connection:
+            await connection.execute("SET ROLE reader_of_nothing")
+            with pytest.raises(QueryError, match=r"cannot read the migrations of the schema acme.*42501"):
+                await migrate_on(connection, tenant.schema, make_pack(postgres=[NOTES]))
+    finally:
+        tenant.query("DROP ROLE reader_of_nothing")
 
 
 async def test_the_servers_timeouts_do_not_end_a_migration(tenant: Tenant, make_pack: MakePack):

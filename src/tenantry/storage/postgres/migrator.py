@@ -5,7 +5,8 @@ tenant locks too, and then plans again: if two processes migrate the same tenant
 migrations. A process that has lost the tenant finds no owner's row with its epoch, and its step is refused.
 
 A step runs as long as it needs: the server's timeouts for statements and for idle transactions are off during the step. The tenant's
-own reads wait for a step that changes a table that they use, because PostgreSQL locks the table until the step's end.
+own reads wait for a step that changes a table that they use, because PostgreSQL locks the table until the step's end. A step that
+must wait for another session's lock of a table for longer than `LOCK_SECONDS_MAX` fails, and its error is retryable.
 """
 
 import time
@@ -17,7 +18,12 @@ import psycopg
 from psycopg.sql import SQL, Composed, Identifier
 
 from tenantry import events
-from tenantry.errors import MigrationError, PersistenceConnectionError, TenantOwnedElsewhereError
+from tenantry.errors import (
+    MigrationError,
+    PersistenceConnectionError,
+    QueryError,
+    TenantOwnedElsewhereError,
+)
 from tenantry.storage.migrations import AppliedMigration, failed_step
 from tenantry.storage.postgres.errors import without_value
 from tenantry.storage.postgres.migration_function import run_function
@@ -43,6 +49,9 @@ CREATE TABLE schema_migrations (
 """
 """Creates the table of a new tenant's schema in which the migrator records the applied migrations."""
 
+LOCK_SECONDS_MAX: Final = 5.0
+"""The default of `MigratedSchema.lock_seconds_max`. All later readers of the table wait behind the migration."""
+
 _SELECT: Final = "SELECT schema, version, checksum FROM {}.schema_migrations ORDER BY schema, version"
 _INSERT: Final = "INSERT INTO {}.schema_migrations VALUES (%s, %s, %s, %s, %s, %s)"
 _LOCK_OWNER: Final = "SELECT 1 FROM {}.tenantry_owner WHERE tenant_uid = {} AND epoch = {} FOR UPDATE"
@@ -64,6 +73,7 @@ class MigratedSchema(NamedTuple):
         epoch: The epoch in the owner's row, as this process knows it.
         tenant_id: The tenant's id for messages; None for the catalog.
         role: The role that owns the tables; None for the connection's own role.
+        lock_seconds_max: The longest time that a migration waits for the lock of a table.
     """
 
     name: str
@@ -71,6 +81,7 @@ class MigratedSchema(NamedTuple):
     epoch: int
     tenant_id: str | None = None
     role: str | None = None
+    lock_seconds_max: float = LOCK_SECONDS_MAX
 
 
 async def migrate(
@@ -97,6 +108,7 @@ async def migrate(
         MigrationError: A step failed, or the planner refuses the database.
         TenantOwnedElsewhereError: Another process owns the tenant, or the schema was replaced.
         PersistenceConnectionError: The connection ended.
+        QueryError: The server refused to read the migrations.
     """
     try:
         before = await _applied(schema, connection)
@@ -115,8 +127,14 @@ async def migrate(
     except psycopg.errors.UndefinedTable as error:
         raise _taken_over(schema) from error
     except psycopg.Error as error:
-        raise PersistenceConnectionError(
-            f"the connection ended during the migrations: {_text(error)}", code=error.sqlstate
+        if connection.closed:
+            raise PersistenceConnectionError(
+                f"the connection ended during the migrations: {_text(error)}", code=error.sqlstate
+            ) from error
+        raise QueryError(
+            f"cannot read the migrations of the schema {schema.name}: {_text(error)}",
+            code=error.sqlstate,
+            is_transient=(error.sqlstate or "").startswith(_TRANSIENT),
         ) from error
 
 
@@ -159,6 +177,7 @@ def _begin(schema: MigratedSchema, connection: psycopg.AsyncConnection) -> Compo
         "search_path": Identifier(schema.name).as_string(connection),
         "TimeZone": "UTC",
         "statement_timeout": "0",
+        "lock_timeout": "0",  # another process may be migrating the tenant
         "idle_in_transaction_session_timeout": "0",
     }
     if connection.info.server_version >= _TRANSACTION_TIMEOUT_VERSION:
@@ -174,6 +193,9 @@ async def _lock_owner(schema: MigratedSchema, connection: psycopg.AsyncConnectio
     statement = SQL(_LOCK_OWNER).format(Identifier(schema.name), schema.tenant_uid, schema.epoch)
     if await (await connection.execute(statement)).fetchone() is None:
         raise _taken_over(schema)
+    await connection.execute(
+        SQL("SET LOCAL lock_timeout TO {}").format(f"{schema.lock_seconds_max * 1000:.0f}ms")
+    )
 
 
 def _taken_over(schema: MigratedSchema) -> TenantOwnedElsewhereError:
