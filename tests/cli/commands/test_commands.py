@@ -109,9 +109,17 @@ CASES = [
     Case("audit verify", {"is_intact": True, "problem": None}),
 ]
 
-# Only on a directory, or on none: test_doctor.py, test_serve.py, test_cli.py, test_storage_owner.py. A pack that can be forgotten
-# would keep the other cases from creating tenants: test_schemas.py.
-ELSEWHERE = {"doctor", "serve", "demo", "snapshot switch-storage", "schema forget", "tenant adopt"}
+# Only on a directory, or on none: test_doctor.py, test_serve.py, test_cli.py, test_storage_owner.py, test_catalog.py. A pack that can be
+# forgotten would keep the other cases from creating tenants: test_schemas.py.
+ELSEWHERE = {
+    "doctor",
+    "serve",
+    "demo",
+    "snapshot switch-storage",
+    "schema forget",
+    "tenant adopt",
+    "catalog move",
+}
 
 IN_JOBS = [f"in-jobs-{number}" for number in range(4)]
 IDS = [
