@@ -33,9 +33,9 @@ from tenantry.errors import (
     QueryError,
     TenantryError,
 )
+from tenantry.storage.idempotency import EXPIRED_KEYS_REMOVED_MAX, RESULTS_BYTES_MAX
 from tenantry.storage.protocol import KeyedRequest
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
-from tenantry.storage.sqlite.statements.idempotency import EXPIRED_KEYS_REMOVED_MAX, RESULTS_BYTES_MAX
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import as_another, database_path, held_writer, python, query, read_line, stored_contents, until
 
