@@ -4,6 +4,7 @@ from typing import Any, Final
 
 from psycopg import Connection
 
+from tenantry.storage.moves import JOURNAL
 from tenantry.storage.plain_tables import Kind, NotPlainError, PlainColumn, PlainIndex, PlainTable
 from tenantry.storage.postgres.copied_values import FLOATS, INTEGERS
 from tenantry.storage.postgres.tables import Table, quoted
@@ -19,7 +20,7 @@ _KINDS: Final = {
     **dict.fromkeys(FLOATS, Kind.REAL),
     **dict.fromkeys(["bytea", "uuid"], Kind.BLOB),
 }
-# What a copy would lose: generated columns, defaults, CHECK and FOREIGN KEY constraints, and triggers of users.
+# What a copy would lose: generated columns, defaults, CHECK and FOREIGN KEY constraints, and triggers, but for those of a move.
 _LOST: Final = """
 SELECT what FROM (
     SELECT CASE a.attgenerated WHEN '' THEN 'the default' ELSE 'the generated value' END || format(' of column %%L', a.attname)
@@ -30,7 +31,7 @@ SELECT what FROM (
     WHERE conrelid = %(table)s::text::regclass AND contype IN ('c', 'f', 'x')
     UNION ALL
     SELECT format('the trigger %%L', tgname) FROM pg_catalog.pg_trigger
-    WHERE tgrelid = %(table)s::text::regclass AND NOT tgisinternal
+    WHERE tgrelid = %(table)s::text::regclass AND NOT tgisinternal AND NOT starts_with(tgname, %(journal)s)
     UNION ALL
     SELECT format('the index %%L on an expression or on a part of the rows', indexrelid::regclass::text)
     FROM pg_catalog.pg_index WHERE indrelid = %(table)s::text::regclass AND (indexprs IS NOT NULL OR indpred IS NOT NULL)
@@ -53,7 +54,7 @@ def describe_plain_table(connection: Connection[tuple[Any, ...]], schema: str, t
         NotPlainError: A copy would lose a property of the table.
     """
     name = quoted(schema, table.name)
-    lost = connection.execute(_LOST, {"table": name}).fetchone()
+    lost = connection.execute(_LOST, {"table": name, "journal": JOURNAL}).fetchone()
     if lost is not None:
         raise NotPlainError(lost[0])
     found = connection.execute(_INDEXES, (name,)).fetchall()

@@ -17,9 +17,11 @@ from tenantry.ids import parse_tenant_id
 from tenantry.limits import TenantLimits
 from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage import artifacts
+from tenantry.storage.moves import follow
 from tenantry.storage.protocol import Backend, Capability, LockTakenError, Place, Store
 from tenantry.tenancy.catalog.catalog import CATALOG
 from tenantry.testing.conformance.expectations import Checks, check_name, expect, expect_raised
+from tenantry.threads import run_in_thread
 
 MakeBackend: TypeAlias = Callable[[], Backend]
 """Returns a new back end that is not open. All back ends of one check share a deployment, like several processes."""
@@ -372,6 +374,40 @@ async def check_restore_points(make_backend: MakeBackend, directory: Path) -> No
             await points.remove("before-3")
         expect(await points.names(), ["before-4", "before-5"])
         expect(await points.exists("before-3"), False)
+
+
+@_checks.add
+async def check_a_copy_follows_its_original(make_backend: MakeBackend, directory: Path) -> None:
+    """A copy of an open database gets the rows that are written after the copy; at the end neither has a trace of the move."""
+    async with _opened(make_backend) as backend:
+        place = await _created(backend, "one", "two")
+        original = backend.original(place)
+        expect([one.refusal for one in await original.tables()], [None] * len(await original.tables()))
+        async with backend.exclusive(place):
+            tables = await original.install()
+        copy = await _copied(backend, place, directory / "copy.db")
+        await artifacts.assign_to(copy, _OTHER_UID)
+        new = await _place(backend, _OTHER_UID, [place.location])
+        await backend.adopt(new, copy)
+        replica = backend.replica(new)
+        copies = {one.name: one for one in await replica.suspend_rules()}
+        pairs = [(one, copies[one.name]) for one in tables]
+        async with _connected(backend, place) as store:
+            await _add(store, "three")
+            await _write(store, "DELETE FROM notes WHERE id = 1")
+            await _write(store, "UPDATE notes SET id = 9 WHERE id = 2")
+            async with original.connected(), replica.connected():
+                done = await run_in_thread(
+                    follow, original, replica, pairs, {}, is_open=True, is_counted=True
+                )
+        expect(done.keys, 4)
+        async with backend.exclusive(place):
+            await replica.restore_rules(await original.sequences(tables))
+            await original.remove()
+        await replica.validate_rules()
+        expect(await original.counts(tables), await backend.original(new).counts(tables))
+        for one in (place, new):
+            expect(await _notes(backend, one), ["three", "two"])
 
 
 @_checks.add

@@ -3,6 +3,9 @@
 Each table that moves has a journal table, whose rows contain a number and the columns of the primary key, and a trigger that adds the
 keys of changed rows. The owner's row puts the write transactions of all processes in one order, so a transaction that commits later
 has larger numbers, and no number below the last one that a pass has seen appears after the pass.
+
+The triggers' functions run with the rights of the connection's role (``SECURITY DEFINER``), because a tenant's role has none on the
+journal (`tenantry.storage.postgres.roles`). Their search path excludes what a tenant's role could create in its schema.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -31,7 +34,7 @@ _NUMBER: Final = "tenantry_number"
 _TRIGGERS_PER_TABLE: Final = 2
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _CREATE_FUNCTION: Final = """
-CREATE FUNCTION {journal}() RETURNS trigger LANGUAGE plpgsql AS $journal$
+CREATE FUNCTION {journal}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $journal$
 BEGIN
     IF TG_OP = 'TRUNCATE' THEN
         INSERT INTO {journal} ({key}) SELECT {key} FROM {table};
