@@ -299,6 +299,33 @@ async def test_a_tenant_that_lacks_migrations(data_dir: Path, pack: Callable[...
         await registry.tenant("acme").execute("INSERT INTO notes (body) VALUES ('there')")
 
 
+@pytest.mark.parametrize("step", STEPS[:7])
+@pytest.mark.parametrize("timeout_seconds", [0.001, 5.0])
+async def test_closing_the_registry_during_a_move(data_dir: Path, step: str, timeout_seconds: float):
+    """The move ends, at the new place or at the old one; the next registry finds the tenant at one of them, whole."""
+    async with with_east(data_dir, shutdown_timeout_seconds=timeout_seconds) as registry:
+        await bring_to(registry, TenantState.ACTIVE)
+        closing: list[asyncio.Task[None]] = []
+
+        def close(event: Event) -> None:
+            if isinstance(event, OperationStepped) and (event.action, event.step) == ("move", step):
+                closing.append(asyncio.ensure_future(registry.aclose()))
+
+        registry.add_hook(close)
+        move = asyncio.ensure_future(registry.move("acme", "east"))
+        await asyncio.wait([move])
+        await asyncio.gather(*closing)
+    async with with_east(data_dir) as registry:
+        tenant = await registry.get("acme")
+        assert tenant.intent is None
+        assert tenant.backend == "east" if move.exception() is None else True
+        assert await contents(registry.tenant("acme")) == ["of acme"]
+        here, there = (data_dir, east_of(data_dir))[:: 1 if tenant.backend == "sqlite" else -1]
+        assert tenant_files(there) == []
+        journal = "SELECT count(*) FROM sqlite_schema WHERE name LIKE 'tenantry_journal%'"
+        assert query(database_path(here, tenant.location), journal) == [(0,)]
+
+
 async def test_old_snapshots_are_deleted(data_dir: Path):
     """The snapshot of a move counts towards the snapshots that are kept, as any other does."""
     async with with_east(data_dir, snapshots_kept_max=2) as registry:

@@ -24,32 +24,22 @@ snapshot can be restored on every back end, is listed, and is deleted with the t
 """
 
 import time
-from collections.abc import Mapping, Sequence
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 
 import anyio
 
-from tenantry.errors import SnapshotError
 from tenantry.events import TenantMoved
-from tenantry.storage.moves import MovedTable, Original, Pass, Position, Replica, follow
 from tenantry.storage.protocol import Backend, Capability, Place
 from tenantry.tenancy.move import phase
 from tenantry.tenancy.move.phase import MovePhase
-from tenantry.tenancy.move.plan import MovePlan, check_movable, check_tables, paired, plan_move
+from tenantry.tenancy.move.plan import MovePlan, check_movable, check_tables, plan_move
+from tenantry.tenancy.move.replication import Replication, tables_changed
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.snapshots.take_snapshot import TakeSnapshot
 from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.tenant_record import TenantRecord
-from tenantry.threads import run_in_thread
-
-PASS_SECONDS_MAX: Final = 0.25
-"""The duration of a pass after which the callers may wait for one more pass."""
-
-PASSES_MAX: Final = 20
-"""The largest number of passes before the switch. If the callers write faster than passes copy, the last pass takes longer."""
 
 SNAPSHOT_TRIGGER: Final = "move"
 
@@ -59,23 +49,15 @@ class _Progress:
     """What a running move has done.
 
     Attributes:
-        has_journal: Whether the original may have a journal.
         snapshot_id: The snapshot that the move has taken.
-        tables: The tables of the original.
-        pairs: Each of these tables with its copy.
         versions: The schema versions of the copy.
-        position: The position up to which the copy has followed.
+        rows: The number of rows in the copy.
         pause_seconds: The time for which the callers waited.
     """
 
-    original: Original
-    replica: Replica
-    has_journal: bool = False
+    replication: Replication
     snapshot_id: str = ""
-    tables: Sequence[MovedTable] = ()
-    pairs: Sequence[tuple[MovedTable, MovedTable]] = ()
-    versions: Mapping[str, int] = field(default_factory=dict)
-    position: Position = field(default_factory=dict)
+    versions: dict[str, int] = field(default_factory=dict)
     rows: int = 0
     pause_seconds: float = 0.0
 
@@ -103,16 +85,14 @@ class Move:
             return tenant
         check_movable(tenant, target)
         source = self._operations.backend_of(tenant)
-        original = source.original(tenant.place)
-        check_tables(tenant, await original.tables())
+        check_tables(tenant, await source.original(tenant.place).tables())
         await self._operations.recorded_schemas.check()
         taken = await self._operations.catalog.locations(target.location_of(tenant.id))
         location = await target.new_location(tenant.id, taken)
         arguments = phase.arguments_of(tenant, to, location)
         started = time.monotonic()
         async with operation.begun(tenant, arguments=arguments, is_reversible=False) as moving:
-            replica = target.replica(phase.target_of(moving)[1])
-            progress = _Progress(original, replica)
+            progress = _Progress(Replication(moving, source, target, location))
             switched = await self._switch_or_roll_back(operation, moving, progress)
             operation.detail |= {"rows": progress.rows, "pause_seconds": round(progress.pause_seconds, 3)}
             moved = await self._complete(operation, switched)
@@ -143,41 +123,33 @@ class Move:
                     raise
                 if phase.phase_of(latest) is MovePhase.SWITCHED:
                     return latest
-                await self._roll_back(operation, latest, has_journal=progress.has_journal)
+                await self._roll_back(operation, latest, has_journal=progress.replication.has_journal)
             raise
 
     async def _copy_and_switch(
         self, operation: Operation, moving: TenantRecord, progress: _Progress
     ) -> TenantRecord:
-        async with AsyncExitStack() as connected:
-            lease = connected.enter_context(ExitStack())
+        replication = progress.replication
+        async with AsyncExitStack() as stack:
+            lease = stack.enter_context(ExitStack())
             if moving.is_served and self._operations.opener.is_behind(moving):
                 # Opening migrates the tenant. A migration during the move would change the tables that the journal is about.
                 self._operations.pool.release(await self._operations.pool.lease(moving.id))
-            await self._install(operation, moving, progress)
+            await self._install(operation, moving, replication)
             if moving.is_served:
                 # The lease keeps the tenant open, and so the log from which the passes read.
                 held = await self._operations.pool.lease(moving.id)
                 lease.callback(self._operations.pool.release, held)
             await self._place_copy(operation, moving, progress)
-            await self._connect(moving, progress, connected)
+            await stack.enter_async_context(replication.connected())
             if moving.is_served:
                 with operation.preparing():
-                    await self._catch_up(progress)
+                    await replication.catch_up()
             operation.step("caught_up")
             lease.close()
             return await self._switch(operation, moving, progress)
 
-    async def _connect(self, moving: TenantRecord, progress: _Progress, connected: AsyncExitStack) -> None:
-        """Keep a connection to each database. All moves connect in the order of the names, so that no two wait for each other."""
-        ends = {
-            moving.backend: progress.original.connected(),
-            self._target(moving)[0].name: progress.replica.connected(),
-        }
-        for name in sorted(ends):
-            await connected.enter_async_context(ends[name])
-
-    async def _install(self, operation: Operation, moving: TenantRecord, progress: _Progress) -> None:
+    async def _install(self, operation: Operation, moving: TenantRecord, replication: Replication) -> None:
         source = self._operations.backend_of(moving)
         # A process that has the only access to a tenant keeps it while it serves, so waiting for another process would be in vain.
         is_waited_for = Capability.SHARED in source.capabilities
@@ -185,9 +157,7 @@ class Move:
             self._operations.pool.held(moving.id, self.action),
             source.exclusive(moving.place, is_waited_for=is_waited_for),
         ):
-            progress.has_journal = True
-            progress.tables = await progress.original.install()
-            check_tables(moving, progress.tables)
+            await replication.install_journal()
         operation.step("journaled")
 
     async def _place_copy(self, operation: Operation, moving: TenantRecord, progress: _Progress) -> None:
@@ -198,25 +168,13 @@ class Move:
                 report = await self._tools.copies.copy(moving, database)
                 taken = await self._take_snapshot.store_copy(moving, database, report, SNAPSHOT_TRIGGER)
             progress.versions = report.schema_versions
-            progress.rows = sum(report.row_counts.get(table.name, 0) for table in progress.tables)
+            progress.rows = progress.replication.rows(report.row_counts)
             progress.snapshot_id = operation.detail["snapshot_id"] = taken.id
             operation.step("copied")
             with operation.preparing():
                 await target.adopt(place, database)
-        progress.pairs = paired(moving, progress.tables, await progress.replica.suspend_rules())
+        await progress.replication.prepare_copy()
         operation.step("placed")
-
-    async def _catch_up(self, progress: _Progress) -> None:
-        """Follow the original until a pass is short; then compare the numbers of rows, and follow again."""
-        await self._follow_until_short(progress)
-        await self._follow(progress, is_open=True, is_counted=True)
-        await self._follow_until_short(progress)
-
-    async def _follow_until_short(self, progress: _Progress) -> None:
-        for _ in range(PASSES_MAX):
-            done = await self._follow(progress, is_open=True)
-            if done.seconds <= PASS_SECONDS_MAX:
-                return
 
     async def _switch(self, operation: Operation, moving: TenantRecord, progress: _Progress) -> TenantRecord:
         """Make the copy the tenant's database, while the callers wait."""
@@ -240,17 +198,11 @@ class Move:
         source = self._operations.backend_of(moving)
         switching = await catalog.change(moving, intent=phase.with_phase(moving, MovePhase.SWITCHING))
         async with source.exclusive(moving.place):
-            versions = await source.closed_versions(moving.place)
-            tables = await progress.original.tables()
-            if tables != progress.tables or versions not in (None, progress.versions):
-                raise SnapshotError(
-                    f"the tables of tenant {moving.id!r} were changed during its move, and the tenant was not moved: try again",
-                    is_retryable=True,
-                )
-            await self._follow(progress, is_open=False, is_counted=not moving.is_served)
-            await progress.replica.restore_rules(await progress.original.sequences(tables))
+            if await source.closed_versions(moving.place) not in (None, progress.versions):
+                raise tables_changed(moving)
+            await progress.replication.complete(is_counted=not moving.is_served)
             operation.step("closed")
-            moved = phase.moved(switching) | {"schema_versions": dict(progress.versions)}
+            moved = phase.moved(switching) | {"schema_versions": progress.versions}
             switched = await catalog.change(switching, **moved)
             operation.step("switched")
         return switched
@@ -260,20 +212,6 @@ class Move:
         latest = await self._operations.catalog.find_by_uid(moving.uid)
         if latest is not None and latest.intent is not None and phase.phase_of(latest) is MovePhase.SWITCHING:
             await self._operations.catalog.change(latest, intent=phase.with_phase(latest, MovePhase.DROPPING))
-
-    async def _follow(self, progress: _Progress, *, is_open: bool, is_counted: bool = False) -> Pass:
-        work = partial(
-            follow,
-            progress.original,
-            progress.replica,
-            progress.pairs,
-            progress.position,
-            is_open=is_open,
-            is_counted=is_counted,
-        )
-        done = await run_in_thread(work)
-        progress.position = done.position
-        return done
 
     async def _complete(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         """Remove the original of a tenant that has moved, and clear the intent."""
