@@ -109,6 +109,7 @@ class StoreTransaction(Protocol):
 
         Raises:
             PersistenceError: The commit failed, and the transaction is rolled back.
+            CallTimeoutError: The connection was lost during the commit, and it is not known whether the transaction was committed.
             TransactionClosedError: The transaction had ended before the call.
         """
 

@@ -217,6 +217,47 @@ async def test_lost_commit_of_a_transaction_is_looked_up(store: PostgresStore, p
     assert await ids(store) == [1, 3]
 
 
+async def test_lost_commit_is_looked_up_before_the_next_write(store: PostgresStore, proxy: Proxy):
+    """A write that waits for the transaction does not overwrite its mark, so a commit whose answer was lost is not reported as undone."""
+    proxy.marker = b"COMMIT"
+    for first in range(0, 10, 2):
+        transaction = await store.begin()
+        await transaction.write((insert(first),))
+        waiting = store.write([(insert(first + 1),)])
+        proxy.faults = [Fault.ANSWER_LOST]
+        await transaction.commit()
+        assert await waiting == [[None]]
+    assert await ids(store) == list(range(10))
+
+
+async def test_commit_that_cannot_be_looked_up_is_of_unknown_effect(
+    database: Database, stores: Stores, proxy: Proxy
+):
+    """If the owner's row stays locked after a lost commit, the error says that the effect is unknown, and later writes run."""
+    async with connected(stores.make(), TABLE) as first:
+        store = stores.again(first, call_timeout_seconds=0.5)
+        await store.connect()
+        proxy.marker = b"COMMIT"
+        transaction = await store.begin()
+        await transaction.write((insert(1),))
+        async with await psycopg.AsyncConnection.connect(database.direct_url) as other:
+            locked = asyncio.ensure_future(
+                other.execute(f"SELECT FROM {first._owner.schema}.tenantry_owner FOR UPDATE")
+            )
+            pid = other.info.backend_pid
+            await until(
+                database, f"SELECT 1 FROM pg_stat_activity WHERE pid = {pid} AND wait_event_type = 'Lock'"
+            )
+            proxy.faults = [Fault.ANSWER_LOST]
+            with pytest.raises(CallTimeoutError, match="whether the transaction was committed") as raised:
+                await transaction.commit()
+            assert raised.value.was_started
+            await locked
+        assert await store.write([(insert(2),)]) == [[None]]
+        assert await ids(store) == [1, 2]
+        await store.disconnect()
+
+
 async def test_silent_server_has_a_deadline(stores: Stores, proxy: Proxy):
     """If the server does not answer, the call ends at its deadline and says that its effect is unknown; later calls work."""
     async with connected(stores.make(call_timeout_seconds=5.0), TABLE) as first:

@@ -14,6 +14,7 @@ from tenantry import events
 from tenantry.errors import (
     CallTimeoutError,
     PersistenceConnectionError,
+    PersistenceError,
     QueryError,
     SnapshotError,
     TenantryError,
@@ -373,7 +374,11 @@ class PostgresStore:
         self._writing.release()
 
     async def _was_kept(self, mark: Mark) -> bool:
-        """Return whether a transaction was committed whose connection was lost during the commit."""
+        """Return whether a transaction was committed whose connection was lost during the commit.
+
+        Raises:
+            CallTimeoutError: The database could not be asked in time.
+        """
 
         async def look(timeout_seconds: float) -> bool:
             async with self._connections.connection(
@@ -382,7 +387,16 @@ class PostgresStore:
                 found = await self._marks.look_for([mark], pipeline, timeout_seconds)
                 return mark.number in found.kept
 
-        return await self._retried(look)
+        try:
+            return await self._retried(look)
+        except PersistenceError as error:
+            raise CallTimeoutError(
+                f"the connection to the database was lost during the commit, and the database did not say within {self._timeout_seconds:g} s "
+                f"whether the transaction was committed: read what it has written: {error}",
+                tenant_id=self._owner.tenant_id,
+                timeout_seconds=self._timeout_seconds,
+                was_started=True,
+            ) from error
 
     async def _ask(
         self, send: Callable[[Pipeline], None], *, timeout_seconds: float | None = None

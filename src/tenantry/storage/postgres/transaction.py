@@ -42,7 +42,7 @@ class PostgresTransaction:
         mark: The mark that the transaction leaves.
         held: The block of the connection.
         release: A function that is called once, when the transaction has ended.
-        was_kept: Looks for the mark after the connection was lost during the commit.
+        was_kept: Looks for the mark after the connection was lost during the commit; raises CallTimeoutError if it cannot look.
         timeout_seconds: The time limit of one call.
     """
 
@@ -105,8 +105,7 @@ class PostgresTransaction:
             self._pipeline.sync()
             ((ended,),) = await self._pipeline.results(self._timeout_seconds)
         except ConnectionLostError as lost:
-            await self._end()
-            if not await self._was_kept(self._mark):
+            if not await self._look_up():
                 raise PersistenceConnectionError(
                     "the connection to the database was lost during the commit: the transaction was rolled back",
                     code=lost.code,
@@ -213,6 +212,19 @@ class PostgresTransaction:
             await self.rollback()
             raise
         return results
+
+    async def _look_up(self) -> bool:
+        """Return whether the transaction was committed, after the connection was lost.
+
+        The store's other writes wait until the look has ended, because the mark of the next write replaces the mark.
+        """
+        held, self._held = self._held, None
+        try:
+            if held is not None:
+                await held.aclose()
+            return await self._was_kept(self._mark)
+        finally:
+            self._release()
 
     async def _undo(self) -> None:
         await self._run([_ROLLBACK_TO, _RELEASE], None, [])
