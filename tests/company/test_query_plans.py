@@ -23,7 +23,7 @@ from tenantry.company import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Fetch, Result, Statement
-from tenantry.storage.postgres.translation import translate
+from tenantry.storage.postgres.statements.translation import translate
 from tenantry.storage.protocol import Store
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.standalone import StoreSession

@@ -21,9 +21,9 @@ from tenantry.eventlog import EventLog
 from tenantry.postgres_config import PostgresConfig
 from tenantry.schemas.schema import Schema
 from tenantry.sql.statements import Fetch, Statement, TupleRow
-from tenantry.storage.postgres.head import session_settings
+from tenantry.storage.postgres.connections.pool import ConnectionPool
 from tenantry.storage.postgres.owner import Owner
-from tenantry.storage.postgres.pool import ConnectionPool
+from tenantry.storage.postgres.statements.head import session_settings
 from tenantry.storage.postgres.store import PostgresStore, PostgresStoreOptions
 
 STATEMENT_SECONDS_MAX = 60.0

@@ -26,9 +26,10 @@ from tenantry.ids import parse_tenant_id
 from tenantry.limits import TenantLimits
 from tenantry.postgres_config import PostgresConfig
 from tenantry.sql.statements import Fetch, Statement
-from tenantry.storage.postgres import closed_database, new_schema
 from tenantry.storage.postgres.backend import PostgresBackend
+from tenantry.storage.postgres.copies import new_schema
 from tenantry.storage.postgres.store import PostgresStore
+from tenantry.storage.postgres.tenant_schemas import closed_database
 from tenantry.storage.protocol import Place
 
 UID: Final = "0123456789abcdef0123456789abcdef"

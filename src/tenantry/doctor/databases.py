@@ -91,6 +91,6 @@ async def compare_schemas(
 async def running_operations(catalog: CatalogReader, tenants: Sequence[TenantRecord]) -> Collection[str]:
     """Return the keys of the tenants whose operation is running in any process, according to the locks of the catalog's database."""
     # The driver is loaded only if the settings name a database.
-    name_key = import_module("tenantry.storage.postgres.locks").name_key
+    name_key = import_module("tenantry.storage.postgres.connections.locks").name_key
     held = {key for (key,) in await catalog.read(_LOCKS)}
     return {tenant.uid for tenant in tenants if name_key(tenant.uid) in held}

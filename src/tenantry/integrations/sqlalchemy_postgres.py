@@ -1,6 +1,6 @@
 """SQLAlchemy's dialect for tenants on PostgreSQL: it compiles with ``?``, and converts to and from the values of tenantry's rows.
 
-A store sends every parameter as text or bytes, and returns None, int, float, str and bytes, see `tenantry.storage.postgres.values`. So the
+A store sends every parameter as text or bytes, and returns None, int, float, str and bytes, see `tenantry.storage.postgres.statements.values`. So the
 types of this dialect convert a datetime to text and back, for example. Parameters that are not texts have a cast
 (``?::TIMESTAMP WITH TIME ZONE``), as in SQLAlchemy's dialects for psycopg and asyncpg, because PostgreSQL cannot always infer their types.
 Texts have no cast, so that they fit a column of any type, such as an enum or a column of texts for an ``Enum``.

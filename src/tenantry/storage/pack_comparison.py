@@ -36,7 +36,7 @@ async def compare_pack(schema: Schema, database: PostgresConfig | None) -> str |
     sqlite = await run_in_thread(created_tables.tables_after_each, schema)
     if database is None:
         return f"the tables and columns of the pack {schema.name!r} were made in SQLite only: name a PostgreSQL database to compare them"
-    module = import_module("tenantry.storage.postgres.created_tables")  # psycopg is optional
+    module = import_module("tenantry.storage.postgres.copies.created_tables")  # psycopg is optional
     postgres = await module.tables_after_each(schema, database)
     for migration, one, other in zip(schema.migrations("postgres"), sqlite, postgres, strict=True):
         if found := differences(one, other):

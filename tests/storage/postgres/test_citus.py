@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 from postgres_servers import Database
 from postgres_stores import open_stores
 from tenantry.storage.postgres import citus
-from tenantry.storage.postgres.thread_connections import ThreadConnection
+from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
 
 if TYPE_CHECKING:
     from psycopg import Connection

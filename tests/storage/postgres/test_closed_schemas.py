@@ -20,8 +20,8 @@ from tenantry.errors import (
     UnsupportedByBackend,
 )
 from tenantry.postgres_config import PostgresConfig
-from tenantry.storage.postgres import locks
-from tenantry.storage.postgres.thread_connections import (
+from tenantry.storage.postgres.connections import locks
+from tenantry.storage.postgres.connections.thread_connections import (
     IDLE_CONNECTIONS_MAX,
     ThreadConnection,
     ThreadConnections,

@@ -25,9 +25,9 @@ from tenantry.errors import (
 )
 from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import file_rows, filled_file
-from tenantry.storage.postgres.copy_in import copy_in
-from tenantry.storage.postgres.copy_out import copy_out
-from tenantry.storage.postgres.thread_connections import ThreadConnection
+from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
+from tenantry.storage.postgres.copies.copy_in import copy_in
+from tenantry.storage.postgres.copies.copy_out import copy_out
 
 UID = "0123456789abcdef0123456789abcdef"
 CONTROL = """

@@ -5,7 +5,7 @@ import pytest
 from stores import MakePack
 from tenantry.company import COMPANY
 from tenantry.errors import MigrationError
-from tenantry.storage.postgres.created_objects import check_created_objects
+from tenantry.storage.postgres.migrations.created_objects import check_created_objects
 
 TABLES = "CREATE TABLE notes (id bigint); CREATE UNIQUE INDEX IF NOT EXISTS notes_id ON notes (id);"
 

@@ -23,7 +23,7 @@ from postgres_processes import PoolerProcess, PostgresProcess
 from postgres_servers import Database, PostgresServer, private_replica, private_server, socket_url, url_of
 from postgres_stores import Stores, open_stores
 from tenantry.sql.statements import Statement
-from tenantry.storage.postgres.marks import Found, Mark, Marks
+from tenantry.storage.postgres.statements.marks import Found, Mark, Marks
 from tenantry.storage.postgres.store import PostgresStore
 
 INSERT = "INSERT INTO entries (writer, number) VALUES (?, ?)"

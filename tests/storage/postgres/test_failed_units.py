@@ -14,8 +14,8 @@ from tenantry.errors import (
     TransactionClosedError,
 )
 from tenantry.sql.statements import Fetch, Statement
+from tenantry.storage.postgres.statements.writes import FAILURES_TOGETHER_MAX, TRANSACTIONS_PER_TRIP_MAX
 from tenantry.storage.postgres.store import PostgresStore
-from tenantry.storage.postgres.writes import FAILURES_TOGETHER_MAX, TRANSACTIONS_PER_TRIP_MAX
 from tenantry.testing.conformance.store_check import keyed
 
 TABLE = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)"

@@ -25,7 +25,7 @@ from tenantry.errors import (
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.storage.migrations import plan_migrations
-from tenantry.storage.postgres.migrator import CREATE_SQL, MigratedSchema, migrate
+from tenantry.storage.postgres.migrations.migrator import CREATE_SQL, MigratedSchema, migrate
 from tenantry.storage.protocol import MigrationReport
 
 NOTES = "CREATE TABLE notes (id bigint PRIMARY KEY, body text COLLATE \"C\" NOT NULL);\nINSERT INTO notes VALUES (1, 'one two'), (2, 'three');"

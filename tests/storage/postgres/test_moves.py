@@ -15,7 +15,7 @@ from tenantry.errors import SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.postgres_config import PostgresConfig
 from tenantry.storage.moves import MovedTable, Position, follow
-from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.moves.original import PostgresOriginal
 from tenantry.storage.postgres.moves.replica import PostgresReplica
 from tenantry.storage.postgres.owner import CONTROL_TABLES

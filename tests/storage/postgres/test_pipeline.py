@@ -9,9 +9,9 @@ from psycopg import pq
 from psycopg.pq.abc import PGresult
 
 from postgres_servers import Database
-from tenantry.storage.postgres.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.pipeline import OK, Pipeline
-from tenantry.storage.postgres.prepared_statements import PREPARED_STATEMENTS_MAX
+from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
+from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.connections.prepared_statements import PREPARED_STATEMENTS_MAX
 
 SECONDS = 20.0
 

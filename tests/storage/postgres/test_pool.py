@@ -10,9 +10,9 @@ import pytest
 
 from postgres_servers import Database, PostgresServer, private_server, url_of
 from tenantry import PersistenceConnectionError, PostgresConfig
-from tenantry.storage.postgres.connecting import connect
-from tenantry.storage.postgres.pool import ConnectionPool
-from tenantry.storage.postgres.settings import connection_parameters
+from tenantry.storage.postgres.connections.connecting import connect
+from tenantry.storage.postgres.connections.pool import ConnectionPool
+from tenantry.storage.postgres.connections.settings import connection_parameters
 from tenants import HANG_SECONDS, until
 
 SECRET = "horse-battery"

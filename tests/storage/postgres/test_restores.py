@@ -26,9 +26,9 @@ from postgres_tenants import (
     write,
 )
 from tenantry.errors import PersistenceError, SnapshotError, TenantOwnedElsewhereError
-from tenantry.storage.postgres import copy_out, new_schema
-from tenantry.storage.postgres.tables import quoted
-from tenantry.storage.postgres.thread_connections import ThreadConnection
+from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
+from tenantry.storage.postgres.copies import copy_out, new_schema
+from tenantry.storage.postgres.copies.tables import quoted
 
 if TYPE_CHECKING:
     import subprocess

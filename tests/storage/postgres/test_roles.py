@@ -18,8 +18,8 @@ from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.postgres.backend import PostgresBackend
 from tenantry.storage.postgres.owner import Owner
-from tenantry.storage.postgres.roles import drop_statement, role_of
 from tenantry.storage.postgres.store import PostgresStore
+from tenantry.storage.postgres.tenant_schemas.roles import drop_statement, role_of
 from tenantry.testing import BACKEND_CHECKS, BackendCheck, check_name
 from tenants import history, make_message
 

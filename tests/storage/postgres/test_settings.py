@@ -6,7 +6,7 @@ import psycopg
 import pytest
 
 from tenantry import PostgresConfig, SettingsError
-from tenantry.storage.postgres.settings import connection_parameters, host_count
+from tenantry.storage.postgres.connections.settings import connection_parameters, host_count
 
 LIBPQ = [
     *("PGHOST", "PGSSLMODE", "PGSSLROOTCERT", "PGAPPNAME", "PGTARGETSESSIONATTRS"),

@@ -20,7 +20,7 @@ from tenantry.errors import (
     UnsupportedByBackend,
 )
 from tenantry.sql.statements import Fetch
-from tenantry.storage.postgres.locks import tenant_key
+from tenantry.storage.postgres.connections.locks import tenant_key
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.store import PostgresStore
 from tenantry.storage.protocol import Request

@@ -17,8 +17,8 @@ from postgres_processes import PORT, pgbouncer
 from postgres_servers import Database, PostgresServer, PostgresServers, private_server, socket_url, url_of
 from tenantry import DatabaseServerError, PersistenceConnectionError, PostgresConfig
 from tenantry.eventlog import EventLog
-from tenantry.storage.postgres.pool import ConnectionPool
-from tenantry.storage.postgres.startup_checks import ServerFacts, check_database, objections
+from tenantry.storage.postgres.connections.pool import ConnectionPool
+from tenantry.storage.postgres.connections.startup_checks import ServerFacts, check_database, objections
 from tenants import HANG_SECONDS
 
 PASSWORD = "horse-battery"

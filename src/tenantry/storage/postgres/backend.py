@@ -23,24 +23,35 @@ from tenantry.limits import TenantLimits
 from tenantry.postgres_config import PostgresConfig
 from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import Preparation
-from tenantry.storage.postgres import citus, locks
-from tenantry.storage.postgres.closed_database import closed_database
-from tenantry.storage.postgres.copy_out import read_mark
-from tenantry.storage.postgres.created_objects import check_created_objects
-from tenantry.storage.postgres.head import session_settings
-from tenantry.storage.postgres.layout import CATALOG, free_location, is_location, location_of, staged_schema
-from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres import citus
+from tenantry.storage.postgres.connections import locks
+from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.connections.pool import ConnectionPool
+from tenantry.storage.postgres.connections.startup_checks import check_database
+from tenantry.storage.postgres.copies.copy_out import read_mark
+from tenantry.storage.postgres.copies.new_schema import make_schema
+from tenantry.storage.postgres.copies.tables import quoted
+from tenantry.storage.postgres.migrations.created_objects import check_created_objects
 from tenantry.storage.postgres.moves.original import PostgresOriginal
 from tenantry.storage.postgres.moves.replica import PostgresReplica
-from tenantry.storage.postgres.new_schema import make_schema
 from tenantry.storage.postgres.owner import Owner
-from tenantry.storage.postgres.pool import ConnectionPool
-from tenantry.storage.postgres.restore_points import PostgresRestorePoints, copy_schema, read_schemas
-from tenantry.storage.postgres.roles import role_of
-from tenantry.storage.postgres.startup_checks import check_database
+from tenantry.storage.postgres.statements.head import session_settings
+from tenantry.storage.postgres.statements.translation import DIALECT
 from tenantry.storage.postgres.store import PostgresStore, PostgresStoreOptions
-from tenantry.storage.postgres.tables import quoted
-from tenantry.storage.postgres.translation import DIALECT
+from tenantry.storage.postgres.tenant_schemas.closed_database import closed_database
+from tenantry.storage.postgres.tenant_schemas.layout import (
+    CATALOG,
+    free_location,
+    is_location,
+    location_of,
+    staged_schema,
+)
+from tenantry.storage.postgres.tenant_schemas.restore_points import (
+    PostgresRestorePoints,
+    copy_schema,
+    read_schemas,
+)
+from tenantry.storage.postgres.tenant_schemas.roles import role_of
 from tenantry.storage.protocol import (
     BackendReport,
     Capability,

@@ -8,11 +8,11 @@ is installed in the database and the role may use it (https://www.postgresql.org
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.errors import DatabaseCorruptError
-from tenantry.storage.postgres.errors import SCHEMA_MISSING, code_of, map_error
-from tenantry.storage.postgres.head import Head
+from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
+from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
 from tenantry.storage.postgres.owner import Owner
-from tenantry.storage.postgres.pipeline import OK, Pipeline
-from tenantry.storage.postgres.values import load_rows
+from tenantry.storage.postgres.statements.head import Head
+from tenantry.storage.postgres.statements.values import load_rows
 
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult

@@ -10,11 +10,12 @@ epoch. So a store cannot connect in the middle of an operation.
 from typing import Final, NamedTuple
 
 from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
-from tenantry.storage.postgres import citus, migrator
-from tenantry.storage.postgres.errors import SCHEMA_MISSING, code_of, map_error
-from tenantry.storage.postgres.locks import tenant_key
-from tenantry.storage.postgres.pipeline import OK, Pipeline
-from tenantry.storage.postgres.values import load_rows
+from tenantry.storage.postgres import citus
+from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
+from tenantry.storage.postgres.connections.locks import tenant_key
+from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.migrations import migrator
+from tenantry.storage.postgres.statements.values import load_rows
 
 MARKS_KEPT_DAYS: Final = 1
 """The age at which a connecting store removes the marks of other stores. A mark is needed only seconds after its batch."""

@@ -10,12 +10,12 @@ from tenantry.errors import PersistenceConnectionError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.postgres_config import PostgresConfig
 from tenantry.schemas.schema import Schema
-from tenantry.storage.postgres.created_objects import check_created_objects
-from tenantry.storage.postgres.head import session_settings
+from tenantry.storage.postgres.connections.pipeline import Pipeline
+from tenantry.storage.postgres.connections.pool import ConnectionPool
+from tenantry.storage.postgres.connections.startup_checks import check_database
+from tenantry.storage.postgres.migrations.created_objects import check_created_objects
 from tenantry.storage.postgres.owner import Owner
-from tenantry.storage.postgres.pipeline import Pipeline
-from tenantry.storage.postgres.pool import ConnectionPool
-from tenantry.storage.postgres.startup_checks import check_database
+from tenantry.storage.postgres.statements.head import session_settings
 from tenantry.storage.postgres.store import PostgresStore, PostgresStoreOptions
 
 CONNECTIONS_MAX: Final = 4

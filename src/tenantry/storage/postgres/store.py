@@ -21,19 +21,20 @@ from tenantry.errors import (
     UnsupportedByBackend,
 )
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
-from tenantry.storage.postgres import integrity, migrator
-from tenantry.storage.postgres.errors import SCHEMA_MISSING, code_of, map_error
-from tenantry.storage.postgres.head import Head, Mark
-from tenantry.storage.postgres.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.marks import Marks
+from tenantry.storage.postgres import integrity
+from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
+from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
+from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.migrations import migrator
 from tenantry.storage.postgres.owner import Owner, create_schema, read_epoch
-from tenantry.storage.postgres.pipeline import OK, Pipeline
-from tenantry.storage.postgres.reads import Reader
-from tenantry.storage.postgres.roles import give_to_role
+from tenantry.storage.postgres.statements.head import Head, Mark
+from tenantry.storage.postgres.statements.marks import Marks
+from tenantry.storage.postgres.statements.reads import Reader
+from tenantry.storage.postgres.statements.translation import DIALECT
+from tenantry.storage.postgres.statements.values import load_rows
+from tenantry.storage.postgres.statements.writes import Connections, Writer
+from tenantry.storage.postgres.tenant_schemas.roles import give_to_role
 from tenantry.storage.postgres.transaction import PostgresTransaction
-from tenantry.storage.postgres.translation import DIALECT
-from tenantry.storage.postgres.values import load_rows
-from tenantry.storage.postgres.writes import Connections, Writer
 from tenantry.storage.protocol import (
     Capability,
     ChangeToken,

@@ -15,12 +15,12 @@ from tenantry.errors import (
     TransactionClosedError,
 )
 from tenantry.sql.statements import Statement
-from tenantry.storage.postgres.errors import READ_ONLY, code_of, forget_stale, map_error
-from tenantry.storage.postgres.head import Mark
-from tenantry.storage.postgres.keys import encode, found_outcome, send_find, send_keep
-from tenantry.storage.postgres.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.pipeline import OK, Pipeline
-from tenantry.storage.postgres.unit import Unit, make_unit
+from tenantry.storage.postgres.connections.errors import READ_ONLY, code_of, forget_stale, map_error
+from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
+from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.statements.head import Mark
+from tenantry.storage.postgres.statements.keys import encode, found_outcome, send_find, send_keep
+from tenantry.storage.postgres.statements.unit import Unit, make_unit
 from tenantry.storage.protocol import KeyedRequest, ReadOutcome, Request, WriteOutcome
 
 if TYPE_CHECKING:

@@ -17,17 +17,17 @@ from psycopg import Connection
 
 from tenantry.errors import SnapshotError
 from tenantry.storage.moves import JOURNAL, ROWS_PER_CHUNK, MovedRow, MovedTable, Position
-from tenantry.storage.postgres.copied_values import from_server, types_read
-from tenantry.storage.postgres.copy_out import SETTINGS
-from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.connections.thread_connections import ThreadConnection, server_errors
+from tenantry.storage.postgres.copies.copied_values import from_server, types_read
+from tenantry.storage.postgres.copies.copy_out import SETTINGS
+from tenantry.storage.postgres.copies.tables import Table, quoted
 from tenantry.storage.postgres.moves.moved_tables import (
     KEYS_TABLE,
     count_rows,
     read_columns,
     read_moved_tables,
 )
-from tenantry.storage.postgres.tables import Table, quoted
-from tenantry.storage.postgres.thread_connections import ThreadConnection, server_errors
 
 # No table of a tenant has a column of this name.
 _NUMBER: Final = "tenantry_number"

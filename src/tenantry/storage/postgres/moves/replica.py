@@ -16,7 +16,9 @@ from psycopg import Connection
 from tenantry.errors import SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.storage.moves import MovedRow, MovedTable
-from tenantry.storage.postgres.copied_values import (
+from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.connections.thread_connections import ThreadConnection, server_errors
+from tenantry.storage.postgres.copies.copied_values import (
     ValueRefusedError,
     as_stored,
     compared_columns,
@@ -24,11 +26,9 @@ from tenantry.storage.postgres.copied_values import (
     to_server,
     types_read,
 )
-from tenantry.storage.postgres.copy_out import SETTINGS
-from tenantry.storage.postgres.lifecycle_tools import LifecycleTools
+from tenantry.storage.postgres.copies.copy_out import SETTINGS
+from tenantry.storage.postgres.copies.tables import Column, quoted
 from tenantry.storage.postgres.moves.moved_tables import count_rows, read_columns, read_moved_tables
-from tenantry.storage.postgres.tables import Column, quoted
-from tenantry.storage.postgres.thread_connections import ThreadConnection, server_errors
 from tenantry.storage.row_digests import RowDigest
 
 FOREIGN_KEY_INVALID: Final = "tenantry.move.foreign_key_invalid"

@@ -1,0 +1,1 @@
+"""Connections to a PostgreSQL server: pipelines, pools, settings, checks at the start, locks and errors."""

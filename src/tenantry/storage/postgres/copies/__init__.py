@@ -1,0 +1,1 @@
+"""Copies of a tenant, from its schema into a SQLite file and back."""

@@ -1,0 +1,1 @@
+"""Applies the migrations of schema packs on PostgreSQL."""
