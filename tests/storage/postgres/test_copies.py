@@ -434,6 +434,17 @@ class TestRefusals:
         with pytest.raises(SnapshotError, match=r"table 'children': .*children_parent_fkey"):
             world.load(path)
 
+    @pytest.mark.parametrize("code", ["53100", "57P01", "40P01"])
+    def test_a_failure_of_the_server_is_not_the_rows(self, world: World, code: str):
+        """The server names the row that it reads when its disk is full or the connection ends; the row needs no correction."""
+        raised = f"$$BEGIN RAISE 'the server failed' USING ERRCODE = '{code}'; END$$"
+        fail = f"CREATE FUNCTION tenant_acme.fail() RETURNS boolean LANGUAGE plpgsql AS {raised}"
+        world.connection.execute(fail.encode())
+        world.connection.execute("ALTER TABLE tenant_acme.changes ADD CHECK (tenant_acme.fail())")
+        with pytest.raises(psycopg.Error, match="the server failed") as caught:
+            world.load(world.file(changes=[("one",)]))
+        assert caught.value.sqlstate == code
+
     def test_a_pack_that_this_process_lacks(self, world: World):
         """Its tables are unknown, so the error says which pack is missing."""
         path = world.file()

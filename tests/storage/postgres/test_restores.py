@@ -196,6 +196,19 @@ class TestCrashes:
                 await closed.remove()
         assert schemas(postgres_database) == set()
 
+    async def test_another_tenants_schemas_are_not_removed(self, postgres_database: Database, tmp_path: Path):
+        """A tenant whose place another deployment has taken removes neither that schema nor what is beside it."""
+        async with opened(postgres_database.url, tmp_path) as backend:
+            await create(backend)
+            await restore(backend, "before-1", await copy(backend, tmp_path / "copy.db", generation=2))
+            path = await copy(backend, tmp_path / "next.db", generation=3)
+            await backend.points(PLACE).stage("before-2", path)
+            async with backend.exclusive(PLACE._replace(uid="f" * 32)) as closed:
+                await closed.remove()
+            assert schemas(postgres_database) == {"tenant_acme", "tenant_acme.p1", "tenant_acme.new"}
+            async with connected(backend) as store:
+                assert await read(store, "SELECT number FROM generation") == [2]
+
 
 class TestRestores:
     """Single restores."""

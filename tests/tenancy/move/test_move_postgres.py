@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +15,18 @@ from moves import Writers
 from operators import bring_to, contents
 from postgres_servers import Database, PostgresServer
 from registries import config
-from tenantry import Fetch, Schema, Statement, TenantHandle, TenantLimits, TenantRegistry, TenantState
+from tenantry import (
+    Fetch,
+    Schema,
+    Statement,
+    TenantHandle,
+    TenantLimits,
+    TenantRecord,
+    TenantRegistry,
+    TenantState,
+)
 from tenantry.company import COMPANY
-from tenantry.errors import TenantNotMovableError, TenantryError, UnsupportedByBackend
+from tenantry.errors import PersistenceError, TenantNotMovableError, TenantryError, UnsupportedByBackend
 from tenantry.events import Event, OperationStepped
 from tenantry.tenancy.move.phase import STEPS
 from tenants import make_message, python, read_json, tenant_files, until, write_pack
@@ -382,3 +391,35 @@ async def test_another_process_with_an_old_record(
         kept = sorted([*writers.everything(), *others.everything()])
         assert sorted(await all_contents(other.tenant("acme"))) == kept
         assert (await registry.get("acme")).state is TenantState.ACTIVE
+
+
+@pytest.mark.parametrize("way", ["create", "clone", "move"])
+async def test_another_deployment_takes_the_place(data_dir: Path, postgres_database: Database, way: str):
+    """Two deployments use one database, and make the same id at the same time: the second one fails, and removes nothing."""
+    with psycopg.connect(postgres_database.direct_url, autocommit=True) as operator:
+        async with (
+            with_databases(data_dir / "first", postgres_database) as first,
+            with_databases(data_dir / "second", postgres_database) as second,
+        ):
+            await first.create("acme", backend="east")
+            await first.tenant("acme").messages.save(make_message("precious"))
+            operator.execute("ALTER SCHEMA tenant_acme RENAME TO hidden")
+            await second.create("acme" if way == "move" else "source", backend="sqlite")
+
+            def take(event: Event) -> None:
+                # The second deployment has found the name free, and has not made its schema yet.
+                if isinstance(event, OperationStepped) and event.step == "begun":
+                    operator.execute("ALTER SCHEMA hidden RENAME TO tenant_acme")
+
+            second.add_hook(take)
+            ways: dict[str, Callable[[], Awaitable[TenantRecord]]] = {
+                "create": lambda: second.create("acme", backend="east"),
+                "clone": lambda: second.clone("source", "acme", backend="east"),
+                "move": lambda: second.move("acme", "east"),
+            }
+            with pytest.raises(PersistenceError, match="tenant_acme"):
+                await ways[way]()
+            assert await all_contents(first.tenant("acme")) == ["precious"]
+            found = await second.find("acme")
+            assert (None if found is None else found.backend) == ("sqlite" if way == "move" else None)
+        assert schemas_in(postgres_database) == ["tenant_acme"]

@@ -38,6 +38,8 @@ ROWS_PER_CHECK: Final = 5_000
 """The number of rows after which a cancellation is noticed."""
 
 _LINE: Final = re.compile(r"^COPY \S.*?, line (?P<number>\d+)(?:, column (?P<column>[^:\n]+))?", re.MULTILINE)
+# The first characters of SQLSTATEs that are no fault of the row (https://www.postgresql.org/docs/current/errcodes-appendix.html).
+_SERVER_FAILURES: Final = ("08", "40", "53", "55", "57", "58", "XX")
 # A view that reads another one is younger.
 _MATERIALIZED_VIEWS: Final = """
 SELECT c.relname FROM pg_catalog.pg_class AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
@@ -159,10 +161,13 @@ class _Sent:
 
 
 def _mapped(error: psycopg.Error, table: str, file: FileRows) -> Exception:
-    """Return the error that names the row; the driver's own error if the server did not refuse a row."""
+    """Return the error that names the row; the driver's own error if the server did not refuse a row.
+
+    The server names the row that it is reading in every error, also if its disk is full or the connection is terminated.
+    """
     found = _LINE.search(error.diag.context or "")
     reason = error.diag.message_primary or str(error)
-    if found is None or error.sqlstate is None:
+    if found is None or error.sqlstate is None or error.sqlstate.startswith(_SERVER_FAILURES):
         if (error.sqlstate or "").startswith("23"):
             # A foreign key is checked after the last row.
             return SnapshotError(

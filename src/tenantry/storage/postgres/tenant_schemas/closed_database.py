@@ -171,13 +171,18 @@ def _exchange(
 def _remove(
     connection: Connection[tuple[Any, ...]], tools: LifecycleTools, place: Place, epoch: int | None
 ) -> None:
-    """Drop the tenant's schema, then what is beside it. After a crash in between the next call drops the rest."""
+    """Drop the tenant's schema, then what is beside it. After a crash in between the next call drops the rest.
+
+    A schema that belongs to another tenant stays: another deployment may have made it after this one found the name free.
+    """
     with connection.transaction():
         tools.limit_waiting(connection)
         _lock_owner(connection, place, epoch)
-        connection.execute(f"DROP SCHEMA IF EXISTS {quoted(place.location)} CASCADE".encode())
+        if not _is_anothers(connection, place.location, place.uid):
+            connection.execute(f"DROP SCHEMA IF EXISTS {quoted(place.location)} CASCADE".encode())
     for schema in read_schemas(connection, place.location):
-        if schema == staged_schema(place.location) or is_point_schema(place.location, schema):
+        is_beside = schema == staged_schema(place.location) or is_point_schema(place.location, schema)
+        if is_beside and not _is_anothers(connection, schema, place.uid):
             drop_schema(connection, tools, schema)
     if tools.config.roles:
         connection.execute(drop_statement(place.uid).encode())
@@ -195,6 +200,15 @@ def _lock_owner(connection: Connection[tuple[Any, ...]], place: Place, epoch: in
     select = f"SELECT FROM {table} WHERE id = 1 AND tenant_uid = %s AND epoch = %s FOR UPDATE"
     if connection.execute(select.encode(), (place.uid, epoch)).fetchone() is None:
         raise _owned_elsewhere(place, "another process has taken the tenant over")
+
+
+def _is_anothers(connection: Connection[tuple[Any, ...]], schema: str, uid: str) -> bool:
+    """Return whether the schema has the owner's row of another tenant. A missing or damaged schema is nobody's."""
+    if not has_owner(connection, schema):
+        return False
+    table = quoted(schema, "tenantry_owner")
+    select = f"SELECT FROM {table} WHERE id = 1 AND tenant_uid <> %s"  # quoted
+    return connection.execute(select.encode(), (uid,)).fetchone() is not None
 
 
 def _set_epoch(connection: Connection[tuple[Any, ...]], schema: str, epoch: int | None) -> None:
