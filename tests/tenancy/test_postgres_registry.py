@@ -26,6 +26,7 @@ from tenantry import (
     TenantBusyError,
     TenantLimits,
     TenantNotFoundError,
+    TenantQuarantinedError,
     TenantRegistry,
     TenantState,
     TenantSuspendedError,
@@ -406,3 +407,24 @@ def test_two_services(tmp_path: Path, postgres_database: Database):
         assert httpx.get(f"{one.url}/readyz", trust_env=False).status_code == 200
         refused = ask(one, "PATCH", "/v1/tenants/acme", {"limits": {"database_bytes_max": 2**20}})
         assert (refused[0], refused[1]["type"]) == (409, "urn:tenantry:problem:unsupported-by-backend")
+
+
+@pytest.mark.parametrize("is_open", [True, False])
+async def test_a_tenant_whose_schema_was_dropped_is_quarantined(
+    registry: TenantRegistry, postgres_database: Database, *, is_open: bool
+):
+    """A schema that no operation has removed is lost: the tenant is quarantined, and a restore brings the tenant back."""
+    await registry.create("acme")
+    await save(registry, "acme", "one")
+    snapshot = await registry.snapshots.create("acme")
+    if not is_open:
+        await registry.suspend("acme")
+    with psycopg.connect(postgres_database.direct_url, autocommit=True) as connection:
+        connection.execute("DROP SCHEMA tenant_acme CASCADE")
+    if not is_open:
+        await registry.resume("acme")
+    with pytest.raises(TenantQuarantinedError, match="'tenant_acme' of tenant 'acme' is missing"):
+        await save(registry, "acme", "two")
+    assert (await registry.get("acme")).state is TenantState.QUARANTINED
+    await registry.snapshots.restore("acme", snapshot.id)
+    assert await contents(registry.tenant("acme")) == ["one"]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from tenantry.config import Durability
-from tenantry.errors import TenantryError
+from tenantry.errors import TenantOwnedElsewhereError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.ids import TenantId
 from tenantry.limits import TenantLimits
@@ -140,6 +140,8 @@ class Store(Protocol):
             PersistenceConnectionError: The database cannot be opened.
             DatabaseCorruptError: The file is not a database, or belongs to another tenant; the file was not changed.
             TenantOwnedElsewhereError: Another owner has the database open.
+            DatabaseMissingError: Several processes share the back end's databases, and this database is missing: another process may
+                have moved or removed the database.
         """
 
     async def disconnect(self) -> None:
@@ -291,6 +293,10 @@ class ConnectionCounts(NamedTuple):
     failed_total: int
     broken_total: int
     recycled_total: int
+
+
+class DatabaseMissingError(TenantOwnedElsewhereError):
+    """A server has no database at the tenant's place: it was moved or removed, or is lost. The catalog tells which."""
 
 
 class LockTakenError(Exception):

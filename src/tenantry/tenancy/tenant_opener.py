@@ -20,7 +20,7 @@ from tenantry.ids import TenantId
 from tenantry.lifecycle import Permission, TenantEvent, check_allows
 from tenantry.schemas.schema import Schema
 from tenantry.storage.backends import Backends
-from tenantry.storage.protocol import Capability
+from tenantry.storage.protocol import Capability, DatabaseMissingError
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
@@ -80,16 +80,23 @@ class TenantOpener:
         """
         tenant = await self._catalog.get(tenant_id)
         until = self._now() + self._context.config.pool_wait_timeout_seconds
+        missing: TenantRecord | None = None  # the latest record after an attempt that found no database
         while True:
             try:
                 return await self._open(tenant)
-            except (TenantBusyError, TenantOwnedElsewhereError):
+            except (TenantBusyError, TenantOwnedElsewhereError) as error:
                 latest = await self._catalog.get_latest(tenant_id)
+                is_missing = isinstance(error, DatabaseMissingError)
+                if is_missing and latest == missing:
+                    # Nothing has moved or removed the database between the two readings of the catalog.
+                    raise await self._lost(latest) from error
+                missing = latest if is_missing else None
                 # A tenant that has moved can be opened at its new place immediately.
                 has_moved = latest.uid == tenant.uid and not latest.is_at_place_of(tenant)
-                if not has_moved and (not self._waits_for_others(tenant) or self._now() >= until):
+                is_repeated = has_moved or is_missing
+                if not is_repeated and (not self._waits_for_others(tenant) or self._now() >= until):
                     raise
-            if not has_moved:
+            if not is_repeated:
                 await anyio.sleep(OTHERS_INTERVAL_SECONDS)
                 latest = await self._catalog.get_latest(tenant_id)
             tenant = latest
@@ -120,6 +127,13 @@ class TenantOpener:
             self._opened.clear()
         self._opened.add(tenant.id)
         return actor
+
+    async def _lost(self, tenant: TenantRecord) -> TenantryError:
+        """Quarantine a tenant whose database is missing, and return the error for its callers; an operation gets the cause."""
+        error = DatabaseCorruptError(
+            f"the database {tenant.location!r} of tenant {tenant.id!r} is missing on the back end {tenant.backend!r}: restore a snapshot"
+        )
+        return error if tenant.uid in self._for_operations else await self.quarantine(tenant, error)
 
     def _waits_for_others(self, tenant: TenantRecord) -> bool:
         """Return whether an opening waits for the operation of another process, as callers wait for one of their own process.

@@ -16,6 +16,7 @@ from tenantry.storage.postgres.connections.locks import tenant_key
 from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
 from tenantry.storage.postgres.migrations import migrator
 from tenantry.storage.postgres.statements.values import load_rows
+from tenantry.storage.protocol import DatabaseMissingError
 
 MARKS_KEPT_DAYS: Final = 1
 """The age at which a connecting store removes the marks of other stores. A mark is needed only seconds after its batch."""
@@ -80,10 +81,23 @@ class Owner(NamedTuple):
 
     def taken_over(self, why: str) -> TenantOwnedElsewhereError:
         """Return the error of a store that may not use the schema any more, or not now."""
-        name = f"tenant {self.tenant_id!r}" if self.tenant_id is not None else "the catalog"
         return TenantOwnedElsewhereError(
-            f"{name}: {why}: try again", tenant_id=self.tenant_id, pid=None, host=None
+            f"{self._name}: {why}: try again", tenant_id=self.tenant_id, pid=None, host=None
         )
+
+    def missing(self) -> DatabaseMissingError:
+        """Return the error of a store that finds no database in the schema."""
+        return DatabaseMissingError(
+            f"{self._name}: the schema {self.schema} does not exist, or is not a tenant's: the tenant may have been moved or removed: try "
+            "again",
+            tenant_id=self.tenant_id,
+            pid=None,
+            host=None,
+        )
+
+    @property
+    def _name(self) -> str:
+        return f"tenant {self.tenant_id!r}" if self.tenant_id is not None else "the catalog"
 
 
 def quoted(name: str) -> str:
@@ -115,7 +129,8 @@ async def read_epoch(owner: Owner, pipeline: Pipeline, timeout_seconds: float) -
     """Return the epoch of the owner's row, and remove old marks.
 
     Raises:
-        TenantOwnedElsewhereError: An operation of the tenant is running, or the schema does not exist.
+        TenantOwnedElsewhereError: An operation of the tenant is running.
+        DatabaseMissingError: The schema does not exist, or is not a tenant's.
         DatabaseCorruptError: The schema belongs to another tenant.
         PersistenceError: The server refused the query.
     """
@@ -132,9 +147,7 @@ async def read_epoch(owner: Owner, pipeline: Pipeline, timeout_seconds: float) -
         raise map_error(locked, "cannot lock the tenant")
     if found.status not in OK:
         if code_of(found) in SCHEMA_MISSING:
-            raise owner.taken_over(
-                f"the schema {owner.schema} does not exist, or is not a tenant's: the tenant may have been moved or removed"
-            )
+            raise owner.missing()
         raise map_error(found, f"cannot read the owner of the schema {owner.schema}")
     if load_rows(locked) != [(1,)]:
         raise owner.taken_over("an operation of another process keeps the tenant closed")
