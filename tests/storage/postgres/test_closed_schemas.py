@@ -16,6 +16,7 @@ from tenantry.errors import (
     DatabaseCorruptError,
     DataDirectoryError,
     PersistenceConnectionError,
+    QueryError,
     TenantOwnedElsewhereError,
     UnsupportedByBackend,
 )
@@ -257,6 +258,17 @@ class TestConnections:
         with pytest.raises(asyncio.CancelledError):
             await sleeping
         connections.close()
+
+    async def test_errors_have_no_values(self, postgres_database: Database):
+        """The server's message quotes a value that does not fit its type; ours does not, because it is logged."""
+        connections = ThreadConnections(
+            PostgresConfig.model_validate(postgres_database.url), connections_max=1, wait_seconds_max=1.0
+        )
+        for cast in ("'secret'::bigint", "'9999999999'::integer", "'{\"secret\"'::json"):
+            with pytest.raises(QueryError, match=r"^cannot look: .*\(a value\)|json") as raised:
+                await connections.run("cannot look", lambda one, cast=cast: one.execute(f"SELECT {cast}"))
+            assert "secret" not in str(raised.value)
+            assert "9999" not in str(raised.value)
 
     async def test_a_connection_that_the_server_closed(self, postgres_database: Database):
         """An idle connection that the server has closed is replaced, and no call fails."""

@@ -5,14 +5,18 @@ detail quotes values of the row, and is not part of tenantry's message.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
+import psycopg
 from psycopg import pq
 
 from tenantry.errors import (
     ConstraintViolationError,
     DatabaseCorruptError,
     DuplicateRecordError,
+    PersistenceConnectionError,
     PersistenceError,
     QueryError,
     StorageFullError,
@@ -27,7 +31,6 @@ FENCED: Final = "22012"
 """division_by_zero: in the guard, another owner has raised the epoch."""
 LOCK_NOT_AVAILABLE: Final = "55P03"
 READ_ONLY: Final = "25006"
-CANCELLED: Final = "57014"
 SCHEMA_MISSING: Final = frozenset(["42P01", "3F000"])
 """undefined_table and invalid_schema_name: in the guard, the tenant's schema was removed or renamed."""
 RUN_AGAIN: Final = frozenset(["40001", "40P01"])
@@ -42,6 +45,9 @@ fail because a type differs (``datatype_mismatch``, ``undefined_function``), bec
 """
 TRANSACTION_TIMED_OUT: Final = frozenset(["25P03", "25P04"])
 """The server ends the connection with these codes if a transaction is open for too long."""
+CONNECTION_CLASS: Final = "08"
+TRANSIENT: Final = ("40", "53", "57", READ_ONLY, "55006", LOCK_NOT_AVAILABLE, "58030")
+"""The beginnings of the codes of errors that may be over soon: conflicts, a lack of resources, an intervention, a locked object."""
 
 # Both have the same SQLSTATE, and the server's name of its function is the same in every language.
 _LOCK_TIMEOUT: Final = "ProcessInterrupts"
@@ -54,9 +60,8 @@ _QUOTED: Final = re.compile('["«»„“](?s:.*)["«»“”]')  # the quotes o
 _DISK_FULL: Final = "53100"
 _CORRUPT: Final = frozenset(["XX001", "XX002"])
 _LIMIT_EXCEEDED: Final = "54000"
-_TRANSIENT: Final = frozenset(
-    [*RUN_AGAIN, LOCK_NOT_AVAILABLE, READ_ONLY, CANCELLED, "53000", "53200", "53300", "53400", "58030"]
-)
+_AUTHORIZATION_CLASS: Final = "28"
+_NOT_PERMITTED: Final = "42501"
 _KEY: Final = re.compile(r"\((?P<columns>.*?)\)=\(", re.DOTALL)
 _COLUMN: Final = re.compile(r'[^\W\d][\w$]*|"[^"]+"')
 
@@ -78,15 +83,46 @@ def map_error(result: "PGresult", doing: str) -> PersistenceError:
         return DuplicateRecordError(message, code=code, constraint=constraint, columns=columns)
     if code.startswith(_INTEGRITY_CLASS):
         return ConstraintViolationError(message, code=code, constraint=_violated_constraint(result, code))
-    if code == _DISK_FULL:
-        return StorageFullError(f"{message}: free space on the server's disk", code=code)
-    if code in _CORRUPT:
-        return DatabaseCorruptError(message, code=code)
     if code in TRANSACTION_TIMED_OUT:
         return TransactionClosedError(message, code=code)
     if code == _LIMIT_EXCEEDED:
         message += ": PostgreSQL limits this, for example a text in an indexed column to 2704 bytes; nothing was written"
-    return QueryError(message, code=code, is_transient=code in _TRANSIENT)
+    return _error_of(code, message)
+
+
+@contextmanager
+def server_errors(doing: str) -> Iterator[None]:
+    """Turn the driver's errors into ours. The message begins with `doing`, and has neither the address's password nor values of rows."""
+    try:
+        yield
+    except psycopg.Error as error:
+        raise _map_driver_error(error, doing) from error
+
+
+def _map_driver_error(error: psycopg.Error, doing: str) -> PersistenceError:
+    """Return our error for an error of the driver outside the statements of callers."""
+    code = error.sqlstate
+    if isinstance(error, psycopg.ProgrammingError) and code is None:
+        # The driver cannot parse the address, and would quote it.
+        return PersistenceConnectionError(
+            f"{doing}: the address of the database is not valid", is_retryable=False
+        )
+    # The driver's text has more lines, which quote values of the row.
+    text = error.diag.message_primary or next(iter(str(error).strip().splitlines()), type(error).__name__)
+    message = f"{doing}: {without_value(text, code)}"
+    if code is None or code.startswith(CONNECTION_CLASS):
+        return PersistenceConnectionError(message, code=code)
+    if code.startswith(_AUTHORIZATION_CLASS) or code in {_NOT_PERMITTED, READ_ONLY}:
+        return PersistenceConnectionError(message, code=code, is_retryable=code == READ_ONLY)
+    return _error_of(code, message)
+
+
+def _error_of(code: str, message: str) -> PersistenceError:
+    if code == _DISK_FULL:
+        return StorageFullError(f"{message}: free space on the server's disk", code=code)
+    if code in _CORRUPT:
+        return DatabaseCorruptError(message, code=code)
+    return QueryError(message, code=code, is_transient=code.startswith(TRANSIENT))
 
 
 def is_lock_timeout(result: "PGresult") -> bool:

@@ -10,22 +10,17 @@ wait for the network has a deadline and ends when the caller is cancelled; the c
 import asyncio
 import select
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Callable, Generator
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Concatenate, Final, ParamSpec, TypeVar
 
 import psycopg
 from psycopg import conninfo
 from psycopg.waiting import Ready
 
-from tenantry.errors import (
-    DatabaseCorruptError,
-    PersistenceConnectionError,
-    PersistenceError,
-    QueryError,
-    StorageFullError,
-)
+from tenantry.errors import PersistenceConnectionError
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
+from tenantry.storage.postgres.connections.errors import server_errors
 from tenantry.storage.postgres.connections.pool import FIRST_PAUSE_SECONDS, PAUSE_SECONDS_MAX
 from tenantry.storage.postgres.connections.settings import connection_parameters
 from tenantry.threads import CancelledWorkError, check_cancelled, is_cancelled, run_in_thread
@@ -43,11 +38,6 @@ STALLED_SECONDS_MAX: Final = 60.0
 """The longest wait for the next message of the server, unless a call has another limit."""
 
 _CONNECT_SECONDS_MIN: Final = 2  # libpq's own minimum
-_CORRUPT: Final = frozenset(["XX001", "XX002"])
-_DISK_FULL: Final = "53100"
-_NOT_PERMITTED: Final = "42501"
-_READ_ONLY: Final = "25006"
-_TRANSIENT: Final = ("40", "53", "55", "57")
 
 
 class ThreadConnection(psycopg.Connection[tuple[Any, ...]]):
@@ -250,36 +240,6 @@ async def on_thread(
     except BaseException:
         connection.close()
         raise
-
-
-@contextmanager
-def server_errors(doing: str) -> Iterator[None]:
-    """Turn the driver's errors into ours. The message begins with `doing`, and has neither the address's password nor values of rows."""
-    try:
-        yield
-    except psycopg.Error as error:
-        raise map_server_error(error, doing) from error
-
-
-def map_server_error(error: psycopg.Error, doing: str) -> PersistenceError:
-    """Return our error for an error of the driver outside the statements of callers."""
-    code = error.sqlstate
-    # The first line of a message names no values of rows; those are in the detail and the context.
-    message = f"{doing}: {next(iter(str(error).strip().splitlines()), type(error).__name__)}"
-    if isinstance(error, psycopg.ProgrammingError) and code is None:
-        # The driver cannot parse the address, and would quote it.
-        return PersistenceConnectionError(
-            f"{doing}: the address of the database is not valid", is_retryable=False
-        )
-    if code is None or code.startswith("08"):
-        return PersistenceConnectionError(message, code=code)
-    if code in _CORRUPT:
-        return DatabaseCorruptError(message, code=code)
-    if code == _DISK_FULL:
-        return StorageFullError(f"{message}: free space on the server's disk", code=code)
-    if code.startswith("28") or code in {_NOT_PERMITTED, _READ_ONLY}:
-        return PersistenceConnectionError(message, code=code, is_retryable=code == _READ_ONLY)
-    return QueryError(message, code=code, is_transient=code.startswith(_TRANSIENT))
 
 
 def _is_idle(connection: ThreadConnection) -> bool:

@@ -21,6 +21,7 @@ from tenantry.errors import SnapshotError
 from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import FileRows
 from tenantry.storage.plain_tables import NotPlainError
+from tenantry.storage.postgres.connections.errors import without_value
 from tenantry.storage.postgres.copies.copied_values import (
     ValueRefusedError,
     as_stored,
@@ -174,8 +175,7 @@ def _mapped(error: psycopg.Error, table: str, file: FileRows) -> Exception:
                 f"table {table!r}: {reason}: correct the rows, then try again", code=error.sqlstate
             )
         return error
-    # The server's message may quote a value of the row after a colon.
-    shown = reason.partition(': "')[0]
+    shown = without_value(reason, error.sqlstate)
     if (column := found["column"]) is not None:
         shown = f"column {column!r}: {shown}"
     return _refused(table, file, int(found["number"]), shown, code=error.sqlstate)

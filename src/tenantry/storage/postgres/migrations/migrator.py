@@ -25,7 +25,7 @@ from tenantry.errors import (
     TenantOwnedElsewhereError,
 )
 from tenantry.storage.migrations import AppliedMigration, failed_step
-from tenantry.storage.postgres.connections.errors import without_value
+from tenantry.storage.postgres.connections.errors import CONNECTION_CLASS, TRANSIENT, without_value
 from tenantry.storage.postgres.migrations.migration_function import run_function
 from tenantry.storage.postgres.migrations.migration_script import END_STEP, line_of, step_of
 from tenantry.storage.protocol import MigrationReport
@@ -56,8 +56,7 @@ _SELECT: Final = "SELECT schema, version, checksum FROM {}.schema_migrations ORD
 _INSERT: Final = "INSERT INTO {}.schema_migrations VALUES (%s, %s, %s, %s, %s, %s)"
 _LOCK_OWNER: Final = "SELECT 1 FROM {}.tenantry_owner WHERE tenant_uid = {} AND epoch = {} FOR UPDATE"
 _TRANSACTION_TIMEOUT_VERSION: Final = 170_000  # the first version of the server that has transaction_timeout
-# The first characters of SQLSTATEs (https://www.postgresql.org/docs/current/errcodes-appendix.html).
-_TRANSIENT: Final = ("08", "25006", "40", "53", "55P03", "57")
+_TRANSIENT: Final = (CONNECTION_CLASS, *TRANSIENT)
 _MACHINE_FAILURES: Final = (*_TRANSIENT, "58", "XX")
 
 Planner: TypeAlias = Callable[[Sequence[AppliedMigration]], "tuple[Migration, ...]"]

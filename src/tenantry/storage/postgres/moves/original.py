@@ -11,14 +11,14 @@ journal (`tenantry.storage.postgres.roles`). Their search path excludes what a t
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from itertools import islice
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from psycopg import Connection
 
 from tenantry.errors import SnapshotError
 from tenantry.storage.moves import JOURNAL, ROWS_PER_CHUNK, MovedRow, MovedTable, Position
+from tenantry.storage.postgres.connections.errors import server_errors
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
-from tenantry.storage.postgres.connections.thread_connections import ThreadConnection, server_errors
 from tenantry.storage.postgres.copies.copied_values import from_server, types_read
 from tenantry.storage.postgres.copies.copy_out import SETTINGS
 from tenantry.storage.postgres.copies.tables import Table, quoted
@@ -28,6 +28,9 @@ from tenantry.storage.postgres.moves.moved_tables import (
     read_columns,
     read_moved_tables,
 )
+
+if TYPE_CHECKING:
+    from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
 
 # No table of a tenant has a column of this name.
 _NUMBER: Final = "tenantry_number"

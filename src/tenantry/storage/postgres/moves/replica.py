@@ -8,7 +8,7 @@ as the migrations have made it.
 
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import psycopg
 from psycopg import Connection
@@ -16,8 +16,8 @@ from psycopg import Connection
 from tenantry.errors import SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.storage.moves import MovedRow, MovedTable
+from tenantry.storage.postgres.connections.errors import server_errors
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
-from tenantry.storage.postgres.connections.thread_connections import ThreadConnection, server_errors
 from tenantry.storage.postgres.copies.copied_values import (
     ValueRefusedError,
     as_stored,
@@ -30,6 +30,9 @@ from tenantry.storage.postgres.copies.copy_out import SETTINGS
 from tenantry.storage.postgres.copies.tables import Column, quoted
 from tenantry.storage.postgres.moves.moved_tables import count_rows, read_columns, read_moved_tables
 from tenantry.storage.row_digests import RowDigest
+
+if TYPE_CHECKING:
+    from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
 
 FOREIGN_KEY_INVALID: Final = "tenantry.move.foreign_key_invalid"
 
