@@ -26,6 +26,7 @@ from tenantry import (
     TenantBusyError,
     TenantLimits,
     TenantNotFoundError,
+    TenantOwnedElsewhereError,
     TenantQuarantinedError,
     TenantRegistry,
     TenantState,
@@ -181,6 +182,26 @@ async def test_a_process_without_the_database(registry: TenantRegistry, tmp_path
             await files.get("acme")
         with pytest.raises(BackendNotConfiguredError, match="set TENANTRY_DATABASE "):
             await files.create("acme", backend="postgres")
+
+
+async def test_a_file_of_another_machine(
+    registry: TenantRegistry, tmp_path: Path, snapshots: Path, postgres_database: Database
+):
+    """A machine without a tenant's file refuses the tenant, and does not quarantine it: the machine with the file serves it."""
+    await registry.create("acme", backend="sqlite")
+    await save(registry, "acme", "one")
+    elsewhere = config(tmp_path / "elsewhere", database=postgres_database.url)
+    async with TenantRegistry(elsewhere, snapshot_storage=LocalStorage(snapshots)) as without:
+        with pytest.raises(
+            TenantOwnedElsewhereError, match="'acme' is a file that is not in the data directory"
+        ):
+            await save(without, "acme", "refused")
+        with pytest.raises(TenantOwnedElsewhereError, match="use the machine with the file, or restore"):
+            await without.snapshots.create("acme")
+        job = await without.fleet.start("check", tenant_ids=["acme"])
+        await without.fleet.wait(job.id)
+    assert (await registry.get("acme")).state is TenantState.ACTIVE
+    assert await contents(registry.tenant("acme")) == ["one"]
 
 
 async def test_a_server_that_is_not_there(tmp_path: Path):

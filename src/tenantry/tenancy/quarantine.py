@@ -4,10 +4,11 @@ from contextlib import suppress
 from typing import Final
 
 from tenantry.clock import Clock
-from tenantry.errors import TenantQuarantinedError, TenantryError
+from tenantry.errors import TenantOwnedElsewhereError, TenantQuarantinedError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission, TenantEvent
 from tenantry.storage.backends import Backends
+from tenantry.storage.protocol import Capability
 from tenantry.tenancy.catalog.audit import append
 from tenantry.tenancy.catalog.catalog import Catalog, StaleTenantError
 from tenantry.tenancy.refusals import busy_error
@@ -35,7 +36,9 @@ class Quarantine:
         Raises:
             TenantNotFoundError: The tenant was purged.
             TenantBusyError: The tenant was moved, so the database at the old place says nothing about it.
+            TenantOwnedElsewhereError: The database is a file of another machine; the tenant is not quarantined.
         """
+        await self._check_is_here(tenant)
         reason = as_reason(str(error))
         noted = await self._note(tenant, reason)
         try:
@@ -51,6 +54,23 @@ class Quarantine:
         )
         quarantined.__cause__ = error
         return quarantined
+
+    async def _check_is_here(self, tenant: TenantRecord) -> None:
+        """Raise an error if machines share the catalog, and the tenant's files are not on this one.
+
+        A missing file says nothing about the tenant then: another machine may serve it.
+        """
+        backend = self._backends.of(tenant.backend)
+        if backend is self._backends.catalog or Capability.SHARED in backend.capabilities:
+            return
+        if tenant.place.location not in await backend.locations():
+            raise TenantOwnedElsewhereError(
+                f"the database of tenant {tenant.id!r} is a file that is not in the data directory of this process: use the machine "
+                "with the file, or restore a snapshot if the file is lost",
+                tenant_id=tenant.id,
+                pid=None,
+                host=None,
+            )
 
     async def _note(self, tenant: TenantRecord, reason: str) -> TenantRecord:
         while True:
