@@ -317,6 +317,18 @@ async def test_values_have_the_same_five_types(store: PostgresStore):
     assert [type(value) for value in found[0]] == [int, float, int, str]
 
 
+async def test_a_functions_temporary_table_hides_no_table(store: PostgresStore):
+    """A function's temporary table stays on the connection, which later serves other tenants."""
+    body = "BEGIN CREATE TEMP TABLE t AS SELECT 9 AS id, 9 AS value; RETURN 1; END"
+    made, *_ = await store.write(
+        [(run(f"CREATE FUNCTION make() RETURNS int LANGUAGE plpgsql AS '{body}'"),), (insert(1),)]
+    )
+    assert made == [None]
+    await store.write([(run("SELECT make()", fetch=Fetch.ALL),)])
+    await store.write([(insert(2),)])
+    assert await ids(store) == [1, 2]
+
+
 @pytest.mark.parametrize(
     "sql",
     [
@@ -348,6 +360,10 @@ async def test_values_have_the_same_five_types(store: PostgresStore):
         *(
             "SELECT pg_advisory_lock(1)",
             "SELECT * INTO TEMP x FROM t",
+            "CREATE TABLE pg_temp.t (a int)",
+            'SELECT * INTO "pg_temp".x FROM t',
+            "SELECT U&\"set\\005fconfig\"('search_path', 'public', false)",
+            'UPDATE U&"tenantry\\005fowner" SET epoch = 9',
             "INSERT INTO t VALUES (8, 8); INSERT INTO t VALUES (9, 9)",
         ),
     ],

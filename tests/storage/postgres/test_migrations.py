@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 from postgres_servers import Database
+from postgres_stores import admin, connected, open_stores, rows
 from stores import MakePack, reached
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.clock import SystemClock
@@ -350,6 +351,15 @@ class TestFailure:
         with pytest.raises(PersistenceConnectionError, match="the connection ended during the migrations"):
             await tenant.migrate(pack)
         assert tenant.query("SELECT * FROM schema_migrations") == []
+
+    async def test_a_store_migrates_again(self, postgres_database: Database, make_pack: MakePack):
+        """A connection that ends while a tenant is opened is no error of the caller: the step ran once, or not at all."""
+        ends = "SELECT CASE WHEN nextval('public.tries') = 1 THEN pg_terminate_backend(pg_backend_pid()) END;"
+        pack = make_pack(postgres=[NOTES, f"INSERT INTO notes VALUES (3, 'four'); {ends}"])
+        await admin(postgres_database, "CREATE SEQUENCE public.tries")
+        async with open_stores(postgres_database) as stores, connected(stores.make([pack])) as store:
+            assert await rows(store, "SELECT id FROM notes ORDER BY id") == [(1,), (2,), (3,)]
+        assert await admin(postgres_database, "SELECT last_value FROM public.tries") == [(2,)]
 
     async def test_a_cancelled_caller(self, tenant: Tenant, make_pack: MakePack):
         """The running statement is cancelled, and nothing of the step is kept."""

@@ -76,8 +76,8 @@ class Owner(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """The search path that contains only the schema."""
-        return quoted(self.schema).encode()
+        """The search path that contains only the schema. The connection's temporary tables, which come first unless named, come last."""
+        return f"{quoted(self.schema)}, pg_temp".encode()
 
     def taken_over(self, why: str) -> TenantOwnedElsewhereError:
         """Return the error of a store that may not use the schema any more, or not now."""

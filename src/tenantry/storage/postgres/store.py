@@ -193,26 +193,13 @@ class PostgresStore:
         return is_healthy
 
     async def migrate(self) -> MigrationReport:
-        """Apply the pending migrations; see `Store.migrate`."""
+        """Apply the pending migrations; see `Store.migrate`.
+
+        A lost connection has rolled back the running step, or has lost only the answer, so the next attempt plans again.
+        """
         self.check_connected()
-        schema = migrator.MigratedSchema(
-            self._owner.schema,
-            self._owner.uid,
-            self._head.epoch,
-            self._owner.tenant_id,
-            self._options.role,
-        )
         try:
-            async with (
-                self._writing,
-                self._connections.connection(
-                    self._owner.uid, timeout_seconds=self._timeout_seconds
-                ) as pipeline,
-                pipeline.outside() as connection,
-            ):
-                return await migrator.migrate(
-                    connection, schema, self._pending, clock=self._clock, log=self._log
-                )
+            return await self._retried(self._migrate)
         except TenantryError as error:
             self._log.failure(events.MIGRATION_FAILED, error, backend=DIALECT)
             raise
@@ -326,6 +313,21 @@ class PostgresStore:
             raise PersistenceConnectionError(
                 "the database is not connected: call connect() first", is_retryable=False
             )
+
+    async def _migrate(self, timeout_seconds: float) -> MigrationReport:
+        schema = migrator.MigratedSchema(
+            self._owner.schema,
+            self._owner.uid,
+            self._head.epoch,
+            self._owner.tenant_id,
+            self._options.role,
+        )
+        async with (
+            self._writing,
+            self._connections.connection(self._owner.uid, timeout_seconds=timeout_seconds) as pipeline,
+            pipeline.outside() as connection,
+        ):
+            return await migrator.migrate(connection, schema, self._pending, clock=self._clock, log=self._log)
 
     async def _write(self, requests: Sequence[Request]) -> list[WriteOutcome]:
         async with self._writing:

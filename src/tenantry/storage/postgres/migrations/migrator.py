@@ -20,12 +20,12 @@ from psycopg.sql import SQL, Composed, Identifier
 from tenantry import events
 from tenantry.errors import (
     MigrationError,
-    PersistenceConnectionError,
     QueryError,
     TenantOwnedElsewhereError,
 )
 from tenantry.storage.migrations import AppliedMigration, failed_step
 from tenantry.storage.postgres.connections.errors import CONNECTION_CLASS, TRANSIENT, without_value
+from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
 from tenantry.storage.postgres.migrations.migration_function import run_function
 from tenantry.storage.postgres.migrations.migration_script import END_STEP, line_of, step_of
 from tenantry.storage.protocol import MigrationReport
@@ -106,7 +106,7 @@ async def migrate(
     Raises:
         MigrationError: A step failed, or the planner refuses the database.
         TenantOwnedElsewhereError: Another process owns the tenant, or the schema was replaced.
-        PersistenceConnectionError: The connection ended.
+        ConnectionLostError: The connection ended, and the running step was rolled back, or only its answer was lost.
         QueryError: The server refused to read the migrations.
     """
     try:
@@ -127,7 +127,7 @@ async def migrate(
         raise _taken_over(schema) from error
     except psycopg.Error as error:
         if connection.closed:
-            raise PersistenceConnectionError(
+            raise ConnectionLostError(
                 f"the connection ended during the migrations: {_text(error)}", code=error.sqlstate
             ) from error
         raise QueryError(

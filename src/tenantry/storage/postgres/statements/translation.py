@@ -7,7 +7,8 @@ translated once in a process.
 All callers share the connection, and a batch shares its transaction. So a statement may not begin or end a transaction, change a
 setting, or leave a prepared statement, a cursor or a lock behind, and DO and CALL, which can commit half of a batch, are refused too.
 The server itself refuses a text with two statements. These checks prevent mistakes. They are no boundary against hostile SQL, which can
-also name another schema: the option ``roles`` of the database is that boundary.
+also name another schema. With the option ``roles`` of the database, the server refuses that. A function that resets the role can still
+do it, so nobody who is not trusted may create functions.
 
 The operators ``?``, ``?|`` and ``?&`` of jsonb are not available, because ``?`` is a placeholder: use the functions ``jsonb_exists``,
 ``jsonb_exists_any`` and ``jsonb_exists_all``.
@@ -26,7 +27,7 @@ PLACEHOLDERS_MAX: Final = 65_535
 
 _TEXTS_MAX: Final = 4096
 _TOKEN: Final = re.compile(
-    rf"(?P<line>--[^\n]*)|(?P<comment>/\*)|(?P<word>(?![eE]'){POSTGRES_WORD})|(?P<quoted>{POSTGRES_QUOTED})"
+    rf"(?P<line>--[^\n]*)|(?P<comment>/\*)|(?P<escaped>[uU]&\")|(?P<word>(?![eE]'){POSTGRES_WORD})|(?P<quoted>{POSTGRES_QUOTED})"
     r"|(?P<number>\d[\w.]*)|(?P<placeholder>\?[0-9]*)|\S",
     re.DOTALL,
 )
@@ -60,6 +61,7 @@ _REFUSED_FUNCTIONS: Final = frozenset(
     ]
 )
 _TEMPORARY: Final = frozenset(["TEMP", "TEMPORARY"])
+_TEMPORARY_SCHEMA: Final = re.compile(r"pg_temp(_[0-9]+)?")
 OWN_TABLES: Final = frozenset(
     ["schema_migrations", "tenantry_batches", "tenantry_idempotency", "tenantry_owner"]
 )
@@ -142,6 +144,10 @@ def translate(sql: str) -> Translation:
         position = token.end()
         if token["comment"] is not None:
             position = _end_of_comment(sql, position)
+        elif token["escaped"] is not None:
+            raise QueryError(
+                'a statement may not write a name with Unicode escapes (U&"…"): write the name itself in quotes'
+            )
         elif token["word"] is not None:
             words.add_word(token[0])
         elif token["quoted"] is not None:
@@ -191,6 +197,8 @@ def _check(words: _Words, placeholders: int) -> None:
     )
     if words.verb in {"CREATE", "SELECT", "WITH"} and not _TEMPORARY.isdisjoint(words.outermost):
         refused = "temporary tables, views or sequences"
+    elif any(map(_TEMPORARY_SCHEMA.fullmatch, words.names)):
+        refused = "the schema pg_temp"
     if refused:
         advice = "; use tenant.transaction() for a transaction" if refused in _TRANSACTIONS else ""
         raise QueryError(
