@@ -43,6 +43,18 @@ def test_actions_are_offered_as_the_core_allows_them(page: Browser):
     assert offered == [[], ["snapshot", "suspend", "clone"]]
 
 
+def test_a_move_suggests_the_other_back_ends(page: Browser):
+    """The dialog of a move says where the tenant is, and suggests every other back end of the service."""
+    [field] = page.script(
+        "const { ACTIONS } = await import('/console/actions.js');"
+        "const move = ACTIONS.find(({ name }) => name === 'move');"
+        "return move.fields({ backend: 'sqlite' }, { backends: ['postgres', 'sqlite', 'east'] })"
+    )
+    assert (field["name"], field["isRequired"]) == ("to", True)
+    assert field["options"] == ["postgres", "east"]
+    assert field["hint"] == "The tenant is on sqlite now."
+
+
 def test_jobs_can_be_steered_in_the_states_that_allow_it(page: Browser):
     """What is offered for a job are the rows of the core's table; one that runs need not be resumed."""
     offered = page.script(
