@@ -63,6 +63,7 @@ async def test_all_tenants(data_dir: Path):
             states=[TenantState.ACTIVE, TenantState.SUSPENDED],
             arguments={"to": "east"},
             canary=1,
+            canary_failures_max=1,
             by="ada",
         )
         progress = await registry.fleet.wait(job.id)
