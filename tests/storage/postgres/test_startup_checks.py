@@ -32,6 +32,7 @@ GOOD = ServerFacts(
     can_create=True,
     can_create_roles=True,
     backend_pid=1,
+    has_citus=False,
 )
 
 

@@ -128,6 +128,7 @@ class PostgresBackend:
         )
         self._preparation = Preparation(schemas, clock=clock, log=log)
         self._is_open = False
+        self._is_sharded = False
 
     async def open(self) -> None:
         """Check the server and the database; see `Backend.open`."""
@@ -135,7 +136,7 @@ class PostgresBackend:
             check_created_objects(self._schemas)
             self._pool.open()
             try:
-                await check_database(
+                facts = await check_database(
                     self._pool,
                     self._database,
                     log=self._log,
@@ -144,6 +145,7 @@ class PostgresBackend:
             except BaseException:
                 await self._pool.aclose()
                 raise
+            self._is_sharded = facts.has_citus
             self._tools.open()
             self._is_open = True
 
@@ -301,6 +303,8 @@ class PostgresBackend:
             is_new=is_new,
             durability=limits.durability or config.durability,
             role=role_of(owner.uid) if self._database.roles and owner.tenant_id is not None else None,
+            # The catalog's schema is not distributed.
+            is_sharded=self._is_sharded and owner.tenant_id is not None,
             settings=self._settings if self._database.is_pooled else {},
             call_timeout_seconds=config.call_timeout_seconds,
             transaction_timeout_seconds=config.transaction_timeout_seconds,

@@ -4,6 +4,7 @@ Without the extension nothing here has an effect. This was never tried on a real
 
 * `DISTRIBUTE` makes the next ``CREATE SCHEMA`` of the transaction create a distributed schema. The schema and its tables are separate
   statements, as Citus requires. The catalog's schema is not distributed: it stays on the coordinator.
+* A write transaction sends its guard and its mark as two statements, because Citus refuses an INSERT beside subqueries (`statements/head.py`).
 * ``ALTER SCHEMA … RENAME`` is propagated to the nodes since Citus 10, ``FOR UPDATE`` and ``ON CONFLICT`` work in a query of one node, and
   operators move a tenant with ``citus_schema_move``.
 * Tenantry connects to the coordinator, because only newer versions allow DDL from other nodes.

@@ -74,6 +74,7 @@ class PostgresStoreOptions:
         is_new: Whether to create a missing schema; if false, a missing schema is an error.
         durability: The durability of a commit.
         role: The role of the tenant's statements; None for the connection's own role.
+        is_sharded: Whether Citus keeps the schema on one of several nodes.
         settings: The settings that each transaction makes; `session_settings` behind a pooler, and otherwise none.
         call_timeout_seconds: The time in which a batch ends, including all repetitions after lost connections.
         transaction_timeout_seconds: The time after which the server ends a transaction over several calls that is idle.
@@ -83,6 +84,7 @@ class PostgresStoreOptions:
     is_new: bool = False
     durability: "Durability" = "full"
     role: str | None = None
+    is_sharded: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
     call_timeout_seconds: float = 30.0
     transaction_timeout_seconds: float = 30.0
@@ -121,7 +123,13 @@ class PostgresStore:
         self._clock = clock
         self._log = log
         self._timeout_seconds = timeout_seconds = options.call_timeout_seconds
-        self._head = Head(self._owner, uuid.uuid4().hex, settings=options.settings, role=options.role)
+        self._head = Head(
+            self._owner,
+            uuid.uuid4().hex,
+            settings=options.settings,
+            role=options.role,
+            is_sharded=options.is_sharded,
+        )
         self._head.is_durable = options.durability == "full"
         self._marks = Marks(self._head)
         self._writer = Writer(

@@ -36,7 +36,7 @@ SELECT current_setting('server_version_num'), current_setting('server_version'),
     current_setting('fsync', true), current_setting('full_page_writes', true), current_setting('transaction_read_only'),
     has_database_privilege(current_database(), 'CREATE')::int,
     (SELECT (rolsuper OR rolcreaterole)::int FROM pg_catalog.pg_roles WHERE rolname = current_user),
-    pg_backend_pid()
+    pg_backend_pid(), (SELECT count(*) FROM pg_catalog.pg_extension WHERE extname = 'citus')
 """
 _PID: Final = b"SELECT pg_backend_pid()"
 _MAKE_LAYOUT: Final = (
@@ -68,6 +68,7 @@ class ServerFacts(NamedTuple):
         can_create: Whether the role may create schemas in the database.
         can_create_roles: Whether the role may create roles.
         backend_pid: The id of the server's process.
+        has_citus: Whether the database has the extension Citus, see `tenantry.storage.postgres.citus`.
     """
 
     version_number: int
@@ -79,6 +80,7 @@ class ServerFacts(NamedTuple):
     can_create: bool
     can_create_roles: bool
     backend_pid: int
+    has_citus: bool
 
 
 async def check_database(
@@ -172,7 +174,7 @@ class _Checked:
         if result.status not in OK:
             raise self._refused(result)
         texts = [_text(result, column) for column in range(result.nfields)]
-        number, version, encoding, fsync, pages, read_only, creates, roles, pid = texts
+        number, version, encoding, fsync, pages, read_only, creates, roles, pid, citus = texts
         return ServerFacts(
             version_number=int(number or 0),
             version=version or "",
@@ -183,6 +185,7 @@ class _Checked:
             can_create=creates == "1",
             can_create_roles=roles == "1",
             backend_pid=int(pid or 0),
+            has_citus=citus == "1",
         )
 
     async def transactions(self, pipeline: Pipeline) -> None:

@@ -11,7 +11,7 @@ from tenantry.sql.statements import Fetch, Result
 from tenantry.storage.postgres.connections.errors import map_error
 from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
 from tenantry.storage.postgres.connections.pipeline import OK
-from tenantry.storage.postgres.statements.head import GUARDED_COMMANDS, Mark
+from tenantry.storage.postgres.statements.head import Mark
 from tenantry.storage.postgres.statements.unit import Unit
 from tenantry.storage.protocol import KeyedRequest, WriteOutcome
 
@@ -56,7 +56,7 @@ class Transaction(NamedTuple):
 
     mark: Mark
     positions: Sequence[int]
-    offset: int = GUARDED_COMMANDS
+    offset: int
 
 
 @dataclass(slots=True)

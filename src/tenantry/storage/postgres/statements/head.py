@@ -9,6 +9,8 @@ The guard locks the owner's row and compares the epoch. If another owner has rai
 transaction on the server: statements that are already on their way cannot run any more. The mark must rise, so a batch of a lost
 connection that arrives late, after the store has looked for its mark, fails too.
 
+Citus refuses an INSERT beside subqueries. There the guard and the mark are two statements, and each fails the transaction by itself.
+
 READ COMMITTED is required. Each statement after the guard then sees what the last holder of the lock has committed.
 """
 
@@ -17,9 +19,6 @@ from typing import Final, NamedTuple
 
 from tenantry.storage.postgres.connections.pipeline import Pipeline
 from tenantry.storage.postgres.owner import Owner
-
-GUARDED_COMMANDS: Final = 2
-"""The number of commands that `Head.begin_write` sends."""
 
 _GUARD: Final = b"""
 WITH owner AS (SELECT FROM tenantry_owner WHERE tenant_uid = $1 AND epoch = $2 FOR UPDATE),
@@ -32,6 +31,16 @@ mark AS (
     RETURNING 1
 )
 SELECT 1 / ((SELECT count(*) FROM owner) * (SELECT count(*) FROM mark))
+"""
+_GUARD_ALONE: Final = b"""
+SELECT 1 / count(*) FROM (SELECT 1 FROM tenantry_owner WHERE tenant_uid = $1 AND epoch = $2 FOR UPDATE) AS owner
+"""
+# A mark that does not rise divides by zero.
+_MARK_ALONE: Final = b"""
+INSERT INTO tenantry_batches AS b (writer, batch, since, kept, at) VALUES ($1, $2, $3, $4, now())
+ON CONFLICT (writer) DO UPDATE SET
+    batch = excluded.batch / (b.batch < excluded.batch)::integer, since = excluded.since, at = excluded.at,
+    kept = CASE WHEN b.since = excluded.since THEN b.kept | excluded.kept ELSE excluded.kept END
 """
 LOCK_WAIT_SECONDS_MAX: Final = 1.0
 """The longest wait of a statement for a lock. Then the batch goes back into the line, so that its connection is free."""
@@ -85,16 +94,31 @@ class Head:
         settings: The settings that each transaction makes. Behind a pooler, which keeps no settings for a connection, these are the
             `session_settings`, and otherwise none.
         role: The role of the tenant's statements; None for the connection's own role.
+        is_sharded: Whether Citus keeps the schema on one of several nodes.
+
+    Attributes:
+        writer: The store's name in its marks.
+        epoch: The epoch that the store has read.
+        is_durable: Whether commits wait until they are on the disk.
+        guarded_commands: The number of commands that `begin_write` sends.
     """
 
     def __init__(
-        self, owner: Owner, writer: str, *, settings: Mapping[str, str], role: str | None = None
+        self,
+        owner: Owner,
+        writer: str,
+        *,
+        settings: Mapping[str, str],
+        role: str | None = None,
+        is_sharded: bool = False,
     ) -> None:
         self._path = owner.path
         self._uid = owner.uid.encode()
         self.writer = writer.encode()
         self.epoch = 0
         self.is_durable = True
+        self.guarded_commands = 3 if is_sharded else 2
+        self._is_sharded = is_sharded
         made = dict(settings)
         if role is not None:
             made["role"] = role
@@ -111,7 +135,7 @@ class Head:
         pipeline.send(self._read, [self._path])
 
     def begin_write(self, pipeline: Pipeline, mark: Mark, *, is_durable: bool = True) -> None:
-        """Send the settings of a write transaction, and the guard: `GUARDED_COMMANDS` commands.
+        """Send the settings of a write transaction, and the guard with the mark: `guarded_commands` commands.
 
         Args:
             pipeline: The connection.
@@ -119,9 +143,13 @@ class Head:
             is_durable: Whether the commit waits until it is on the disk, if the store's commits do.
         """
         self.set(pipeline, is_durable=is_durable)
-        values = [self._uid, b"%d" % self.epoch, self.writer]
-        values += [b"%d" % number for number in (mark.number, mark.since, mark.bit)]
-        pipeline.send(_GUARD, values)
+        owned = [self._uid, b"%d" % self.epoch]
+        marked = [self.writer, *(b"%d" % number for number in (mark.number, mark.since, mark.bit))]
+        if self._is_sharded:
+            pipeline.send(_GUARD_ALONE, owned)
+            pipeline.send(_MARK_ALONE, marked)
+        else:
+            pipeline.send(_GUARD, owned + marked)
 
     def set(self, pipeline: Pipeline, *, is_durable: bool = True) -> None:
         """Send only the settings of a write transaction: one command."""

@@ -18,7 +18,7 @@ from tenantry.storage.idempotency import (
 )
 from tenantry.storage.postgres.connections.pipeline import Pipeline
 from tenantry.storage.postgres.statements.batch import Failure, Outcomes, Piece, Transaction
-from tenantry.storage.postgres.statements.head import GUARDED_COMMANDS, Head, Mark
+from tenantry.storage.postgres.statements.head import Head, Mark
 from tenantry.storage.postgres.statements.values import load_rows
 from tenantry.storage.protocol import KeyedRequest, WriteOutcome
 
@@ -46,8 +46,9 @@ class KeyedTransaction:
         outcomes: After `decide`, the outcomes of the units that must not run; if there are any, the transaction is rolled back.
     """
 
-    def __init__(self, piece: Piece, mark: Mark) -> None:
+    def __init__(self, piece: Piece, mark: Mark, head: Head) -> None:
         self._piece = piece
+        self._head = head
         self._keyed: dict[int, KeyedRequest] = {}
         self._encoded: dict[int, bytes] = {}
         self.outcomes: Outcomes = {}
@@ -61,12 +62,12 @@ class KeyedTransaction:
                 used.add(request.key)
                 self._keyed[position] = request
             positions.append(position)
-        self.transaction = Transaction(mark, positions, 1 + GUARDED_COMMANDS + len(self._keyed))
+        self.transaction = Transaction(mark, positions, 1 + head.guarded_commands + len(self._keyed))
 
-    def send(self, head: Head, pipeline: Pipeline) -> None:
+    def send(self, pipeline: Pipeline) -> None:
         """Send the transaction without its end."""
         pipeline.send(b"BEGIN")
-        head.begin_write(pipeline, self.transaction.mark)
+        self._head.begin_write(pipeline, self.transaction.mark)
         for request in self._keyed.values():
             send_find(request, pipeline)
         for position in self.transaction.positions:

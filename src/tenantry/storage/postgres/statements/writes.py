@@ -45,7 +45,7 @@ from tenantry.storage.postgres.statements.batch import (
     Transaction,
     pieces_of,
 )
-from tenantry.storage.postgres.statements.head import GUARDED_COMMANDS, Head
+from tenantry.storage.postgres.statements.head import Head
 from tenantry.storage.postgres.statements.keys import KeyedTransaction
 from tenantry.storage.postgres.statements.marks import Marks
 from tenantry.storage.postgres.statements.unit import Unit, make_unit
@@ -159,14 +159,14 @@ class Writer:
 
     async def _run_together(self, piece: Piece, pipeline: Pipeline) -> None:
         # A copy: an answer removes its position from `todo`.
-        transaction = Transaction(self._marks.next(), tuple(piece.todo))
+        transaction = Transaction(self._marks.next(), tuple(piece.todo), self._head.guarded_commands)
         self._head.begin_write(pipeline, transaction.mark)
         for position in piece.todo:
             piece.unit(position).send(pipeline)
         (results,) = await self._end(piece, [transaction], pipeline)
-        failure = piece.failure_of(piece.todo, results, GUARDED_COMMANDS)
+        failure = piece.failure_of(piece.todo, results, transaction.offset)
         if failure is None:
-            piece.answer_all(piece.todo, results, GUARDED_COMMANDS)
+            piece.answer_all(piece.todo, results, transaction.offset)
         else:
             self._take_failure(piece, failure, pipeline)
 
@@ -177,23 +177,23 @@ class Writer:
             self._head.begin_write(pipeline, mark, is_durable=False)
             piece.unit(position).send(pipeline)
             pipeline.sync()
-            transactions.append(Transaction(mark, [position]))
+            transactions.append(Transaction(mark, [position], self._head.guarded_commands))
         self._marks.send_durable(pipeline)
         *parts, durable = await self._end(piece, transactions, pipeline, is_synced=True)
         not_durable = next((result for result in durable if result.status not in OK), None)
         for position, results in zip(positions, parts, strict=True):
-            failure = piece.failure_of([position], results, GUARDED_COMMANDS)
+            failure = piece.failure_of([position], results, self._head.guarded_commands)
             if failure is not None:
                 self._take_own_failure(piece, position, failure, pipeline)
             elif not_durable is not None and code_of(not_durable) not in SCHEMA_MISSING:
                 # If the schema was replaced, the replacement's durable commit came later.
                 piece.answer(position, map_error(not_durable, piece.unit(position).request[0].name))
             else:
-                piece.answer_all([position], results, GUARDED_COMMANDS)
+                piece.answer_all([position], results, self._head.guarded_commands)
 
     async def _run_with_keys(self, piece: Piece, pipeline: Pipeline) -> None:
-        keyed = KeyedTransaction(piece, self._marks.next())
-        keyed.send(self._head, pipeline)
+        keyed = KeyedTransaction(piece, self._marks.next(), self._head)
+        keyed.send(pipeline)
         (results,) = await pipeline.results(piece.left_seconds())
         failure = keyed.decide(results)
         if failure is None and not keyed.outcomes:
