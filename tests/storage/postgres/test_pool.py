@@ -11,6 +11,7 @@ import pytest
 from postgres_servers import Database, PostgresServer, private_server, url_of
 from tenantry import PersistenceConnectionError, PostgresConfig
 from tenantry.storage.postgres.connections.connecting import connect
+from tenantry.storage.postgres.connections.pipeline import Pipeline
 from tenantry.storage.postgres.connections.pool import ConnectionPool
 from tenantry.storage.postgres.connections.settings import connection_parameters
 from tenants import HANG_SECONDS, until
@@ -214,6 +215,28 @@ async def test_connections_end_after_many_tenants(postgres_database: Database):
         assert await backend_of(pool) == first
         assert await backend_of(pool, "c") != first
         assert pool.counts().recycled_total == 1
+
+
+async def test_closing_while_a_connection_is_opened(postgres_database: Database):
+    """A connection that was opened too late is closed, and its caller is refused."""
+    config = PostgresConfig(url=postgres_database.url)
+    is_opened, may_go_on, made = asyncio.Event(), asyncio.Event(), []
+
+    async def connect_slowly(seconds: float) -> Pipeline:
+        made.append(await connect(config, connection_parameters(config), seconds))
+        is_opened.set()
+        await may_go_on.wait()
+        return made[0]
+
+    pool = ConnectionPool(config, connect_slowly, connections_max=1)
+    waiting = asyncio.create_task(backend_of(pool))
+    await is_opened.wait()
+    await pool.aclose()
+    may_go_on.set()
+    with pytest.raises(PersistenceConnectionError, match="are closed"):
+        await waiting
+    assert not made[0].is_open
+    assert pool.counts().in_use == 0
 
 
 async def test_closing(pool: ConnectionPool):

@@ -241,6 +241,9 @@ class ConnectionPool:
                 pause = min(2 * pause, PAUSE_SECONDS_MAX)
                 continue
             self._opened_total += 1
+            if self._is_closed:
+                pipeline.close()  # the pool was closed while the connection was opened
+                raise self._closed_error()
             age = self._config.connection_age_seconds_max * (1 - AGE_JITTER * self._random())
             return _Connection(pipeline, self._now() + age)
 
