@@ -22,10 +22,16 @@ def dsn(each_postgres_database: Database) -> str:
     return each_postgres_database.direct_url
 
 
+async def opened(dsn: str, *, is_prepared: bool = True) -> Pipeline:
+    """Open a connection in pipeline mode."""
+    connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True, prepare_threshold=None)
+    return Pipeline(connection, is_prepared=is_prepared)
+
+
 @pytest.fixture
 async def pipeline(dsn: str) -> AsyncIterator[Pipeline]:
     """Return a connection in pipeline mode."""
-    pipeline = await Pipeline.connect(dsn, timeout_seconds=SECONDS)
+    pipeline = await opened(dsn)
     yield pipeline
     pipeline.close()
 
@@ -60,7 +66,7 @@ async def terminate(dsn: str, pid: int) -> None:
 @pytest.mark.parametrize("is_prepared", [True, False])
 async def test_each_statement_has_one_result_in_order(dsn: str, *, is_prepared: bool):
     """Preparing a statement has no result of its own, and a statement is prepared once."""
-    pipeline = await Pipeline.connect(dsn, timeout_seconds=SECONDS, is_prepared=is_prepared)
+    pipeline = await opened(dsn, is_prepared=is_prepared)
     for _ in range(3):
         for n in range(5):
             pipeline.send(b"SELECT $1::int + 1", [b"%d" % n])

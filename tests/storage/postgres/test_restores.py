@@ -28,7 +28,7 @@ from postgres_tenants import (
 from tenantry.errors import PersistenceError, SnapshotError, TenantOwnedElsewhereError
 from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
 from tenantry.storage.postgres.copies import copy_out, new_schema
-from tenantry.storage.postgres.copies.tables import quoted
+from tenantry.storage.postgres.quoting import quoted
 
 if TYPE_CHECKING:
     import subprocess

@@ -30,7 +30,6 @@ from tenantry.storage.postgres.connections.pool import ConnectionPool
 from tenantry.storage.postgres.connections.startup_checks import check_database
 from tenantry.storage.postgres.copies.copy_out import read_mark
 from tenantry.storage.postgres.copies.new_schema import make_schema
-from tenantry.storage.postgres.copies.tables import quoted
 from tenantry.storage.postgres.migrations.created_objects import check_created_objects
 from tenantry.storage.postgres.moves.original import PostgresOriginal
 from tenantry.storage.postgres.moves.replica import PostgresReplica
@@ -50,6 +49,7 @@ from tenantry.storage.postgres.tenant_schemas.restore_points import (
     PostgresRestorePoints,
     copy_schema,
     read_schemas,
+    rename_schema,
 )
 from tenantry.storage.postgres.tenant_schemas.roles import role_of
 from tenantry.storage.protocol import (
@@ -239,7 +239,7 @@ class PostgresBackend:
         staged = staged_schema(place.location)
         try:
             await make_schema(
-                self._tools, place, staged, path, partial(_rename, schema=staged, name=place.location)
+                self._tools, place, staged, path, partial(rename_schema, schema=staged, name=place.location)
             )
         except PersistenceError as error:
             if isinstance(error, SnapshotError):
@@ -325,10 +325,6 @@ def _locations(connection: Connection[tuple[Any, ...]]) -> set[str]:
 
 def _exists(connection: Connection[tuple[Any, ...]], name: str) -> bool:
     return name in read_schemas(connection, name)
-
-
-def _rename(connection: Connection[tuple[Any, ...]], schema: str, name: str) -> None:
-    connection.execute(f"ALTER SCHEMA {quoted(schema)} RENAME TO {quoted(name)}".encode())
 
 
 def _size_bytes(connection: Connection[tuple[Any, ...]], schema: str) -> int:

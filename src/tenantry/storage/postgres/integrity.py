@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.errors import DatabaseCorruptError
 from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
-from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.connections.pipeline import Pipeline, first_failure
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.statements.head import Head
 from tenantry.storage.postgres.statements.values import load_rows
@@ -75,7 +75,7 @@ async def _ask(
     pipeline.send(sql)
     pipeline.sync()
     (results,) = await pipeline.results(seconds_max)
-    failed = next((result for result in results if result.status not in OK), None)
+    failed = first_failure(results)
     if failed is None:
         return load_rows(results[-1])
     raise _failure(owner, failed)

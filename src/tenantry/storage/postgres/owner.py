@@ -13,8 +13,9 @@ from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
 from tenantry.storage.postgres import citus
 from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
 from tenantry.storage.postgres.connections.locks import tenant_key
-from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.connections.pipeline import OK, Pipeline, first_failure
 from tenantry.storage.postgres.migrations import migrator
+from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.postgres.statements.values import load_rows
 from tenantry.storage.protocol import DatabaseMissingError
 
@@ -58,7 +59,8 @@ _SET_PATH: Final = b"SELECT set_config('search_path', $1, true)"
 _EXISTED: Final = frozenset(
     ["42P06", "23505"]
 )  # duplicate_schema, or a unique key of the server's catalog if both create it at once
-_FIRST_EPOCH: Final = 1
+FIRST_EPOCH: Final = 1
+"""The epoch of a new schema."""
 
 
 class Owner(NamedTuple):
@@ -100,11 +102,6 @@ class Owner(NamedTuple):
         return f"tenant {self.tenant_id!r}" if self.tenant_id is not None else "the catalog"
 
 
-def quoted(name: str) -> str:
-    """Return a name in quotes, as a part of SQL."""
-    return '"' + name.replace('"', '""') + '"'
-
-
 async def create_schema(owner: Owner, pipeline: Pipeline, timeout_seconds: float) -> None:
     """Create the schema with tenantry's tables and the owner's row in one transaction; a no-op if the schema exists.
 
@@ -117,10 +114,10 @@ async def create_schema(owner: Owner, pipeline: Pipeline, timeout_seconds: float
     pipeline.send(f"CREATE SCHEMA {quoted(owner.schema)}".encode())
     for statement in CONTROL_TABLES:
         pipeline.send(statement.encode())
-    pipeline.send(_INSERT_OWNER, [owner.uid.encode(), b"%d" % _FIRST_EPOCH])
+    pipeline.send(_INSERT_OWNER, [owner.uid.encode(), b"%d" % FIRST_EPOCH])
     pipeline.sync()
     (results,) = await pipeline.results(timeout_seconds)
-    failed = next((result for result in results if result.status not in OK), None)
+    failed = first_failure(results)
     if failed is not None and code_of(failed) not in _EXISTED:
         raise map_error(failed, f"cannot create the schema {owner.schema}")
 

@@ -24,7 +24,7 @@ from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.postgres import integrity
 from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
 from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.connections.pipeline import Pipeline, first_failure
 from tenantry.storage.postgres.migrations import migrator
 from tenantry.storage.postgres.owner import Owner, create_schema, read_epoch
 from tenantry.storage.postgres.statements.head import Head, Mark
@@ -363,7 +363,7 @@ class PostgresStore:
             pipeline.send(_SET_IDLE_TIMEOUT, [b"%d" % round(idle_seconds * 1000)])
             pipeline.sync()
             (results,) = await pipeline.results(timeout_seconds)
-            failed = next((result for result in results if result.status not in OK), None)
+            failed = first_failure(results)
             if failed is not None:
                 error = self._writer.guard_error(failed, pipeline)
                 if pipeline.is_open:
@@ -422,7 +422,7 @@ class PostgresStore:
                 send(pipeline)
                 pipeline.sync()
                 (results,) = await pipeline.results(timeout_seconds)
-                failed = next((result for result in results if result.status not in OK), None)
+                failed = first_failure(results)
                 if failed is None:
                     return load_rows(results[-1])
                 if code_of(failed) in SCHEMA_MISSING:

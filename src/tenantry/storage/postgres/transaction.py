@@ -17,7 +17,7 @@ from tenantry.errors import (
 from tenantry.sql.statements import Statement
 from tenantry.storage.postgres.connections.errors import READ_ONLY, code_of, forget_stale, map_error
 from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.connections.pipeline import OK, Pipeline, first_failure
 from tenantry.storage.postgres.statements.head import Mark
 from tenantry.storage.postgres.statements.keys import encode, found_outcome, send_find, send_keep
 from tenantry.storage.postgres.statements.unit import Unit, make_unit
@@ -76,7 +76,7 @@ class PostgresTransaction:
         if isinstance(request, KeyedRequest):
             return await self._write_keyed(unit, request)
         results = await self._run_unit([_SAVEPOINT], unit, [_RELEASE])
-        failed = _first_failure(results)
+        failed = first_failure(results)
         return unit.results(results[1:-1]) if failed is None else map_error(failed, request[0].name)
 
     async def read(self, statement: Statement) -> ReadOutcome:
@@ -87,7 +87,7 @@ class PostgresTransaction:
         except QueryError as error:
             return error
         results = await self._run_unit([_SAVEPOINT, _READ_ONLY_ON], unit, [_ROLLBACK_TO, _RELEASE])
-        failed = _first_failure(results)
+        failed = first_failure(results)
         if failed is None:
             return unit.results(results[2:3])[0]
         if code_of(failed) == READ_ONLY:
@@ -135,7 +135,7 @@ class PostgresTransaction:
 
     async def _write_keyed(self, unit: Unit, request: KeyedRequest) -> WriteOutcome:
         results = await self._run([_SAVEPOINT], None, [], find=request)
-        failed = _first_failure(results)
+        failed = first_failure(results)
         if failed is not None:
             await self._undo()
             return map_error(failed, request[0].name)
@@ -144,14 +144,14 @@ class PostgresTransaction:
             await self._undo()
             return outcome
         results = await self._run([], unit, [])
-        failed = _first_failure(results)
+        failed = first_failure(results)
         if failed is None:
             done = unit.results(results)
             encoded = encode(request, done)
             if isinstance(encoded, TenantryError):
                 await self._undo()
                 return encoded
-            failed = _first_failure(await self._run([], None, [_RELEASE], keep=(request, encoded)))
+            failed = first_failure(await self._run([], None, [_RELEASE], keep=(request, encoded)))
             if failed is None:
                 return done
         await self._undo()
@@ -162,7 +162,7 @@ class PostgresTransaction:
     ) -> "list[PGresult]":
         """Run a unit between statements that begin and end its savepoint; a failure rolls the unit back."""
         results = await self._run(before, unit, after)
-        failed = _first_failure(results)
+        failed = first_failure(results)
         if failed is None:
             return results
         await self._undo()
@@ -171,7 +171,7 @@ class PostgresTransaction:
             code_of(failed), unit.commands[index].sql, self._pipeline
         ):
             results = await self._run(before, unit, after)
-            if _first_failure(results) is not None:
+            if first_failure(results) is not None:
                 await self._undo()
         return results
 
@@ -240,9 +240,3 @@ class PostgresTransaction:
                 await held.aclose()
             finally:
                 self._release()
-
-
-def _first_failure(results: "Sequence[PGresult]") -> "PGresult | None":
-    if not results or results[-1].status in OK:
-        return None
-    return next(result for result in results if result.status not in OK)

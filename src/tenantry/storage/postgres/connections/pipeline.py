@@ -17,7 +17,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 import anyio
 import psycopg
@@ -44,6 +44,13 @@ _INTERRUPTION_SECONDS_MAX: Final = 5.0
 """The longest wait for the end of an interrupted statement; afterwards the connection is closed."""
 # The server reports with this warning that a commit is not yet on the synchronous replica; the function's name is in no language.
 _REPLICA_NOT_AWAITED: Final = "SyncRepWaitForLSN"
+
+
+def first_failure(results: Sequence["PGresult"]) -> "PGresult | None":
+    """Return the first result that is an error; None if there is none."""
+    if not results or results[-1].status in OK:
+        return None  # after an error, all results of the transaction have another status
+    return next(result for result in results if result.status not in OK)
 
 
 class Pipeline:
@@ -81,21 +88,6 @@ class Pipeline:
         connection.add_notice_handler(self._take_notice)
         self._pgconn.enter_pipeline_mode()
         self._watch()
-
-    @classmethod
-    async def connect(cls, dsn: str, *, timeout_seconds: float, is_prepared: bool = True) -> Self:
-        """Open a connection.
-
-        Raises:
-            psycopg.Error: The connection could not be opened. The message may contain the server's address and the user, but no password.
-            TimeoutError: The connection was not open after the time.
-        """
-        async with asyncio.timeout(timeout_seconds):
-            # The parameters `autocommit` and `prepare_threshold` keep psycopg from sending statements on its own.
-            connection = await psycopg.AsyncConnection.connect(
-                dsn, autocommit=True, prepare_threshold=None, connect_timeout=max(2, round(timeout_seconds))
-            )
-        return cls(connection, is_prepared=is_prepared)
 
     @property
     def is_open(self) -> bool:

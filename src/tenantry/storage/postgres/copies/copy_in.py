@@ -30,8 +30,10 @@ from tenantry.storage.postgres.copies.copied_values import (
 )
 from tenantry.storage.postgres.copies.copy_out import SETTINGS, check_packs, read_rows
 from tenantry.storage.postgres.copies.foreign_keys import deferred_circles, in_order
+from tenantry.storage.postgres.copies.numbering import raise_number
 from tenantry.storage.postgres.copies.plain_tables import create_plain_table
-from tenantry.storage.postgres.copies.tables import Column, Table, quoted, read_tables
+from tenantry.storage.postgres.copies.tables import Table, read_tables
+from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.row_digests import RowDigest
 from tenantry.threads import check_cancelled
 
@@ -194,18 +196,7 @@ def _set_numbers(table: Table, file: FileRows, schema: str, connection: Connecti
     """Continue the numbering of rows after the largest number, so that the next row gets an unused number."""
     for column in table.columns:
         if column.is_numbered:
-            _set_number(table, column, file.last_number(table.name), schema, connection)
-
-
-def _set_number(
-    table: Table, column: Column, last: int, schema: str, connection: Connection[tuple[Any, ...]]
-) -> None:
-    name = quoted(schema, table.name)
-    select = f"SELECT max({quoted(column.name)}) FROM {name}"  # noqa: S608
-    (largest,) = connection.execute(select.encode()).fetchone() or (None,)
-    number = max(last, largest or 0)
-    if number > 0:
-        connection.execute("SELECT setval(pg_get_serial_sequence(%s, %s), %s)", (name, column.name, number))
+            raise_number(connection, schema, table.name, column.name, file.last_number(table.name))
 
 
 def _copy_keys(file: FileRows, schema: str, connection: Connection[tuple[Any, ...]]) -> None:

@@ -21,8 +21,10 @@ from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import FilledFile, filled_file
 from tenantry.storage.plain_tables import NotPlainError
 from tenantry.storage.postgres.copies.copied_values import from_server, instant_text, types_read
+from tenantry.storage.postgres.copies.numbering import last_number
 from tenantry.storage.postgres.copies.plain_tables import describe_plain_table
-from tenantry.storage.postgres.copies.tables import Table, quoted, read_tables
+from tenantry.storage.postgres.copies.tables import Table, read_tables
+from tenantry.storage.postgres.quoting import quoted
 
 _BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 # No setting of the role or the database may change the texts of values. The longest copy may take as long as it takes.
@@ -171,16 +173,7 @@ def _copy_table(table: Table, file: FilledFile, schema: str, connection: Connect
     file.fill(table.name, names, read_rows(connection, schema, table, names, declared))
     for column in table.columns:
         if column.is_numbered:
-            file.raise_number(table.name, _last_number(connection, schema, table.name, column.name))
-
-
-def _last_number(connection: Connection[tuple[Any, ...]], schema: str, table: str, column: str) -> int:
-    sql = """
-        SELECT coalesce(s.last_value, 0) FROM pg_catalog.pg_sequences AS s
-        WHERE format('%%I.%%I', s.schemaname, s.sequencename) = pg_get_serial_sequence(%s, %s)
-    """
-    row = connection.execute(sql, (quoted(schema, table), column)).fetchone()
-    return 0 if row is None else int(row[0])
+            file.raise_number(table.name, last_number(connection, schema, table.name, column.name))
 
 
 def _copy_keys(file: FilledFile, schema: str, connection: Connection[tuple[Any, ...]]) -> None:

@@ -16,12 +16,12 @@ from tenantry.storage.pack_tables import Tables, kind_of_postgres
 from tenantry.storage.postgres.connections.connecting import connect
 from tenantry.storage.postgres.connections.pipeline import Pipeline
 from tenantry.storage.postgres.connections.settings import connection_parameters
-from tenantry.storage.postgres.copies.tables import COLUMNS_SQL, CONTROL_TABLES, quoted
+from tenantry.storage.postgres.copies.tables import COLUMNS_SQL, CONTROL_TABLES
 from tenantry.storage.postgres.migrations.migrator import MigratedSchema, migrate
-from tenantry.storage.postgres.owner import Owner, create_schema
+from tenantry.storage.postgres.owner import FIRST_EPOCH, Owner, create_schema
+from tenantry.storage.postgres.quoting import quoted
 
 _STEP_SECONDS_MAX: Final = 60.0
-_FIRST_EPOCH: Final = 1
 
 
 async def tables_after_each(schema: Schema, config: PostgresConfig) -> Sequence[Tables]:
@@ -53,7 +53,7 @@ async def _tables_after(count: int, schema: Schema, owner: Owner, pipeline: Pipe
     async with pipeline.outside() as connection:
         await migrate(
             connection,
-            MigratedSchema(owner.schema, owner.uid, _FIRST_EPOCH),
+            MigratedSchema(owner.schema, owner.uid, FIRST_EPOCH),
             lambda applied: known[len(applied) : count],
             clock=SystemClock(),
             log=EventLog(),

@@ -7,7 +7,7 @@ from typing import Any, Final, NamedTuple
 
 from psycopg import Connection
 
-from tenantry.storage.postgres.copies.tables import quoted
+from tenantry.storage.postgres.quoting import quoted
 
 _SELECT: Final = """
 SELECT c.conname, n.nspname, t.relname, r.relname, c.condeferrable

@@ -27,12 +27,10 @@ from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.connections.settings import connection_parameters
 from tenantry.storage.postgres.copies.copy_in import copy_in
 from tenantry.storage.postgres.copies.copy_out import check_packs
-from tenantry.storage.postgres.copies.tables import quoted
 from tenantry.storage.postgres.migrations.migrator import MigratedSchema, migrate
-from tenantry.storage.postgres.owner import CONTROL_TABLES
+from tenantry.storage.postgres.owner import CONTROL_TABLES, FIRST_EPOCH
+from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.protocol import Place
-
-FIRST_EPOCH = 1
 
 Complete = Callable[[Connection[tuple[Any, ...]]], None]
 """Completes a filled schema, in the transaction that has filled it."""

@@ -7,7 +7,8 @@ from psycopg import Connection
 from tenantry.storage.moves import JOURNAL
 from tenantry.storage.plain_tables import Kind, NotPlainError, PlainColumn, PlainIndex, PlainTable
 from tenantry.storage.postgres.copies.copied_values import FLOATS, INTEGERS
-from tenantry.storage.postgres.copies.tables import Table, quoted
+from tenantry.storage.postgres.copies.tables import Table
+from tenantry.storage.postgres.quoting import quoted
 
 _TYPES: Final = {
     Kind.INTEGER: "bigint",

@@ -14,7 +14,8 @@ from tenantry.errors import DatabaseCorruptError
 from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import expected_tables
 from tenantry.storage.postgres.copies.copy_out import read_mark
-from tenantry.storage.postgres.copies.tables import quoted, read_tables
+from tenantry.storage.postgres.copies.tables import read_tables
+from tenantry.storage.postgres.quoting import quoted
 from tenantry.threads import check_cancelled
 
 _PROBLEMS_SHOWN_MAX: Final = 5

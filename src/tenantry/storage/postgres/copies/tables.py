@@ -57,11 +57,6 @@ class Table(NamedTuple):
         return tuple(by_name[name] for name in names)
 
 
-def quoted(*names: str) -> str:
-    """Return a name, or a name in a schema, in quotes."""
-    return ".".join('"' + name.replace('"', '""') + '"' for name in names)
-
-
 def read_tables(connection: Connection[tuple[Any, ...]], schema: str) -> dict[str, Table]:
     """Return the tables of a schema, by name, without the tables of tenantry itself."""
     found: dict[str, list[Column]] = {}

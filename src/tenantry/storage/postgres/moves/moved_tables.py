@@ -9,7 +9,8 @@ from typing import Any, Final
 from psycopg import Connection
 
 from tenantry.storage.moves import MovedTable
-from tenantry.storage.postgres.copies.tables import Column, Table, quoted, read_tables
+from tenantry.storage.postgres.copies.tables import Column, Table, read_tables
+from tenantry.storage.postgres.quoting import quoted
 
 KEYS_TABLE: Final = "tenantry_idempotency"
 """The table of idempotency keys, which each back end creates in its own form, and which moves with the tenant."""

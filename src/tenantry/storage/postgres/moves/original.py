@@ -21,13 +21,15 @@ from tenantry.storage.postgres.connections.errors import server_errors
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.copies.copied_values import from_server, types_read
 from tenantry.storage.postgres.copies.copy_out import SETTINGS
-from tenantry.storage.postgres.copies.tables import Table, quoted
+from tenantry.storage.postgres.copies.numbering import last_number
+from tenantry.storage.postgres.copies.tables import Table
 from tenantry.storage.postgres.moves.moved_tables import (
     KEYS_TABLE,
     count_rows,
     read_columns,
     read_moved_tables,
 )
+from tenantry.storage.postgres.quoting import quoted
 
 if TYPE_CHECKING:
     from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
@@ -73,10 +75,6 @@ SELECT count(*) FROM pg_catalog.pg_trigger AS t
 JOIN pg_catalog.pg_class AS c ON c.oid = t.tgrelid
 JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace
 WHERE n.nspname = %s AND starts_with(t.tgname, %s)
-"""
-_LAST_NUMBER: Final = """
-SELECT coalesce(s.last_value, 0) FROM pg_catalog.pg_sequences AS s
-WHERE format('%%I.%%I', s.schemaname, s.sequencename) = pg_get_serial_sequence(%s, %s)
 """
 
 
@@ -255,8 +253,7 @@ def _last_numbers(connection: Connection[tuple[Any, ...]], schema: str, names: s
     numbers = {}
     for table in read_columns(connection, schema).values():
         if table.name in names and (column := _numbered(table)) is not None:
-            found = connection.execute(_LAST_NUMBER, (quoted(schema, table.name), column)).fetchone()
-            numbers[table.name] = 0 if found is None else int(found[0])
+            numbers[table.name] = last_number(connection, schema, table.name, column)
     return numbers
 
 

@@ -27,8 +27,10 @@ from tenantry.storage.postgres.copies.copied_values import (
     types_read,
 )
 from tenantry.storage.postgres.copies.copy_out import SETTINGS
-from tenantry.storage.postgres.copies.tables import Column, quoted
+from tenantry.storage.postgres.copies.numbering import raise_number
+from tenantry.storage.postgres.copies.tables import Column
 from tenantry.storage.postgres.moves.moved_tables import count_rows, read_columns, read_moved_tables
+from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.row_digests import RowDigest
 
 if TYPE_CHECKING:
@@ -126,7 +128,9 @@ class PostgresReplica:
                 connection.execute(_sql(f"ALTER TABLE {name} ENABLE TRIGGER USER"))
                 for column in table.columns:
                     if column.is_numbered:
-                        _raise_number(name, column, sequences.get(table.name, 0), connection)
+                        raise_number(
+                            connection, self._schema, table.name, column.name, sequences.get(table.name, 0)
+                        )
 
     def _validate(self, connection: Connection[tuple[Any, ...]]) -> None:
         for table, name, _, is_valid in connection.execute(_FOREIGN_KEYS, (self._schema,)).fetchall():
@@ -212,14 +216,6 @@ class PostgresReplicaWriter:
 
 def _same_key(table: MovedTable) -> str:
     return " AND ".join(f"t.{quoted(one)} = k.{quoted(one)}" for one in table.key)
-
-
-def _raise_number(name: str, column: Column, last: int, connection: Connection[tuple[Any, ...]]) -> None:
-    select = f"SELECT max({quoted(column.name)}) FROM {name}"  # noqa: S608  # quoted
-    (largest,) = connection.execute(_sql(select)).fetchone() or (None,)
-    number = max(last, largest or 0)
-    if number > 0:
-        connection.execute("SELECT setval(pg_get_serial_sequence(%s, %s), %s)", (name, column.name, number))
 
 
 def _sql(text: str) -> bytes:

@@ -19,6 +19,7 @@ from typing import Final, NamedTuple
 
 from tenantry.storage.postgres.connections.pipeline import Pipeline
 from tenantry.storage.postgres.owner import Owner
+from tenantry.storage.postgres.quoting import literal
 
 _GUARD: Final = b"""
 WITH owner AS (SELECT FROM tenantry_owner WHERE tenant_uid = $1 AND epoch = $2 FOR UPDATE),
@@ -157,9 +158,5 @@ class Head:
 
 
 def _setting(settings: Mapping[str, str]) -> bytes:
-    made = "".join(f", set_config('{name}', {_literal(value)}, true)" for name, value in settings.items())
+    made = "".join(f", set_config('{name}', {literal(value)}, true)" for name, value in settings.items())
     return f"SELECT set_config('search_path', $1, true){made}".encode()
-
-
-def _literal(value: str) -> str:
-    return "'" + value.replace("'", "''") + "'"

@@ -13,7 +13,7 @@ from itertools import count
 from typing import Final, NamedTuple
 
 from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
-from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.connections.pipeline import Pipeline, first_failure
 from tenantry.storage.postgres.statements.head import Head, Mark
 from tenantry.storage.postgres.statements.values import load_rows
 
@@ -79,7 +79,7 @@ class Marks:
         self._send_raise(pipeline)
         pipeline.sync()
         (results,) = await pipeline.results(timeout_seconds)
-        failed = next((result for result in results if result.status not in OK), None)
+        failed = first_failure(results)
         if failed is not None:
             if code_of(failed) in SCHEMA_MISSING:
                 return Found(is_owner=False, kept=())

@@ -35,7 +35,7 @@ from tenantry.storage.postgres.connections.errors import (
     map_error,
 )
 from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
+from tenantry.storage.postgres.connections.pipeline import Pipeline, first_failure
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.statements.batch import (
     BackInLineError,
@@ -180,7 +180,7 @@ class Writer:
             transactions.append(Transaction(mark, [position], self._head.guarded_commands))
         self._marks.send_durable(pipeline)
         *parts, durable = await self._end(piece, transactions, pipeline, is_synced=True)
-        not_durable = next((result for result in durable if result.status not in OK), None)
+        not_durable = first_failure(durable)
         for position, results in zip(positions, parts, strict=True):
             failure = piece.failure_of([position], results, self._head.guarded_commands)
             if failure is not None:
@@ -199,7 +199,7 @@ class Writer:
         if failure is None and not keyed.outcomes:
             keyed.send_commit(pipeline)
             (ended,) = await self._end(piece, [keyed.transaction], pipeline)
-            failed = next((result for result in ended if result.status not in OK), None)
+            failed = first_failure(ended)
             if failed is None:
                 for position in keyed.transaction.positions:
                     piece.answer(position, piece.known[position])

@@ -13,9 +13,14 @@ from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.connections.locks import tenant_key
 from tenantry.storage.postgres.copies.new_schema import drop_schema
 from tenantry.storage.postgres.copies.schema_check import check_schema
-from tenantry.storage.postgres.copies.tables import quoted
+from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.postgres.tenant_schemas.layout import free_point_schema, is_point_schema, staged_schema
-from tenantry.storage.postgres.tenant_schemas.restore_points import has_owner, read_schemas, set_comment
+from tenantry.storage.postgres.tenant_schemas.restore_points import (
+    has_owner,
+    read_schemas,
+    rename_schema,
+    set_comment,
+)
 from tenantry.storage.postgres.tenant_schemas.roles import drop_statement
 from tenantry.storage.protocol import Capability, LockTakenError, Place
 
@@ -158,13 +163,13 @@ def _exchange(
         _lock_owner(connection, place, epoch)
         kept = free_point_schema(location, schemas)
         if location in schemas:
-            _rename(connection, location, kept)
+            rename_schema(connection, location, kept)
         else:
             # The empty schema shows after a crash that the exchange was done.
             connection.execute(f"CREATE SCHEMA {quoted(kept)}".encode())
         set_comment(connection, kept, point)
         _set_epoch(connection, staged, epoch)
-        _rename(connection, staged, location)
+        rename_schema(connection, staged, location)
         set_comment(connection, location, None)
 
 
@@ -220,10 +225,6 @@ def _set_epoch(connection: Connection[tuple[Any, ...]], schema: str, epoch: int 
     table = quoted(schema, "tenantry_owner")
     update = f"UPDATE {table} SET epoch = greatest(epoch + 1, coalesce(%s, extract(epoch FROM now())::bigint)) WHERE id = 1"  # noqa: S608
     connection.execute(update.encode(), (epoch,))
-
-
-def _rename(connection: Connection[tuple[Any, ...]], schema: str, name: str) -> None:
-    connection.execute(f"ALTER SCHEMA {quoted(schema)} RENAME TO {quoted(name)}".encode())
 
 
 def _owned_elsewhere(place: Place, why: str) -> TenantOwnedElsewhereError:

@@ -14,9 +14,6 @@ from typing import Final
 
 from tenantry.ids import TenantId
 
-NAME_BYTES_MAX: Final = 63
-"""The longest name that PostgreSQL keeps; it would cut off the rest."""
-
 CATALOG: Final = "tenantry"
 """The schema of the catalog."""
 

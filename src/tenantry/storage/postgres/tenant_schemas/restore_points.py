@@ -14,6 +14,7 @@ from tenantry.storage import artifacts
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.copies.copy_out import copy_out
 from tenantry.storage.postgres.copies.new_schema import drop_schema, make_schema
+from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.postgres.tenant_schemas.layout import is_point_schema, staged_schema
 from tenantry.storage.protocol import Place
 from tenantry.threads import run_in_thread
@@ -122,6 +123,11 @@ def set_comment(connection: Connection[tuple[Any, ...]], schema: str, text: str 
     """Set or remove the comment of a schema."""
     statement = sql.SQL("COMMENT ON SCHEMA {} IS {}").format(sql.Identifier(schema), sql.Literal(text))
     connection.execute(statement)
+
+
+def rename_schema(connection: Connection[tuple[Any, ...]], schema: str, name: str) -> None:
+    """Rename a schema."""
+    connection.execute(f"ALTER SCHEMA {quoted(schema)} RENAME TO {quoted(name)}".encode())
 
 
 def _has_database(connection: Connection[tuple[Any, ...]], location: str, point: str) -> bool:

@@ -16,7 +16,8 @@ from typing import Final
 from tenantry.storage.postgres.connections.errors import map_error
 from tenantry.storage.postgres.connections.locks import name_key
 from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
-from tenantry.storage.postgres.owner import Owner, quoted
+from tenantry.storage.postgres.owner import Owner
+from tenantry.storage.postgres.quoting import literal, quoted
 
 _PREFIX: Final = "tenantry_"
 _LOCK: Final = b"SELECT pg_advisory_xact_lock($1)"
@@ -93,9 +94,9 @@ async def give_to_role(owner: Owner, role: str, pipeline: Pipeline, timeout_seco
         return
     names = {
         "role": quoted(role),
-        "role_text": _literal(role),
+        "role_text": literal(role),
         "schema": quoted(owner.schema),
-        "schema_text": _literal(quoted(owner.schema)),
+        "schema_text": literal(quoted(owner.schema)),
     }
     # Two stores that connect at the same time would change the same rows of the server's catalog.
     pipeline.send(_LOCK, [b"%d" % name_key(f"role {role}")])
@@ -110,7 +111,3 @@ async def give_to_role(owner: Owner, role: str, pipeline: Pipeline, timeout_seco
 def drop_statement(tenant_uid: str) -> str:
     """Return the statement that drops a tenant's role after the tenant's last schema was dropped; a missing role is not an error."""
     return _DROP.format(role=quoted(role_of(tenant_uid)))
-
-
-def _literal(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
