@@ -250,6 +250,16 @@ def test_no_error_and_no_repr_shows_the_password(url: str, monkeypatch: pytest.M
     assert "hunter2" not in str(caught.value)
 
 
+@pytest.mark.parametrize("variable", ["TENANTRY_DATABASE", "TENANTRY_DATABASES__east"])
+@pytest.mark.parametrize("option", ["tenantry_pooled=maybe", "tenantry_connections_max=0"])
+def test_a_value_in_a_url_that_is_not_valid(variable: str, option: str, monkeypatch: pytest.MonkeyPatch):
+    """The error names the variable and the option, as the user wrote them."""
+    monkeypatch.setenv(variable, f"{SECRET_URL}?{option}")
+    with pytest.raises(SettingsError, match=f"{variable}: {option.partition('=')[0]}: ") as caught:
+        RegistryConfig.from_environment(data_dir="data")
+    assert "hunter2" not in str(caught.value)
+
+
 def test_a_data_directory_is_required():
     """There is no default place for other people's data."""
     with pytest.raises(ValidationError, match="data_dir"):

@@ -18,7 +18,7 @@ from pydantic import (
 
 from tenantry.environment import read_settings, variable
 from tenantry.errors import SettingsError
-from tenantry.postgres_config import PostgresConfig
+from tenantry.postgres_config import PostgresConfig, url_option
 from tenantry.schemas.connect_hook import ConnectHook
 
 Durability: TypeAlias = Literal["full", "normal"]
@@ -331,4 +331,6 @@ def _sentence(place: tuple[int | str, ...], message: str, given: Mapping[str, ob
     if place and place[0] not in given:
         is_entry = place[0] == "databases" and len(place) > 1
         named = [database_variable(str(place[1])) if is_entry else variable(str(place[0]))]
+        if place[0] in {"database", "databases"} and (option := url_option(str(place[-1]))) is not None:
+            named.append(option)
     return ": ".join([*named, message.removeprefix("Value error, ")])

@@ -118,6 +118,11 @@ class PostgresConfig(BaseModel):
         return self.connections_max or write_jobs_max + read_jobs_max + SPARE_CONNECTIONS
 
 
+def url_option(field: str) -> str | None:
+    """Return the option of a URL that sets a field of `PostgresConfig`; None for another name."""
+    return next((option for option, name in _OPTIONS.items() if name == field), None)
+
+
 def _split_options(url: str) -> tuple[str, dict[str, str]]:
     """Return the URL without tenantry's options, and the options by their fields.
 

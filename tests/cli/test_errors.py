@@ -140,6 +140,16 @@ def test_settings_in_the_environment_that_are_none(tmp_path: Path):
     assert "cannot be used: batch_requests_max (64) is larger than mailbox_requests_max (8)" in done.stderr
 
 
+@pytest.mark.parametrize("command", [("tenant", "list"), ("serve", "--port", "0")], ids=["list", "serve"])
+def test_an_option_of_a_url_that_libpq_does_not_know(command: tuple[str, ...], tmp_path: Path):
+    """A misspelt option is a setting that is not valid, and not a server that is away; the password is not repeated."""
+    url = "postgresql://app:hunter2@127.0.0.1:1/none?sslmod=require"
+    done = tenantry(*command, "--data-dir", tmp_path / "data", env={"TENANTRY_DATABASE": url})
+    assert done.returncode == 2
+    assert "it does not know the option sslmod; a similar option is sslmode" in done.stderr
+    assert "hunter2" not in done.stderr
+
+
 def test_a_directory_that_is_none_is_not_made(tmp_path: Path):
     """A command that only looks makes no directory: it ends with 3 and says what would make one."""
     done = tenantry("tenant", "list", "--data-dir", tmp_path / "typo")

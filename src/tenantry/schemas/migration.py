@@ -110,7 +110,8 @@ def read_migrations(schema: str, package: str, backend: str) -> tuple[Migration,
         migrations.append(_read(schema, match, file.read_bytes(), str(file), module_name))
     if not migrations:
         raise MigrationError(
-            f"schema {schema!r} has no migrations in its directory for {backend}", schema=schema
+            f"schema {schema!r} has no migrations in its directory for {backend}: expected {package}/migrations/{backend}/0001_….sql",
+            schema=schema,
         )
     return tuple(migrations)
 

@@ -6,7 +6,7 @@ class ServeError(Exception):
 
 
 class ServeSettingsError(ServeError):
-    """An address, a certificate or a key in the settings cannot be used."""
+    """An address, a certificate, a key or the URL of a database in the settings cannot be used."""
 
 
 class DataDirectoryUnavailableError(ServeError):

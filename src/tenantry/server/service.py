@@ -22,7 +22,7 @@ from tenantry.admin.app import is_draining
 from tenantry.admin.http.request_checks import RequestChecks
 from tenantry.admin.http.strangers import Strangers
 from tenantry.admin.routes.probes import Probes, make_probes
-from tenantry.errors import TenantryError
+from tenantry.errors import SettingsError, TenantryError
 from tenantry.observability import export_metrics
 from tenantry.observability.certificate import export_certificate
 from tenantry.observability.logging import log_libraries
@@ -46,7 +46,8 @@ async def run_service(
         warn: The function that gets a warning for the operator if the service starts without an API key.
 
     Raises:
-        ServeSettingsError: The address or the certificate cannot be used, or the address requires an API key and no key exists.
+        ServeSettingsError: The address, the certificate or a setting cannot be used, or the address requires an API key and no key
+            exists.
         DataDirectoryUnavailableError: The data directory cannot be opened.
     """
     log_libraries()
@@ -92,6 +93,8 @@ async def _opened(settings: ServeSettings) -> AsyncIterator[TenantRegistry]:
             settings.config, schemas=settings.schemas, snapshot_storage=settings.snapshot_storage
         )
         await registry.open()
+    except SettingsError as error:
+        raise ServeSettingsError(str(error)) from error
     except TenantryError as error:
         raise DataDirectoryUnavailableError(str(error)) from error
     async with registry:

@@ -218,7 +218,10 @@ async def test_an_encoding_that_loses_characters(postgres_server: PostgresServer
             "'repeatable read', and the order of writes needs",
         ),
         ("synchronous_commit = off", "synchronous_commit is off"),
-        ("default_transaction_read_only = on", "session is read-only"),
+        (
+            "default_transaction_read_only = on",
+            "session is read-only; tenantry needs to write: name the primary's host",
+        ),
     ],
 )
 async def test_settings_of_new_sessions(postgres_database: Database, setting: str, sentence: str):

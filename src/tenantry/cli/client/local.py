@@ -16,7 +16,7 @@ from tenantry.cli.exits import CommandError, Exit, needs_extra
 from tenantry.cli.output import print_note, steps
 from tenantry.company import COMPANY
 from tenantry.config import SQLITE, RegistryConfig
-from tenantry.errors import TenantryError
+from tenantry.errors import SettingsError, TenantryError
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.registry import TenantRegistry
 
@@ -178,7 +178,8 @@ async def in_directory(
         if _is_there(config.data_dir, "tenants"):
             raise CommandError(
                 Exit.UNREACHABLE,
-                f"{config.data_dir} has no catalog.db: stop all processes that use the directory, and put the newest copy of the file back",
+                f"{config.data_dir} has no catalog.db: if the catalog is in a PostgreSQL database, set TENANTRY_DATABASE; otherwise stop "
+                "all processes that use the directory, and put the newest copy of the file back",
             )
         raise CommandError(
             Exit.UNREACHABLE,
@@ -190,6 +191,8 @@ async def in_directory(
     try:
         registry = TenantRegistry(config, schemas=schemas, snapshot_storage=storage)
         await registry.open()
+    except SettingsError:
+        raise
     except TenantryError as error:
         raise CommandError(Exit.UNREACHABLE, str(error)) from error
     async with registry, AsyncExitStack() as stack:

@@ -38,7 +38,8 @@ async def check_no_catalog_is_left(config: RegistryConfig, backends: Backends) -
     if count:
         raise DataDirectoryError(
             f"the data directory {config.data_dir} has a catalog with tenants ({count}), but TENANTRY_DATABASE names another place for the "
-            "catalog: move the catalog there with 'tenantry catalog move --to postgres', or unset TENANTRY_DATABASE",
+            "catalog: move the catalog there with 'tenantry catalog move --to postgres', or unset TENANTRY_DATABASE; if a process without "
+            "this setting made these tenants by mistake, export them without it, and move catalog.db and their directories away",
             path=str(config.data_dir),
         )
 

@@ -124,6 +124,11 @@ def _advice(error: psycopg.Error) -> str:
     text = str(error).lower()
     if "unsupported startup parameter" in text:
         return "; a pooler is in front of the database: add tenantry_pooled=true to the URL"
+    if "session is read-only" in text or "hot standby" in text:
+        return (
+            "; tenantry needs to write: name the primary's host, or, if this is the primary, ALTER DATABASE … SET "
+            "default_transaction_read_only = off"
+        )
     if "certificate" in text or "ssl" in text:
         return (
             "; the server's certificate is checked unless the URL says otherwise: name the file of its authority in "

@@ -81,5 +81,6 @@ def _check_catalog_is_not_lost(path: Path) -> None:
     """Raise if the directory has tenants but no catalog, because a new catalog would not list the tenants."""
     if not (path / "catalog.db").exists() and any(find_tenant_directories(path)):
         raise FileNotFoundError(
-            f"the directory has tenants but no catalog.db: put the newest copy of catalog.db there, or move {path / 'tenants'} away"
+            "the directory has tenants but no catalog.db: set TENANTRY_DATABASE if the catalog is in a PostgreSQL database; otherwise "
+            f"put the newest copy of catalog.db there, or move {path / 'tenants'} away"
         )
