@@ -1,7 +1,8 @@
 """The `Backend` that stores each tenant as a schema of one PostgreSQL database, see `layout`.
 
-Several processes may have a tenant open and write at the same time. Stores share the connections of a pool. The calls of the lifecycle
-have connections of their own (`lifecycle_tools`), so that neither delays the other.
+Several processes may have a tenant open and write at the same time. The tenants' stores share the connections of a pool. The catalog
+has a pool of its own: if tenants' transactions or slow statements hold every connection, operators can still see and suspend tenants.
+The calls of the lifecycle have connections of their own too (`lifecycle_tools`), so that neither delays the other.
 """
 
 import hashlib
@@ -65,6 +66,9 @@ from tenantry.threads import run_in_thread
 CATALOG_UID: Final = "catalog"
 """The key in the owner's row of the catalog's schema."""
 
+CATALOG_SPARE_CONNECTIONS: Final = 2
+"""The connections of the catalog beside those of its reads: one for its writes, and one for a check."""
+
 STATEMENT_SECONDS_MORE: Final = 5.0
 """How long after a call's deadline the server ends the call's statement, for which nobody waits any more."""
 
@@ -122,7 +126,8 @@ class PostgresBackend:
         self._clock = clock
         self._log = log
         self._settings = session_settings(config.call_timeout_seconds + STATEMENT_SECONDS_MORE)
-        self._pool = self._new_pool()
+        self._pool = self._new_pool(database.connections_max_of(config.write_jobs_max, config.read_jobs_max))
+        self._catalog_pool = self._new_pool(config.readers_per_tenant + CATALOG_SPARE_CONNECTIONS)
         self._tools = LifecycleTools.of(
             database, schemas, clock=clock, log=log, wait_seconds_max=config.call_timeout_seconds
         )
@@ -146,6 +151,7 @@ class PostgresBackend:
                 await self._pool.aclose()
                 raise
             self._is_sharded = facts.has_citus
+            self._catalog_pool.open()
             self._tools.open()
             self._is_open = True
 
@@ -153,12 +159,14 @@ class PostgresBackend:
         """Close all connections; see `Backend.aclose`."""
         self._is_open = False
         self._tools.close()
+        await self._catalog_pool.aclose()
         await self._pool.aclose()
 
     def abandon(self) -> None:
         """Close all connections without waiting; see `Backend.abandon`."""
         self._is_open = False
         self._tools.close()
+        self._catalog_pool.abandon()
         self._pool.abandon()
 
     async def locations(self) -> set[str]:
@@ -173,14 +181,15 @@ class PostgresBackend:
 
     def catalog(self, schema: Schema, *, log: EventLog) -> PostgresStore:
         """Return the store of the catalog's schema, which several processes may write at the same time; see `Backend.catalog`."""
-        return self._store(Owner(CATALOG, CATALOG_UID, None), [schema], TenantLimits(), log, is_new=True)
+        owner = Owner(CATALOG, CATALOG_UID, None)
+        return self._store(owner, [schema], TenantLimits(), self._catalog_pool, log, is_new=True)
 
     def store(
         self, place: Place, *, limits: TenantLimits, log: EventLog, is_new: bool = False
     ) -> PostgresStore:
         """Return the store of a tenant's schema; see `Backend.store`."""
         owner = Owner(place.location, place.uid, place.tenant_id)
-        return self._store(owner, self._schemas, limits, log, is_new=is_new)
+        return self._store(owner, self._schemas, limits, self._pool, log, is_new=is_new)
 
     def location_of(self, tenant_id: TenantId) -> str:
         """Return the schema of the first tenant with an id; see `layout`."""
@@ -260,7 +269,7 @@ class PostgresBackend:
         return PostgresReplica(self._tools, place.location)
 
     def connections(self) -> ConnectionCounts:
-        """Return the counts of the pool that all stores share; see `Backend.connections`."""
+        """Return the counts of the pool that all tenants' stores share; see `Backend.connections`."""
         return self._pool.counts()
 
     async def identity(self) -> str | None:
@@ -286,16 +295,18 @@ class PostgresBackend:
         }
         return BackendReport(DIALECT, version, details)
 
-    def _new_pool(self) -> ConnectionPool:
-        config = self._config
-        return ConnectionPool.of(
-            self._database,
-            connections_max=self._database.connections_max_of(config.write_jobs_max, config.read_jobs_max),
-            session=self._settings,
-        )
+    def _new_pool(self, connections_max: int) -> ConnectionPool:
+        return ConnectionPool.of(self._database, connections_max=connections_max, session=self._settings)
 
     def _store(
-        self, owner: Owner, schemas: Sequence[Schema], limits: TenantLimits, log: EventLog, *, is_new: bool
+        self,
+        owner: Owner,
+        schemas: Sequence[Schema],
+        limits: TenantLimits,
+        pool: ConnectionPool,
+        log: EventLog,
+        *,
+        is_new: bool,
     ) -> PostgresStore:
         config = self._config
         options = PostgresStoreOptions(
@@ -312,7 +323,7 @@ class PostgresBackend:
         return PostgresStore(
             options,
             schemas,
-            connections=self._pool,
+            connections=pool,
             copy=partial(copy_schema, self._tools, owner.schema, packs=schemas),
             clock=self._clock,
             log=log,
