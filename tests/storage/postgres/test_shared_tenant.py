@@ -336,12 +336,12 @@ async def test_replica_is_not_written(stores: Stores, store: PostgresStore):
     async with connected(stores.again(store)):
         other = stores.again(store, settings=settings, call_timeout_seconds=0.3)
         await other.connect()
-        with pytest.raises(CallTimeoutError) as raised:
+        with pytest.raises(CallTimeoutError):
             await other.write([insert(1)])
-        assert not raised.value.was_started
         with pytest.raises(CallTimeoutError):
             await other.begin()
         await other.disconnect()
+    assert await rows(store, "SELECT id FROM t") == []
 
 
 async def test_damage_is_looked_for(database: Database, store: PostgresStore):
