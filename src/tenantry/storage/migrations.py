@@ -1,6 +1,6 @@
 """The part of migrations that all back ends share, without I/O: which migrations are pending, and the error of a failed step."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from tenantry.errors import MigrationError
@@ -48,6 +48,28 @@ def plan_migrations(
             _check_applied(row, expected, known)
         pending.extend(known[len(mine) :])
     return tuple(pending)
+
+
+def migrations_up_to(
+    versions: Mapping[str, int], schemas: Sequence[Schema], dialect: str
+) -> tuple[Migration, ...]:
+    """Return the migrations that make the tables of a copy with these versions, in the order to apply them.
+
+    Raises:
+        MigrationError: A pack lacks a migration for the dialect.
+    """
+    wanted: list[Migration] = []
+    for schema in schemas:
+        known, version = schema.migrations(dialect), versions.get(schema.name, 0)
+        if version > len(known):
+            raise MigrationError(
+                f"schema {schema.name!r}: the copy has migration {version:04d}, but the last migration for {dialect} is "
+                f"{len(known):04d}: deploy the newer code, with migrations of the same numbers for both back ends",
+                schema=schema.name,
+                version=version,
+            )
+        wanted.extend(known[:version])
+    return tuple(wanted)
 
 
 def failed_step(

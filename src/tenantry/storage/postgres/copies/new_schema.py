@@ -8,7 +8,7 @@ removed.
 These functions block, but for `make_schema`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,11 +16,10 @@ from typing import Any, NamedTuple
 import anyio
 from psycopg import Connection
 
-from tenantry.errors import MigrationError, PersistenceError
+from tenantry.errors import PersistenceError
 from tenantry.schemas.migration import Migration
-from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import file_rows
-from tenantry.storage.migrations import AppliedMigration
+from tenantry.storage.migrations import AppliedMigration, migrations_up_to
 from tenantry.storage.postgres import citus
 from tenantry.storage.postgres.connections.connecting import connect
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
@@ -86,7 +85,7 @@ def _begin(
     with file_rows(path, tools.schemas) as file:
         uid, epoch = file.owner
         check_packs(file.versions, tools.schemas)
-        migrations = _migrations(tools.schemas, file.versions)
+        migrations = migrations_up_to(file.versions, tools.schemas, "postgres")
     contents = _Contents(uid or place.uid, max(epoch, FIRST_EPOCH), migrations)
     drop_schema(connection, tools, name)
     with connection.transaction():
@@ -100,21 +99,6 @@ def _begin(
             (contents.tenant_uid, contents.epoch),
         )
     return contents
-
-
-def _migrations(schemas: Sequence[Schema], versions: Mapping[str, int]) -> tuple[Migration, ...]:
-    wanted: list[Migration] = []
-    for schema in schemas:
-        known, version = schema.migrations("postgres"), versions.get(schema.name, 0)
-        if version > len(known):
-            raise MigrationError(
-                f"schema {schema.name!r}: the copy has migration {version:04d}, but the last migration for PostgreSQL is "
-                f"{len(known):04d}: deploy the newer code, with migrations of the same numbers for both back ends",
-                schema=schema.name,
-                version=version,
-            )
-        wanted.extend(known[:version])
-    return tuple(wanted)
 
 
 async def _migrate(tools: LifecycleTools, place: Place, name: str, contents: _Contents) -> None:

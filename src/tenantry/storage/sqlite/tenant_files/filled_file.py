@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from tenantry.clock import SystemClock
-from tenantry.errors import MigrationError, SnapshotError
+from tenantry.errors import SnapshotError
 from tenantry.files.disk_space import check_copy_fits
 from tenantry.files.durable_files import sync_file
 from tenantry.schemas.migration import Migration
 from tenantry.schemas.schema import Schema
-from tenantry.storage.migrations import AppliedMigration
+from tenantry.storage.migrations import AppliedMigration, migrations_up_to
 from tenantry.storage.plain_tables import PlainTable
 from tenantry.storage.row_digests import RowDigest
 from tenantry.storage.sqlite.connections import hardening
@@ -128,7 +128,7 @@ def filled_file(
         StorageFullError: The disk has too little space for the copy.
         PersistenceError: SQLite failed.
     """
-    wanted = _migrations(schemas, versions)
+    wanted = migrations_up_to(versions, schemas, "sqlite")
     try:
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600))
     except OSError as error:
@@ -157,21 +157,6 @@ def filled_file(
     except BaseException:
         remove_database(path)
         raise
-
-
-def _migrations(schemas: Sequence[Schema], versions: Mapping[str, int]) -> tuple[Migration, ...]:
-    wanted: list[Migration] = []
-    for schema in schemas:
-        known, version = schema.migrations("sqlite"), versions.get(schema.name, 0)
-        if version > len(known):
-            raise MigrationError(
-                f"schema {schema.name!r}: the database has migration {version:04d}, but the last migration for SQLite is "
-                f"{len(known):04d}: deploy the newer code, with migrations of the same numbers for both back ends",
-                schema=schema.name,
-                version=version,
-            )
-        wanted.extend(known[:version])
-    return tuple(wanted)
 
 
 def _connect(path: Path, schemas: Sequence[Schema]) -> sqlite3.Connection:
@@ -231,5 +216,5 @@ def expected_tables(schemas: Sequence[Schema], versions: Mapping[str, int]) -> d
     Raises:
         MigrationError: A pack lacks a migration, or a migration failed.
     """
-    with closing(database_of(_migrations(schemas, versions), schemas)) as connection:
+    with closing(database_of(migrations_up_to(versions, schemas, "sqlite"), schemas)) as connection:
         return read_tables(connection)
