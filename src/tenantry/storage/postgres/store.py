@@ -3,19 +3,15 @@
 import asyncio
 import uuid
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio
 
 from tenantry import events
 from tenantry.errors import (
-    CallTimeoutError,
     PersistenceConnectionError,
-    PersistenceError,
-    QueryError,
     SnapshotError,
     TenantryError,
     UnsupportedByBackend,
@@ -23,11 +19,11 @@ from tenantry.errors import (
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
 from tenantry.storage.postgres import integrity
 from tenantry.storage.postgres.connections.errors import SCHEMA_MISSING, code_of, map_error
-from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
 from tenantry.storage.postgres.connections.pipeline import Pipeline, first_failure
 from tenantry.storage.postgres.migrations import migrator
 from tenantry.storage.postgres.owner import Owner, create_schema, read_epoch
-from tenantry.storage.postgres.statements.head import Head, Mark
+from tenantry.storage.postgres.statements.attempts import retried
+from tenantry.storage.postgres.statements.head import Head
 from tenantry.storage.postgres.statements.marks import Marks
 from tenantry.storage.postgres.statements.reads import Reader
 from tenantry.storage.postgres.statements.translation import DIALECT
@@ -35,6 +31,7 @@ from tenantry.storage.postgres.statements.values import load_rows
 from tenantry.storage.postgres.statements.writes import Connections, Writer
 from tenantry.storage.postgres.tenant_schemas.roles import give_to_role
 from tenantry.storage.postgres.transaction import PostgresTransaction
+from tenantry.storage.postgres.transaction_opener import TransactionOpener
 from tenantry.storage.protocol import (
     Capability,
     ChangeToken,
@@ -55,14 +52,10 @@ if TYPE_CHECKING:
 CHECK_STEP_SECONDS_MAX: Final = 3600.0
 """The longest time that the check of one table or index takes."""
 
-T = TypeVar("T")
-
 HEALTH_CHECK_SECONDS_MAX: Final = 5.0
 """The longest time that `PostgresStore.health_check` takes."""
 
 _IDLE_MARGIN_SECONDS: Final = 5.0
-_SET_IDLE_TIMEOUT: Final = b"SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
-_PAUSE_SECONDS: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +133,16 @@ class PostgresStore:
         self._lifecycle = asyncio.Lock()
         # One task may acquire this lock and another task release the lock. With an anyio.Lock, both must be the same task.
         self._writing = asyncio.Lock()
-        self._transaction: PostgresTransaction | None = None
+        self._transactions = TransactionOpener(
+            self._owner,
+            self._head,
+            self._marks,
+            connections,
+            self._writing,
+            timeout_seconds=timeout_seconds,
+            idle_seconds=options.transaction_timeout_seconds + _IDLE_MARGIN_SECONDS,
+            guard_error=self._writer.guard_error,
+        )
         self._copies: set[asyncio.Future[None]] = set()
 
     @property
@@ -161,7 +163,7 @@ class PostgresStore:
                 return
             self._log.debug(events.BACKEND_CONNECTING, backend=DIALECT)
             try:
-                self._head.epoch = await self._retried(self._read_epoch)
+                self._head.epoch = await retried(self._read_epoch, self._timeout_seconds)
             except TenantryError as error:
                 self._log.failure(events.BACKEND_CONNECTION_FAILED, error, backend=DIALECT)
                 raise
@@ -179,8 +181,7 @@ class PostgresStore:
                 copy.cancel()
             # The wait is limited, because a batch has a deadline.
             with anyio.CancelScope(shield=True):
-                if self._transaction is not None:
-                    await self._transaction.rollback()
+                await self._transactions.rollback()
                 async with self._writing:
                     pass
             self._log.info(events.BACKEND_DISCONNECTED, backend=DIALECT)
@@ -207,7 +208,7 @@ class PostgresStore:
         """
         self.check_connected()
         try:
-            return await self._retried(self._migrate)
+            return await retried(self._migrate, self._timeout_seconds)
         except TenantryError as error:
             self._log.failure(events.MIGRATION_FAILED, error, backend=DIALECT)
             raise
@@ -257,7 +258,7 @@ class PostgresStore:
                     step_seconds_max=CHECK_STEP_SECONDS_MAX,
                 )
 
-        await self._retried(check)
+        await retried(check, self._timeout_seconds)
 
     def change_token(self) -> ChangeToken | None:
         """Return None, because the store cannot know of a commit without asking the server; see `Store.change_token`."""
@@ -272,28 +273,7 @@ class PostgresStore:
     async def begin(self) -> PostgresTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
         self.check_connected()
-        await self._writing.acquire()
-        try:
-            self.check_connected()
-            transaction = await self._retried(self._begin)
-        except (ConnectionLostError, QueryError) as error:
-            self._writing.release()
-            if not _is_temporary(error):
-                raise
-            raise CallTimeoutError(
-                f"the database did not begin a transaction within {self._timeout_seconds:g} s, which had no effect: {error}",
-                tenant_id=self._owner.tenant_id,
-                timeout_seconds=self._timeout_seconds,
-                was_started=False,
-            ) from error
-        except BaseException:
-            self._writing.release()
-            raise
-        if not self._is_connected:
-            await transaction.rollback()
-            self.check_connected()
-        self._transaction = transaction
-        return transaction
+        return await self._transactions.begin(self.check_connected)
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new SQLite file while writes continue; see `Store.copy_to`."""
@@ -351,64 +331,6 @@ class PostgresStore:
                 await give_to_role(self._owner, self._options.role, pipeline, timeout_seconds)
             return epoch
 
-    async def _begin(self, timeout_seconds: float) -> PostgresTransaction:
-        async with AsyncExitStack() as stack:
-            pipeline = await stack.enter_async_context(
-                self._connections.connection(self._owner.uid, timeout_seconds=timeout_seconds)
-            )
-            mark = self._marks.next()
-            idle_seconds = self._options.transaction_timeout_seconds + _IDLE_MARGIN_SECONDS
-            pipeline.send(b"BEGIN")
-            self._head.begin_write(pipeline, mark)
-            pipeline.send(_SET_IDLE_TIMEOUT, [b"%d" % round(idle_seconds * 1000)])
-            pipeline.sync()
-            (results,) = await pipeline.results(timeout_seconds)
-            failed = first_failure(results)
-            if failed is not None:
-                error = self._writer.guard_error(failed, pipeline)
-                if pipeline.is_open:
-                    pipeline.send(b"ROLLBACK")
-                    pipeline.sync()
-                    await pipeline.results(timeout_seconds)
-                raise error
-            return PostgresTransaction(
-                pipeline,
-                mark,
-                stack.pop_all(),
-                self._end_transaction,
-                self._was_kept,
-                timeout_seconds=self._timeout_seconds,
-            )
-
-    def _end_transaction(self) -> None:
-        self._transaction = None
-        self._writing.release()
-
-    async def _was_kept(self, mark: Mark) -> bool:
-        """Return whether a transaction was committed whose connection was lost during the commit.
-
-        Raises:
-            CallTimeoutError: The database could not be asked in time.
-        """
-
-        async def look(timeout_seconds: float) -> bool:
-            async with self._connections.connection(
-                self._owner.uid, timeout_seconds=timeout_seconds
-            ) as pipeline:
-                found = await self._marks.look_for([mark], pipeline, timeout_seconds)
-                return mark.number in found.kept
-
-        try:
-            return await self._retried(look)
-        except PersistenceError as error:
-            raise CallTimeoutError(
-                f"the connection to the database was lost during the commit, and the database did not say within {self._timeout_seconds:g} s "
-                f"whether the transaction was committed: read what it has written: {error}",
-                tenant_id=self._owner.tenant_id,
-                timeout_seconds=self._timeout_seconds,
-                was_started=True,
-            ) from error
-
     async def _ask(
         self, send: Callable[[Pipeline], None], *, timeout_seconds: float | None = None
     ) -> list[tuple[Any, ...]]:
@@ -429,29 +351,7 @@ class PostgresStore:
                     raise self._owner.taken_over(f"the schema {self._owner.schema} was removed or replaced")
                 raise map_error(failed, f"cannot read the schema {self._owner.schema}")
 
-        return await self._retried(ask, timeout_seconds)
-
-    async def _retried(
-        self, attempt: Callable[[float], Awaitable[T]], timeout_seconds: float | None = None
-    ) -> T:
-        """Try until the deadline, by default the call's; pass the remaining time to each attempt.
-
-        Raises:
-            PersistenceError: The last attempt's error, or an error that is not temporary.
-        """
-        now = asyncio.get_running_loop().time
-        deadline_seconds = now() + (timeout_seconds or self._timeout_seconds)
-        while True:
-            try:
-                return await attempt(max(deadline_seconds - now(), _PAUSE_SECONDS))
-            except (ConnectionLostError, QueryError) as error:
-                if not _is_temporary(error) or now() + _PAUSE_SECONDS >= deadline_seconds:
-                    raise
-                await asyncio.sleep(_PAUSE_SECONDS)
+        return await retried(ask, timeout_seconds or self._timeout_seconds)
 
     def _pending(self, applied: Sequence[AppliedMigration]) -> tuple["Migration", ...]:
         return plan_migrations(self._schemas, DIALECT, applied, len(applied))
-
-
-def _is_temporary(error: ConnectionLostError | QueryError) -> bool:
-    return isinstance(error, ConnectionLostError) or error.is_transient
