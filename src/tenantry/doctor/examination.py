@@ -13,7 +13,7 @@ from tenantry.doctor.files import check_files
 from tenantry.doctor.finding import Finding, Level, Report, ok, wrong
 from tenantry.doctor.machine import check_machine
 from tenantry.doctor.schema_versions import check_migrations
-from tenantry.doctor.snapshot_storage import check_storage, find_left_snapshots
+from tenantry.doctor.snapshot_storage import check_storage, find_left_snapshots, snapshots_of_one_machine
 from tenantry.doctor.tenants import (
     check_states,
     compare,
@@ -56,6 +56,8 @@ async def examine(
     findings = [finding async for finding in _findings(config, schemas)]
     if snapshot_storage is not None:
         findings.append(await check_storage(config, snapshot_storage))
+    elif config.catalog_backend != SQLITE:
+        findings.append(snapshots_of_one_machine(config.data_dir))
     return Report(data_dir=str(config.data_dir), findings=findings)
 
 

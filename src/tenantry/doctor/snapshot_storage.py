@@ -46,6 +46,15 @@ def find_left_snapshots(data_dir: Path) -> Iterator[Finding]:
         )
 
 
+def snapshots_of_one_machine(data_dir: Path) -> Finding:
+    """Return the finding for a catalog that machines can share, and a snapshot storage that they cannot share."""
+    return note(
+        _CHECK,
+        f"snapshots are in {default_location(data_dir)}, which other machines on the same database neither list nor delete",
+        "nothing for one machine; with several machines, give all of them the same TENANTRY_SNAPSHOT_STORAGE",
+    )
+
+
 async def check_storage(config: RegistryConfig, storage: ObjectStorage) -> Finding:
     """Compare the storage's owner mark with the data directory, without changing either."""
     backends = make_backends(config, (), clock=SystemClock(), log=EventLog())

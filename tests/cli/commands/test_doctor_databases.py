@@ -7,7 +7,7 @@ import pytest
 
 from catalogs import PostgresCatalog
 from postgres_servers import Database
-from tenantry import RegistryConfig, TenantRegistry
+from tenantry import LocalStorage, RegistryConfig, TenantRegistry
 from tenantry.doctor import Level, examine
 from tenantry.doctor.finding import Finding
 from tenantry.sql.statements import Statement
@@ -43,6 +43,15 @@ async def test_a_sound_deployment(config: RegistryConfig):
     assert findings["audit"].found == "the hash chain of 2 rows is intact"
     wrong = [one for one in findings.values() if one.level is Level.WRONG]
     assert wrong == []
+
+
+async def test_snapshots_that_other_machines_do_not_see(config: RegistryConfig, tmp_path: Path):
+    """Snapshots in the data directory are noted, because the machines that share the database each have their own."""
+    noted = (await found(config))["snapshot storage"]
+    assert noted.level is Level.NOTE
+    assert "other machines on the same database neither list nor delete" in noted.found
+    report = await examine(config, snapshot_storage=LocalStorage(tmp_path / "snapshots"))
+    assert not any("other machines" in one.found for one in report.findings)
 
 
 async def test_a_deployment_in_use(config: RegistryConfig):
