@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,9 @@ from tenantry import (
     UnsupportedByBackend,
 )
 from tenantry.cli import app
+from tenantry.events import Event, OperationStepped
+from tenantry.tenancy.operations.operation import Operation
+from tenantry.tenancy.tenant_record import Intent, TenantRecord
 from tenants import HANG_SECONDS, as_another, make_message, until
 
 pytestmark = pytest.mark.anyio
@@ -449,3 +453,55 @@ async def test_a_tenant_whose_schema_was_dropped_is_quarantined(
     assert (await registry.get("acme")).state is TenantState.QUARANTINED
     await registry.snapshots.restore("acme", snapshot.id)
     assert await contents(registry.tenant("acme")) == ["one"]
+
+
+async def test_a_process_that_has_lost_its_lock(
+    registry: TenantRegistry, data_dir: Path, snapshots: Path, postgres_database: Database
+):
+    """A paused process loses its lock, and another one finishes its operation: the first does not end the tenant's next operation."""
+    await registry.create("acme")
+    paused: list[str] = []
+
+    async def finish_elsewhere() -> None:
+        settings = config(data_dir.with_name("another"), database=postgres_database.url)
+        async with TenantRegistry(settings, snapshot_storage=LocalStorage(snapshots)) as another:
+            archived = await another.get("acme")
+            assert (archived.state, archived.intent) == (TenantState.ARCHIVED, None)
+            next_one = Intent(action="next", begun_at=archived.created_at)
+            await another._parts.catalog.change(archived, intent=next_one)
+
+    def pause(event: Event) -> None:
+        if isinstance(event, OperationStepped) and event.step == "compacted" and not paused:
+            paused.append(event.action)
+            with psycopg.connect(postgres_database.direct_url, autocommit=True) as operator:
+                operator.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+            other_process = threading.Thread(target=lambda: asyncio.run(finish_elsewhere()))
+            other_process.start()
+            other_process.join()
+
+    registry.add_hook(pause)
+    with pytest.raises(TenantBusyError, match="busy with 'next'"):
+        await registry.archive("acme")
+    found = await registry.get("acme")
+    assert found.intent is not None
+    assert (paused, found.intent.action) == (["archive"], "next")
+
+
+async def test_a_record_that_changes_while_its_operation_is_finished(registry: TenantRegistry):
+    """A paused process still changes the record of the operation that this process finishes: the next attempt reads it again."""
+    await registry.create("acme")
+    catalog, runner, seen = registry._parts.catalog, registry._parts.runner, list[str]()
+
+    async def finish(operation: Operation, tenant: TenantRecord) -> None:
+        seen.append(tenant.display_name)
+        assert len(seen) < 3, "the finisher gets the old record again and again"
+        if len(seen) == 1:
+            await catalog.change(tenant, display_name="changed")
+        await operation.complete(await catalog.change(tenant, reason="finished"))
+
+    runner._finishers["next"] = finish
+    tenant = await registry.get("acme")
+    await catalog.change(tenant, intent=Intent(action="next", begun_at=tenant.created_at))
+    await runner.reconcile()
+    found = await registry.get("acme")
+    assert (seen, found.intent, found.reason) == (["acme", "changed"], None, "finished")

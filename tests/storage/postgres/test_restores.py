@@ -196,6 +196,18 @@ class TestCrashes:
                 await closed.remove()
         assert schemas(postgres_database) == set()
 
+    async def test_the_next_restores_schema_is_not_removed(self, postgres_database: Database, tmp_path: Path):
+        """A process that was paused gives its restore up, while another process has staged the next one."""
+        async with opened(postgres_database.url, tmp_path) as backend:
+            await create(backend)
+            path = await copy(backend, tmp_path / "copy.db", generation=2)
+            points = backend.points(PLACE)
+            await points.stage("before-2", path)
+            assert await points.unstage("before-1")
+            assert await points.has_begun("before-2")
+            assert await points.unstage("before-2")
+            assert schemas(postgres_database) == {"tenant_acme"}
+
     async def test_another_tenants_schemas_are_not_removed(self, postgres_database: Database, tmp_path: Path):
         """A tenant whose place another deployment has taken removes neither that schema nor what is beside it."""
         async with opened(postgres_database.url, tmp_path) as backend:

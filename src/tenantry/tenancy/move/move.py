@@ -32,6 +32,7 @@ import anyio
 
 from tenantry.events import TenantMoved
 from tenantry.storage.protocol import Backend, Capability, Place
+from tenantry.tenancy.catalog.catalog import StaleTenantError
 from tenantry.tenancy.move import phase
 from tenantry.tenancy.move.phase import MovePhase
 from tenantry.tenancy.move.plan import MovePlan, check_movable, check_tables, plan_move
@@ -119,7 +120,7 @@ class Move:
             with anyio.CancelScope(shield=True):
                 # A switch whose commit was reported as failed may have taken effect.
                 latest = await self._operations.catalog.find_by_uid(moving.uid)
-                if latest is None or latest.intent is None:
+                if latest is None or not operation.owns(latest):
                     raise
                 if phase.phase_of(latest) is MovePhase.SWITCHED:
                     return latest
@@ -185,7 +186,7 @@ class Move:
                 switched = await self._switch_held(operation, moving, progress)
             except Exception:
                 with anyio.CancelScope(shield=True):
-                    await self._give_up_switch(moving)
+                    await self._give_up_switch(operation, moving)
                 raise
             self._operations.opener.forget_opened(moving.id)
         progress.pause_seconds = time.monotonic() - started
@@ -207,16 +208,17 @@ class Move:
             operation.step("switched")
         return switched
 
-    async def _give_up_switch(self, moving: TenantRecord) -> None:
+    async def _give_up_switch(self, operation: Operation, moving: TenantRecord) -> None:
         """Let the original serve the callers again, unless the switch has taken effect."""
         latest = await self._operations.catalog.find_by_uid(moving.uid)
-        if latest is not None and latest.intent is not None and phase.phase_of(latest) is MovePhase.SWITCHING:
+        if latest is not None and operation.owns(latest) and phase.phase_of(latest) is MovePhase.SWITCHING:
             await self._operations.catalog.change(latest, intent=phase.with_phase(latest, MovePhase.DROPPING))
 
     async def _complete(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         """Remove the original of a tenant that has moved, and clear the intent."""
         name, place = phase.source_of(tenant)
         async with self._operations.backends.of(name).exclusive(place) as closed:
+            await self._check_owned(operation, tenant)
             await closed.remove()
         target, place = self._target(tenant)
         await target.replica(place).validate_rules()
@@ -239,8 +241,14 @@ class Move:
         # The copy is removed last: its back end may be unreachable, and then the intent stays until the copy can be removed.
         target, place = self._target(tenant)
         async with target.exclusive(place, is_waited_for=False) as copy:
+            await self._check_owned(operation, tenant)
             await copy.remove()
         await operation.take_back(tenant)
+
+    async def _check_owned(self, operation: Operation, tenant: TenantRecord) -> None:
+        """Raise unless this move still runs: after another process has finished it, the tenant may have moved to this place again."""
+        if not operation.owns(await self._operations.catalog.find_by_uid(tenant.uid)):
+            raise StaleTenantError(tenant.id)
 
     def _target(self, tenant: TenantRecord) -> tuple[Backend, Place]:
         name, place = phase.target_of(tenant)

@@ -72,6 +72,7 @@ class Operation:
         self.principal = principal
         self.last_outcome = last_outcome
         self.tenant_uid: str | None = None
+        self.intent: Intent | None = None
         self.outcome = "ok"
         self.is_audited = False
 
@@ -82,6 +83,19 @@ class Operation:
     def preparing(self) -> AbstractContextManager[None]:
         """Allow the registry's shutdown to cancel the block; see `OperationRunner.preparing`."""
         return self._runner.preparing()
+
+    def owns(self, tenant: TenantRecord | None) -> bool:
+        """Return whether the record has this operation's intent.
+
+        If this process loses the tenant's lock, for example because it was paused, another process finishes the operation, and the
+        tenant's next operation may have begun.
+        """
+        mine, found = self.intent, None if tenant is None else tenant.intent
+        return (
+            mine is not None
+            and found is not None
+            and (found.action, found.begun_at) == (mine.action, mine.begun_at)
+        )
 
     def check_revision(self, tenant: TenantRecord) -> None:
         """Raise `RevisionError` if the tenant has another revision than the caller expected."""
@@ -188,6 +202,7 @@ class Operation:
                 under_way = await self._catalog.change(tenant, intent=intent)
             else:
                 under_way = await self._catalog.apply(tenant, event, reason=reason, intent=intent)
+            self.intent = intent
             self.step("begun")
             try:
                 yield under_way
@@ -212,7 +227,7 @@ class Operation:
         self.outcome = "taken_back"
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
-            if latest is None or latest.intent is None:
+            if latest is None or latest.intent is None or not self.owns(latest):
                 return
             with suppress(StaleTenantError):
                 await self._catalog.change(latest, intent=None, **_as_before(latest, latest.intent))
@@ -222,7 +237,7 @@ class Operation:
         """Add arguments to the intent, so that errors can describe the unfinished operation to callers."""
         while True:
             latest = await self._catalog.find_by_uid(tenant.uid)
-            if latest is None or latest.intent is None:
+            if latest is None or latest.intent is None or not self.owns(latest):
                 return
             noted = {**latest.intent.arguments, **arguments}
             if noted == latest.intent.arguments:
@@ -251,6 +266,9 @@ class Operation:
 
     async def _clear_intent(self, tenant: TenantRecord, **changes: Any) -> TenantRecord:
         while True:
+            if tenant.intent is not None and not self.owns(tenant):
+                # Another process has finished this operation, and the tenant's next operation runs.
+                raise StaleTenantError(tenant.id)
             try:
                 completed = await self._catalog.change(
                     tenant, intent=None, audit=self.audited("ok"), **changes

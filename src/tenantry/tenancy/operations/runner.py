@@ -234,9 +234,10 @@ class OperationRunner:
                 last_outcome=self._unfinished.last_outcome(found.uid),
             )
             operation.tenant_uid = found.uid
+            operation.intent = found.intent
             try:
                 with reported(operation, self.context):
-                    await audited(operation, partial(self._finish, found), self.catalog, self._log)
+                    await audited(operation, partial(self._finish, found.uid), self.catalog, self._log)
             except TenantryError as error:
                 self.leave_unfinished(found, operation.action, error.outcome)
                 raise
@@ -270,7 +271,16 @@ class OperationRunner:
         # Skip a renamed tenant: its operations run under the lock of the new id, but only the lock of the old id is held here.
         return found is not None and found.id == tenant.id and found.is_under_way and not self.is_own(found)
 
-    async def _finish(self, tenant: TenantRecord, operation: Operation) -> None:
+    async def _finish(self, uid: str, operation: Operation) -> None:
+        # Each attempt reads the record again: a process that has lost its lock without noticing may still change it.
+        tenant = await self.catalog.find_by_uid(uid)
+        if (
+            tenant is None
+            or not tenant.is_under_way
+            or not (operation.intent is None or operation.owns(tenant))
+        ):
+            operation.is_audited = True  # that process has finished the operation, and has audited it
+            return
         finisher = self._finishers.get(operation.action)
         if finisher is None:
             # Only the newer version of tenantry that began the operation can finish the operation.

@@ -43,6 +43,7 @@ class NewFromCopy:
         """Create the tenant from a copy that `prepare` has prepared."""
         operation.tenant_uid = tenant.uid
         intent = Intent(action=operation.action, begun_at=self._operations.context.clock.now())
+        operation.intent = intent
         tenant = tenant.model_copy(update={"intent": intent})
         async with operation.lock(tenant):
             await self._operations.catalog.insert(tenant)

@@ -144,7 +144,11 @@ def has_owner(connection: Connection[tuple[Any, ...]], schema: str) -> bool:
 def _unstage(
     connection: Connection[tuple[Any, ...]], tools: LifecycleTools, location: str, point: str
 ) -> bool:
-    if point in point_schemas(location, read_schemas(connection, location)):
+    schemas = read_schemas(connection, location)
+    if point in point_schemas(location, schemas):
         return False
-    drop_schema(connection, tools, staged_schema(location))
+    staged = staged_schema(location)
+    # Another process may have finished this restore, and have staged the next one. An incomplete schema has no comment.
+    if schemas.get(staged) in {point, None}:
+        drop_schema(connection, tools, staged)
     return True
