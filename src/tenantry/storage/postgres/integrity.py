@@ -17,12 +17,12 @@ from tenantry.storage.postgres.statements.values import load_rows
 if TYPE_CHECKING:
     from psycopg.pq.abc import PGresult
 
-_TABLES: Final = b"""
+TABLES: Final = b"""
 SELECT c.oid::regclass::text FROM pg_class AS c
 WHERE c.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = 'tenantry_owner'::regclass) AND c.relkind = 'r'
 ORDER BY c.relname
 """
-_INDEXES: Final = b"""
+INDEXES: Final = b"""
 SELECT c.oid::bigint, f.pronamespace::regnamespace::text
 FROM pg_extension AS e
 JOIN pg_proc AS f ON f.pronamespace = e.extnamespace AND f.proname = 'bt_index_check' AND f.pronargs = 2
@@ -34,7 +34,7 @@ WHERE e.extname = 'amcheck' AND has_function_privilege(f.oid, 'EXECUTE') AND c.r
 ORDER BY c.oid
 """
 # The timeouts of statements are for calls, and an index could answer a count without reading the table.
-_SETTINGS: Final = b"""
+SETTINGS: Final = b"""
 SELECT set_config('statement_timeout', '0', true), set_config('enable_indexonlyscan', 'off', true),
     set_config('enable_indexscan', 'off', true), set_config('enable_bitmapscan', 'off', true)
 """
@@ -57,21 +57,31 @@ async def check(
         TenantOwnedElsewhereError: The schema does not exist any more.
         PersistenceError: The check failed for another reason.
     """
-    tables = await _ask(owner, head, pipeline, _TABLES, step_seconds_max)
-    indexes = await _ask(owner, head, pipeline, _INDEXES, step_seconds_max) if is_thorough else []
+    tables = await _ask(owner, head, pipeline, TABLES, step_seconds_max)
+    indexes = await _ask(owner, head, pipeline, INDEXES, step_seconds_max) if is_thorough else []
     for (table,) in tables:
-        read = "sum(octet_length(t::text))" if is_thorough else "count(*)"
-        await _ask(owner, head, pipeline, f"SELECT {read} FROM ONLY {table} AS t".encode(), step_seconds_max)  # noqa: S608
+        read = reading(table, is_thorough=is_thorough)
+        await _ask(owner, head, pipeline, read, step_seconds_max)
     for index, namespace in indexes:
-        compare = f"SELECT {namespace}.bt_index_check({index:d}::regclass, true)"
-        await _ask(owner, head, pipeline, compare.encode(), step_seconds_max)
+        await _ask(owner, head, pipeline, comparing(index, namespace), step_seconds_max)
+
+
+def reading(table: str, *, is_thorough: bool) -> bytes:
+    """Return the statement that reads a table from `TABLES`; a thorough one reads the large values, too."""
+    read = "sum(octet_length(t::text))" if is_thorough else "count(*)"
+    return f"SELECT {read} FROM ONLY {table} AS t".encode()  # noqa: S608  # the server has quoted the name
+
+
+def comparing(index: int, namespace: str) -> bytes:
+    """Return the statement that compares an index from `INDEXES` with its table."""
+    return f"SELECT {namespace}.bt_index_check({index:d}::regclass, true)".encode()
 
 
 async def _ask(
     owner: Owner, head: Head, pipeline: Pipeline, sql: bytes, seconds_max: float
 ) -> list[tuple[Any, ...]]:
     head.begin_read(pipeline)
-    pipeline.send(_SETTINGS)
+    pipeline.send(SETTINGS)
     pipeline.send(sql)
     pipeline.sync()
     (results,) = await pipeline.results(seconds_max)

@@ -1,6 +1,6 @@
 """Checks a tenant's schema: its owner, its tables, its indexes, and with the extension amcheck the contents of its indexes.
 
-The server checks its pages itself, if its cluster has checksums; a thorough check reads every table, so that it does. This function
+A thorough check reads every table and compares indexes as the check of an open tenant does (`integrity`). This function
 blocks; each call runs on its own thread.
 """
 
@@ -13,6 +13,7 @@ from psycopg import Connection
 from tenantry.errors import DatabaseCorruptError
 from tenantry.schemas.schema import Schema
 from tenantry.storage.artifacts import expected_tables
+from tenantry.storage.postgres import integrity
 from tenantry.storage.postgres.copies.copy_out import read_mark
 from tenantry.storage.postgres.copies.tables import read_tables
 from tenantry.storage.postgres.quoting import quoted
@@ -29,17 +30,6 @@ _DISABLED_CONSTRAINTS: Final = """
 SELECT format('the constraint %%I is not validated', c.conname)
 FROM pg_catalog.pg_constraint AS c JOIN pg_catalog.pg_namespace AS n ON n.oid = c.connamespace
 WHERE n.nspname = %s AND NOT c.convalidated ORDER BY c.conname
-"""
-# Only roles with the right may call the function; by default only superusers have it.
-_AMCHECK: Final = """
-SELECT n.nspname FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
-JOIN pg_catalog.pg_proc AS p ON p.pronamespace = n.oid AND p.proname = 'bt_index_check' AND p.pronargs = 2
-WHERE e.extname = 'amcheck' AND has_function_privilege(p.oid, 'EXECUTE')
-"""
-_TREES: Final = """
-SELECT c.oid::bigint FROM pg_catalog.pg_class AS c
-JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace JOIN pg_catalog.pg_am AS am ON am.oid = c.relam
-WHERE n.nspname = %s AND c.relkind = 'i' AND am.amname = 'btree' ORDER BY c.relname
 """
 
 
@@ -99,16 +89,17 @@ def _differences(
 
 
 def _read_all(connection: Connection[tuple[Any, ...]], schema: str) -> list[str]:
+    """Return the damage that the server finds in tables, large values and indexes."""
     try:
-        for name in read_tables(connection, schema):
-            check_cancelled()
-            connection.execute(f"SELECT count(*) FROM {quoted(schema, name)}".encode())  # noqa: S608
-        amcheck = connection.execute(_AMCHECK).fetchone()
-        if amcheck is not None:
-            check = f"SELECT {quoted(amcheck[0])}.bt_index_check(%s::bigint::oid, true)"
-            for (index,) in connection.execute(_TREES, (schema,)).fetchall():
+        with connection.transaction():
+            connection.execute("SELECT set_config('search_path', %s, true)", (quoted(schema),))
+            connection.execute(integrity.SETTINGS)
+            for (table,) in connection.execute(integrity.TABLES).fetchall():
                 check_cancelled()
-                connection.execute(check.encode(), (index,))
+                connection.execute(integrity.reading(table, is_thorough=True))
+            for index, namespace in connection.execute(integrity.INDEXES).fetchall():
+                check_cancelled()
+                connection.execute(integrity.comparing(index, namespace))
     except (psycopg.errors.DataCorrupted, psycopg.errors.IndexCorrupted) as error:
         return [error.diag.message_primary or str(error)]
     return []
