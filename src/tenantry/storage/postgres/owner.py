@@ -51,7 +51,7 @@ CREATE TABLE tenantry_idempotency (
     "CREATE INDEX tenantry_idempotency_created ON tenantry_idempotency (created_at)",
     migrator.CREATE_SQL,
 )
-"""The statements that create tenantry's own tables in the schema at the front of the search path."""
+"""The statements that create tenantry's own tables in the schema that ``search_path`` names first."""
 
 _INSERT_OWNER: Final = b"INSERT INTO tenantry_owner (id, tenant_uid, epoch) VALUES (1, $1, $2)"
 _SHARE_LOCK: Final = b"SELECT pg_try_advisory_xact_lock_shared($1)"
@@ -78,7 +78,10 @@ class Owner(NamedTuple):
 
     @property
     def path(self) -> bytes:
-        """The search path that contains only the schema. The connection's temporary tables, which come first unless named, come last."""
+        """The value of ``search_path`` that contains only the schema.
+
+        The connection's temporary tables come last, because they would come first if the value did not name them.
+        """
         return f"{quoted(self.schema)}, pg_temp".encode()
 
     def taken_over(self, why: str) -> TenantOwnedElsewhereError:

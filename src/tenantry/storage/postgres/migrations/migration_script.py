@@ -102,7 +102,7 @@ def _check_set(words: list[str]) -> None:
         return
     raise BrokenScriptError(
         f"a migration may not use SET {' '.join(words[:2])}: the setting would outlive the migration or hide the tenant's tables: "
-        "use SET LOCAL, and do not set the search path or the role",
+        "use SET LOCAL, and do not set search_path or the role",
         code=_REFUSED_CODE,
     )
 

@@ -5,7 +5,7 @@ keys of changed rows. The owner's row puts the write transactions of all process
 has larger numbers, and no number below the last one that a pass has seen appears after the pass.
 
 The triggers' functions run with the rights of the connection's role (``SECURITY DEFINER``), because a tenant's role has none on the
-journal (`tenantry.storage.postgres.roles`). Their search path excludes what a tenant's role could create in its schema.
+journal (`tenantry.storage.postgres.roles`). Their ``search_path`` excludes what a tenant's role could create in its schema.
 """
 
 from collections.abc import AsyncIterator, Iterator, Sequence

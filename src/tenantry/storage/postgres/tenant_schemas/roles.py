@@ -1,6 +1,6 @@
 """The option ``roles``: each tenant's statements run as a role of the tenant, which has no rights outside the tenant's schema.
 
-Without the option, only the search path separates tenants, and a statement could name another tenant's schema. With it, the server
+Without the option, only ``search_path`` separates tenants, and a statement could name another tenant's schema. With it, the server
 refuses that (SQLSTATE 42501). The role cannot log in. It owns the tables of the schema, so there are no rights to keep up to date: a
 migration runs as the role, and what it makes belongs to the role. The schema itself stays the property of the connection's role: a
 schema's owner would need the right to create other schemas. The connection's role is a member of every tenant's role, and so may do
