@@ -101,7 +101,7 @@ def parsed(path: Path) -> ast.Module:
 
 
 def imports(path: Path) -> Iterator[str]:
-    """Yield the module that each import statement names, wherever in the file it stands."""
+    """Yield the module that each import statement, or each call of ``import_module``, names, wherever in the file it stands."""
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -111,6 +111,8 @@ def imports(path: Path) -> Iterator[str]:
             for alias in node.names:
                 submodule = f"{node.module}.{alias.name}"
                 yield submodule if submodule in MODULES else node.module
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith("import_module"):
+            yield from (name.value for name in node.args if isinstance(name, ast.Constant))
 
 
 def layer(module: str) -> int:
