@@ -84,15 +84,24 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield Place(where, {**dict.fromkeys(WHERE, ""), "TENANTRY_API_KEY": token}, data_dir, names)
 
 
+OPTIONS = {"BACKEND": "sqlite"}
+"""Values of options that a command needs, by their metavariables."""
+
+
 def commands() -> Iterator[tuple[list[str], list[str], list[str]]]:
-    """Yield each command's words, the metavariables of its arguments, and what keeps it from asking."""
+    """Yield each command's words, the metavariables of its arguments, and the options that it needs to run without a question."""
     for name, group in get_command(app).commands.items():
         for one, command in getattr(group, "commands", {}).items():
+            # The name of an optional argument is in brackets.
             arguments = [
-                p.metavar or p.name.upper() for p in command.params if p.param_type_name == "argument"
+                (p.metavar or p.name.upper()).strip("[]")
+                for p in command.params
+                if p.param_type_name == "argument"
             ]
-            has_question = any("--yes" in parameter.opts for parameter in command.params)
-            yield [name, one], arguments, ["--yes"] if has_question else []
+            options = [p for p in command.params if p.param_type_name == "option"]
+            needed = [word for p in options if p.required for word in (p.opts[0], OPTIONS[p.metavar])]
+            has_question = any("--yes" in p.opts for p in options)
+            yield [name, one], arguments, [*needed, *(["--yes"] if has_question else [])]
 
 
 # A file may be called %2e%2e or ?, and a storage lie anywhere; a job's kind is a name in a body, and looked up there.
