@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import psycopg
 import pytest
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from commands import WHERE, Service, service, tenantry
@@ -325,6 +326,22 @@ class TestSeveralProcesses:
         await registry.snapshots.undo_restore("acme")
         assert other.do("save", "acme", "last") == "ok"
         assert await contents(registry.tenant("acme")) == ["kept", "last", "replaced"]
+
+    async def test_a_restore_elsewhere_is_no_failure(
+        self, data_dir: Path, snapshots: Path, registry: TenantRegistry, other: Other
+    ):
+        """A process whose tenant is fenced off opens it again, and does not count or report a failure: no alert follows."""
+        settings = config(data_dir.with_name("third"), database=registry.config.database, **SLOW_POLL)
+        async with TenantRegistry(settings, snapshot_storage=LocalStorage(snapshots)) as fenced:
+            await registry.create("acme")
+            await save(fenced, "acme", "kept")
+            snapshot = await fenced.snapshots.create("acme")
+            with capture_logs() as logs:
+                assert other.do("restore", "acme", snapshot.id) == "ok"
+                await save(fenced, "acme", "later")
+            assert fenced.statistics().pool.closed_by_reason["failed"] == 0
+            assert "tenantry.tenant.failed" not in {entry["event"] for entry in logs}
+            assert await contents(fenced.tenant("acme")) == ["kept", "later"]
 
     @pytest.mark.parametrize("step", ["begun", "placed", "kept", "exchanged"])
     async def test_callers_wait_for_a_restore_elsewhere(

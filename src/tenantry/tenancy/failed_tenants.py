@@ -4,12 +4,14 @@ import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from tenantry.errors import DatabaseCorruptError, TenantryError
+from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.storage.protocol import Capability
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.tenant_record import TenantRecord
 
 TENANT_FAILED: Final = "tenantry.tenant.failed"
+TENANT_FENCED: Final = "tenantry.tenant.fenced"
 
 FOUND_SOUND_SECONDS: Final = 60.0
 """A tenant that fails again within this time after a check without damage is quarantined without another check."""
@@ -37,6 +39,7 @@ class FailedTenants:
     def __init__(self, tools: OperationTools, log: EventLog) -> None:
         self._pool = tools.pool
         self._opener = tools.opener
+        self._backends = tools.backends
         self._now = tools.context.clock.monotonic_seconds
         self._log = log
         self._found_sound: dict[str, float] = {}
@@ -46,7 +49,7 @@ class FailedTenants:
         """Start a task that closes the tenant."""
         if not isinstance(error, DatabaseCorruptError):
             # Begin immediately: callers whose calls another owner has fenced off must not find the same actor again.
-            self._pool.start_closing(tenant.id, "failed")
+            self._pool.start_closing(tenant.id, self._reason(tenant, error))
         task = asyncio.get_running_loop().create_task(self.close(tenant, error))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -58,9 +61,13 @@ class FailedTenants:
 
     async def close(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Close the tenant; quarantine the tenant if its database is damaged."""
-        self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
+        reason = self._reason(tenant, error)
+        if reason == "state":
+            self._log.info(TENANT_FENCED, tenant_id=tenant.id)
+        else:
+            self._log.failure(TENANT_FAILED, error, tenant_id=tenant.id)
         if not isinstance(error, DatabaseCorruptError):
-            await self._pool.close_tenant(tenant.id, "failed")
+            await self._pool.close_tenant(tenant.id, reason)
             return
         # The check needs exclusive access to the database, so callers wait until the check has ended.
         async with self._pool.held(tenant.id, "check", reason="failed"):
@@ -69,6 +76,16 @@ class FailedTenants:
                     await self._opener.quarantine(tenant, error)
             except TenantryError as failure:
                 self._log.failure(TENANT_FAILED, failure, tenant_id=tenant.id)
+
+    def _reason(self, tenant: TenantRecord, error: TenantryError) -> str:
+        """Return why the tenant is closed.
+
+        Where several processes may have a tenant open, an operation of another process fences this one off. That is no failure: the
+        tenant is opened again, as after any other change of its record.
+        """
+        backend = self._backends.find(tenant.backend)
+        is_shared = backend is not None and Capability.SHARED in backend.capabilities
+        return "state" if is_shared and isinstance(error, TenantOwnedElsewhereError) else "failed"
 
     async def _is_damaged(self, tenant: TenantRecord) -> bool:
         """Check the tenant's database. If a check found no damage shortly before, the new failure counts as damage without a check."""
