@@ -522,3 +522,20 @@ async def test_a_record_that_changes_while_its_operation_is_finished(registry: T
     await runner.reconcile()
     found = await registry.get("acme")
     assert (seen, found.intent, found.reason) == (["acme", "changed"], None, "finished")
+
+
+async def test_the_address_of_another_database_quarantines_nobody(
+    data_dir: Path, postgres_server: PostgresServer
+):
+    """A registry with a wrong address refuses its tenants, and serves them when the address is right again."""
+    with postgres_server.database() as right, postgres_server.database() as wrong:
+        settings = {"default_backend": "east"}
+        async with TenantRegistry(config(data_dir, databases={"east": right.url}, **settings)) as registry:
+            await registry.create("acme")
+            await save(registry, "acme", "one")
+        async with TenantRegistry(config(data_dir, databases={"east": wrong.url}, **settings)) as registry:
+            with pytest.raises(PersistenceConnectionError, match="check the address"):
+                await save(registry, "acme", "two")
+            assert (await registry.get("acme")).state is TenantState.ACTIVE
+        async with TenantRegistry(config(data_dir, databases={"east": right.url}, **settings)) as registry:
+            assert await contents(registry.tenant("acme")) == ["one"]

@@ -9,6 +9,7 @@ import anyio
 from tenantry.errors import (
     DatabaseCorruptError,
     MigrationError,
+    PersistenceConnectionError,
     PersistenceError,
     TenantBusyError,
     TenantOwnedElsewhereError,
@@ -129,7 +130,16 @@ class TenantOpener:
         return actor
 
     async def _lost(self, tenant: TenantRecord) -> TenantryError:
-        """Quarantine a tenant whose database is missing, and return the error for its callers; an operation gets the cause."""
+        """Quarantine a tenant whose database is missing, and return the error for its callers; an operation gets the cause.
+
+        A server without any tenant is probably another one than the settings mean, so no tenant is quarantined because of it.
+        """
+        backend = self._backends.of(tenant.backend)
+        if not await backend.has_catalog() and not await backend.locations():
+            return PersistenceConnectionError(
+                f"tenant {tenant.id!r} cannot be opened: the back end {tenant.backend!r} has no tenant at all: check the address of its "
+                "database in the settings"
+            )
         error = DatabaseCorruptError(
             f"the database {tenant.location!r} of tenant {tenant.id!r} is missing on the back end {tenant.backend!r}: restore a snapshot"
         )
