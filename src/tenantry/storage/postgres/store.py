@@ -23,6 +23,7 @@ from tenantry.storage.postgres.connections.pipeline import Pipeline, first_failu
 from tenantry.storage.postgres.migrations import migrator
 from tenantry.storage.postgres.owner import Owner, create_schema, read_epoch
 from tenantry.storage.postgres.statements.attempts import retried
+from tenantry.storage.postgres.statements.failures import Failures
 from tenantry.storage.postgres.statements.head import Head
 from tenantry.storage.postgres.statements.marks import Marks
 from tenantry.storage.postgres.statements.reads import Reader
@@ -125,8 +126,15 @@ class PostgresStore:
         )
         self._head.is_durable = options.durability == "full"
         self._marks = Marks(self._head)
+        failures = Failures(self._owner)
         self._writer = Writer(
-            self._owner, self._head, self._marks, connections, timeout_seconds=timeout_seconds, log=log
+            self._owner,
+            self._head,
+            self._marks,
+            connections,
+            failures,
+            timeout_seconds=timeout_seconds,
+            log=log,
         )
         self._reader = Reader(self._owner, self._head, connections, timeout_seconds=timeout_seconds)
         self._is_connected = False
@@ -141,7 +149,7 @@ class PostgresStore:
             self._writing,
             timeout_seconds=timeout_seconds,
             idle_seconds=options.transaction_timeout_seconds + _IDLE_MARGIN_SECONDS,
-            guard_error=self._writer.guard_error,
+            failures=failures,
         )
         self._copies: set[asyncio.Future[None]] = set()
 

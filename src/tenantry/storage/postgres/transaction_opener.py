@@ -3,20 +3,18 @@
 import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
-from tenantry.errors import CallTimeoutError, PersistenceError, QueryError, TenantryError
+from tenantry.errors import CallTimeoutError, PersistenceError, QueryError
 from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
-from tenantry.storage.postgres.connections.pipeline import Pipeline, first_failure
+from tenantry.storage.postgres.connections.pipeline import first_failure
 from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.statements.attempts import is_temporary, retried
+from tenantry.storage.postgres.statements.failures import Failures
 from tenantry.storage.postgres.statements.head import Head, Mark
 from tenantry.storage.postgres.statements.marks import Marks
 from tenantry.storage.postgres.statements.writes import Connections
 from tenantry.storage.postgres.transaction import PostgresTransaction
-
-if TYPE_CHECKING:
-    from psycopg.pq.abc import PGresult
 
 _SET_IDLE_TIMEOUT: Final = b"SELECT set_config('idle_in_transaction_session_timeout', $1, true)"
 
@@ -32,7 +30,7 @@ class TransactionOpener:
         writing: The lock of the store's writes, which a transaction holds until it ends.
         timeout_seconds: The time limit of one call.
         idle_seconds: The time after which the server ends an idle transaction.
-        guard_error: Returns the error of a transaction whose guard failed.
+        failures: Maps the error of a transaction whose guard failed.
     """
 
     def __init__(
@@ -45,7 +43,7 @@ class TransactionOpener:
         *,
         timeout_seconds: float,
         idle_seconds: float,
-        guard_error: "Callable[[PGresult, Pipeline], TenantryError]",
+        failures: Failures,
     ) -> None:
         self._owner = owner
         self._head = head
@@ -54,7 +52,7 @@ class TransactionOpener:
         self._writing = writing
         self._timeout_seconds = timeout_seconds
         self._idle_seconds = idle_seconds
-        self._guard_error = guard_error
+        self._failures = failures
         self._open: PostgresTransaction | None = None
 
     async def begin(self, check_connected: Callable[[], None]) -> PostgresTransaction:
@@ -102,7 +100,7 @@ class TransactionOpener:
             (results,) = await pipeline.results(timeout_seconds)
             failed = first_failure(results)
             if failed is not None:
-                error = self._guard_error(failed, pipeline)
+                error = self._failures.guard_error(failed, pipeline)
                 if pipeline.is_open:
                     pipeline.send(b"ROLLBACK")
                     pipeline.sync()

@@ -20,18 +20,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 from tenantry.errors import (
     PersistenceConnectionError,
     QueryError,
-    TenantOwnedElsewhereError,
     TenantryError,
 )
 from tenantry.storage.postgres.connections.errors import (
-    FENCED,
-    PREPARED_STALE,
-    READ_ONLY,
-    RUN_AGAIN,
     SCHEMA_MISSING,
     code_of,
-    forget_stale,
-    is_lock_timeout,
     map_error,
 )
 from tenantry.storage.postgres.connections.lost_connection import ConnectionLostError
@@ -45,6 +38,7 @@ from tenantry.storage.postgres.statements.batch import (
     Transaction,
     pieces_of,
 )
+from tenantry.storage.postgres.statements.failures import Failures
 from tenantry.storage.postgres.statements.head import Head
 from tenantry.storage.postgres.statements.keys import KeyedTransaction
 from tenantry.storage.postgres.statements.marks import Marks
@@ -85,10 +79,12 @@ class Writer:
         head: Head,
         marks: Marks,
         connections: Connections,
+        failures: Failures,
         *,
         timeout_seconds: float,
         log: "EventLog",
     ) -> None:
+        self._failures = failures
         self._log = log
         self._owner = owner
         self._head = head
@@ -168,7 +164,7 @@ class Writer:
         if failure is None:
             piece.answer_all(piece.todo, results, transaction.offset)
         else:
-            self._take_failure(piece, failure, pipeline)
+            self._failures.take(piece, failure, pipeline)
 
     async def _run_alone(self, piece: Piece, positions: Sequence[int], pipeline: Pipeline) -> None:
         transactions: list[Transaction] = []
@@ -184,7 +180,7 @@ class Writer:
         for position, results in zip(positions, parts, strict=True):
             failure = piece.failure_of([position], results, self._head.guarded_commands)
             if failure is not None:
-                self._take_own_failure(piece, position, failure, pipeline)
+                self._failures.take_own(piece, position, failure, pipeline)
             elif not_durable is not None and code_of(not_durable) not in SCHEMA_MISSING:
                 # If the schema was replaced, the replacement's durable commit came later.
                 piece.answer(position, map_error(not_durable, piece.unit(position).request[0].name))
@@ -211,9 +207,9 @@ class Writer:
         for position, outcome in keyed.outcomes.items():
             piece.answer(position, outcome)
         if failure is not None and piece.runs_alone:
-            self._take_own_failure(piece, keyed.transaction.positions[0], failure, pipeline)
+            self._failures.take_own(piece, keyed.transaction.positions[0], failure, pipeline)
         elif failure is not None:
-            self._take_failure(piece, failure, pipeline)
+            self._failures.take(piece, failure, pipeline)
 
     async def _end(
         self,
@@ -254,65 +250,4 @@ class Writer:
                 piece.answer_not_found(transaction)
         piece.received.clear()
         if piece.todo and not found.is_owner:
-            raise self._taken_over()
-
-    def _take_failure(self, piece: Piece, failure: Failure, pipeline: Pipeline) -> None:
-        """Set the outcome of the unit that failed; the others run again."""
-        if failure.is_commit:
-            piece.runs_alone = True
-        elif failure.position is None:
-            self._take_guard_failure(piece, failure.result, pipeline)
-        elif not self._runs_again(piece, failure, pipeline):
-            piece.answer(
-                failure.position,
-                map_error(failure.result, piece.unit(failure.position).request[0].name),
-            )
-            piece.failures += 1
-
-    def _take_own_failure(self, piece: Piece, position: int, failure: Failure, pipeline: Pipeline) -> None:
-        """Set the outcome of a unit whose own transaction failed, unless the unit runs again."""
-        code = code_of(failure.result)
-        if failure.position is None and not failure.is_commit:
-            if code in SCHEMA_MISSING or code == FENCED:
-                piece.answer(position, self._taken_over())
-            else:
-                self._take_guard_failure(piece, failure.result, pipeline)
-        elif not self._runs_again(piece, failure, pipeline):
-            piece.answer(position, map_error(failure.result, piece.unit(position).request[0].name))
-
-    def _runs_again(self, piece: Piece, failure: Failure, pipeline: Pipeline) -> bool:
-        """Return whether the unit that failed runs again."""
-        code = code_of(failure.result)
-        if is_lock_timeout(failure.result):
-            raise BackInLineError(code)
-        if code in RUN_AGAIN:
-            return True
-        if failure.sql is None or piece.has_forgotten:
-            return False
-        piece.has_forgotten = forget_stale(code, failure.sql, pipeline)
-        return piece.has_forgotten
-
-    def guard_error(self, result: "PGresult", pipeline: Pipeline) -> TenantryError:
-        """Return the error of a transaction whose guard failed; a temporary error is transient. A connection to a replica is closed."""
-        code = code_of(result)
-        if code == FENCED or code in SCHEMA_MISSING:
-            return self._taken_over()
-        if code == READ_ONLY:
-            pipeline.close()  # the primary has become a replica: a new connection goes to the new primary
-        elif code in PREPARED_STALE:
-            pipeline.forget_all()
-        return map_error(result, "cannot begin to write")
-
-    def _take_guard_failure(self, piece: Piece, result: "PGresult", pipeline: Pipeline) -> None:
-        """Raise the error of a transaction whose guard failed; return if the transaction can run again at once."""
-        error = self.guard_error(result, pipeline)
-        if isinstance(error, QueryError) and error.is_transient:
-            raise BackInLineError(str(error)) from error
-        if code_of(result) not in PREPARED_STALE or piece.has_forgotten:
-            raise error
-        piece.has_forgotten = True
-
-    def _taken_over(self) -> TenantOwnedElsewhereError:
-        return self._owner.taken_over(
-            "another process has taken over the database, or has replaced or removed it, so nothing was written"
-        )
+            raise self._failures.taken_over()
