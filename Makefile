@@ -52,7 +52,7 @@ soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and
 PART := $(wildcard tests/test_*.py) $(addprefix tests/,files schemas server sql storage/archive storage/sqlite storage/test_standalone.py tenancy/actors testing) \
 	$(addprefix tests/,company/test_models.py company/test_timestamps.py tenancy/fleet/test_job.py tenancy/test_registry.py tenancy/test_registry_reports.py tenancy/test_registry_transactions.py) \
 	$(addprefix tests/,system/test_cancellation.py system/test_documentation.py observability/test_logging.py observability/test_metrics.py) \
-	tests/cli/test_output.py
+	$(addprefix tests/storage/postgres/,test_conformance.py test_pipeline.py test_pool.py) tests/cli/test_output.py
 
 test-part: $(VENV)/.dev ## the tests that depend most on Python's version
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PART)

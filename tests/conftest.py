@@ -34,10 +34,12 @@ FILES_BYTES_MAX = 4 * 2**30
 GARBAGE_OBJECTS_MAX = 10_000
 
 LONGEST = (
-    *("test_schemathesis", "test_conformance", "test_console", "test_answers", "test_commands", "test_serve"),
+    *("test_schemathesis", "test_crashes", "test_conformance", "test_move_postgres", "test_backend"),
+    *("test_console", "test_round_trips", "test_isolation", "test_postgres_registry", "test_catalog_move"),
+    *("test_catalog_statements", "test_restores", "test_standalone_postgres", "test_roles"),
+    *("test_answers", "test_commands", "test_serve"),
     *(
         "test_power_failure",
-        "test_crashes",
         "test_errors",
         "test_surroundings",
         "test_tenants",
@@ -60,8 +62,8 @@ LONGEST = (
         "test_storage_owner",
         "test_replace_file",
     ),
-    *("test_ids", "test_models", "test_fleet", "test_registry", "test_life_of_tenants", "test_round_trips"),
-    *("test_isolation", "test_company_runtime"),
+    *("test_ids", "test_models", "test_fleet", "test_registry", "test_life_of_tenants"),
+    "test_company_runtime",
 )
 """The files that take the most time, the longest first."""
 

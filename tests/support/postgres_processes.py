@@ -69,14 +69,19 @@ def binaries(version: int) -> Path | None:
     return found if (found / "initdb").exists() else None
 
 
+def parent_directory() -> Path:
+    """Return the directory for the servers' files: in memory, if there is space. A container may have only 64 MiB there."""
+    memory = Path("/dev/shm")
+    has_space = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
+    return memory if has_space else Path("/tmp")
+
+
 def make_directory(kind: str) -> Path:
     """Return a new directory with a short path, which the servers' user may enter: in memory, if there is space.
 
     Directories of processes that were killed before they could remove them are removed.
     """
-    memory = Path("/dev/shm")
-    has_space = os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > 2**30
-    parent = memory if has_space else Path("/tmp")
+    parent = parent_directory()
     for left in parent.glob(f"{_DIRECTORIES}*"):
         pid = left.name.removeprefix(_DIRECTORIES).partition("-")[0]
         if pid.isdecimal() and not Path("/proc", pid).exists():

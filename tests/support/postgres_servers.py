@@ -11,7 +11,6 @@ import itertools
 import os
 import subprocess
 import sys
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -25,7 +24,7 @@ import psycopg
 
 import postgres_processes
 from needs import need, needed_program
-from postgres_processes import NEWEST, PORT, PostgresProcess, make_directory, pgbouncer
+from postgres_processes import NEWEST, PORT, PostgresProcess, make_directory, parent_directory, pgbouncer
 
 # A registry refuses variables with tenantry's prefix that it does not know. The processes of xdist inherit the other name.
 if "TENANTRY_TEST_POSTGRES_DSN" in os.environ:
@@ -181,9 +180,7 @@ def _run_directory() -> Path:
     run = os.environ.get("PYTEST_XDIST_TESTRUNUID")
     if run is None:
         return make_directory("run")
-    memory = Path("/dev/shm")
-    parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
-    directory = parent / f"postgres-run-{run[:12]}"
+    directory = parent_directory() / f"postgres-run-{run[:12]}"
     directory.mkdir(exist_ok=True)
     directory.chmod(0o755)
     return directory
