@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import shutil
 import threading
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,10 @@ from postgres_tenants import (
     write,
 )
 from tenantry.errors import PersistenceError, SnapshotError, TenantOwnedElsewhereError
+from tenantry.storage.postgres.connections.lifecycle_tools import COPY_CONNECTIONS_MAX
 from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
 from tenantry.storage.postgres.copies import copy_out, new_schema
+from tenantry.storage.postgres.migrations import migrator
 from tenantry.storage.postgres.quoting import quoted
 
 if TYPE_CHECKING:
@@ -351,6 +354,37 @@ class TestRestores:
                     await closed.exchange("before-1")
             async with connected(backend) as store:
                 assert await read(store, "SELECT number FROM generation") == [1]
+
+
+async def test_many_copies_at_once_have_a_limited_number_of_connections(
+    postgres_database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The migrations of a new schema use a connection beside the limited ones, but only as many as copies may run."""
+    now = most = 0
+    too_many = asyncio.Event()
+
+    async def migrate(*args: Any, **kwargs: Any) -> Any:
+        nonlocal now, most
+        now += 1
+        most = max(most, now)
+        if now > COPY_CONNECTIONS_MAX:
+            too_many.set()
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(0.3):  # without a limit, the others arrive in this time
+                    await too_many.wait()
+            return await migrator.migrate(*args, **kwargs)
+        finally:
+            now -= 1
+
+    monkeypatch.setattr(new_schema, "migrate", migrate)
+    async with opened(postgres_database.url, tmp_path) as backend:
+        await create(backend)
+        path = await copy(backend, tmp_path / "copy.db", generation=2)
+        copies = [Path(shutil.copy(path, tmp_path / f"{number}.db")) for number in range(12)]
+        places = [PLACE._replace(location=f"tenant_copy_{number}") for number in range(len(copies))]
+        await asyncio.gather(*map(backend.adopt, places, copies))
+    assert 1 <= most <= COPY_CONNECTIONS_MAX
 
 
 async def exchanged(backend: postgres_tenants.PostgresBackend, point: str) -> None:

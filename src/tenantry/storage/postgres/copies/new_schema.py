@@ -24,6 +24,7 @@ from tenantry.storage.postgres import citus
 from tenantry.storage.postgres.connections.connecting import connect
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.connections.settings import connection_parameters
+from tenantry.storage.postgres.connections.thread_connections import on_thread
 from tenantry.storage.postgres.copies.copy_in import copy_in
 from tenantry.storage.postgres.copies.copy_out import check_packs
 from tenantry.storage.postgres.migrations.migrator import MigratedSchema, migrate
@@ -62,9 +63,11 @@ async def make_schema(tools: LifecycleTools, place: Place, name: str, path: Path
     """
     doing = f"cannot load {path} into the database {tools.config.address}"
     try:
-        contents = await tools.copies.run(doing, _begin, tools, place, name, path)
-        await _migrate(tools, place, name, contents)
-        await tools.copies.run(doing, _fill, tools, name, path, complete)
+        # The connection is kept during the migrations, which have another one, so that the number of those is limited, too.
+        async with tools.copies.connection() as connection:
+            contents = await on_thread(doing, connection, _begin, tools, place, name, path)
+            await _migrate(tools, place, name, contents)
+            await on_thread(doing, connection, _fill, tools, name, path, complete)
     except BaseException:
         with anyio.CancelScope(shield=True), suppress(PersistenceError):
             await tools.work.run(f"cannot drop the schema {name}", drop_schema, tools, name)
