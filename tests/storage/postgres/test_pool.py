@@ -2,8 +2,10 @@
 
 import asyncio
 import threading
+import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from itertools import chain, repeat
 
 import psycopg
 import pytest
@@ -12,7 +14,7 @@ from postgres_servers import Database, PostgresServer, private_server, url_of
 from tenantry import PersistenceConnectionError, PostgresConfig
 from tenantry.storage.postgres.connections.connecting import connect
 from tenantry.storage.postgres.connections.pipeline import Pipeline
-from tenantry.storage.postgres.connections.pool import ConnectionPool
+from tenantry.storage.postgres.connections.pool import FIRST_PAUSE_SECONDS, ConnectionPool
 from tenantry.storage.postgres.connections.settings import connection_parameters
 from tenants import HANG_SECONDS, until
 
@@ -296,3 +298,71 @@ async def test_through_every_server(each_postgres_database: Database):
     """Each version takes the parameters, and so does a pooler."""
     async with opened(each_postgres_database.url) as pool:
         assert await backend_of(pool) > 0
+
+
+@asynccontextmanager
+async def one_for_two(postgres_database: Database) -> AsyncIterator[ConnectionPool]:
+    """Give a pool of two connections, of which the server permits one, and which never tries again to open the other one."""
+    role = f"role_{uuid.uuid4().hex}"
+    with psycopg.connect(postgres_database.direct_url, autocommit=True) as admin:
+        admin.execute(f"CREATE ROLE {role} LOGIN CONNECTION LIMIT 1".encode())
+        config = PostgresConfig(url=f"{postgres_database.url}&user={role}")
+        # The first number is for the connection's age, the others make pauses of half a minute.
+        randomness = chain([0.0], repeat(HANG_SECONDS / 2 / FIRST_PAUSE_SECONDS)).__next__
+        pool = ConnectionPool(
+            config,
+            lambda seconds: connect(config, connection_parameters(config), seconds),
+            connections_max=2,
+            randomness=randomness,
+        )
+        try:
+            yield pool
+        finally:
+            await pool.aclose()
+            admin.execute(f"DROP ROLE {role}".encode())
+
+
+async def test_a_full_server_serves_the_caller_that_waits_longest(postgres_database: Database):
+    """A caller that cannot open a connection gets the next one that is returned, before whoever returned it gets it again."""
+    order = []
+
+    async def use(name: str) -> None:
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            order.append(name)
+
+    async with one_for_two(postgres_database) as pool:
+        async with pool.connection(timeout_seconds=HANG_SECONDS):
+            quiet = asyncio.create_task(use("quiet"))
+            await until(lambda: pool.counts().failed_total == 1)
+        await asyncio.gather(use("busy"), quiet)
+        assert order == ["quiet", "busy"]
+        assert pool.counts()[1:5] == (0, 1, 0, 1)
+
+
+@pytest.mark.parametrize("when", ["it waits", "it was just served"])
+async def test_a_caller_of_a_full_server_that_goes_away(postgres_database: Database, when: str):
+    """A caller that is cancelled while it waits leaves the connection to the others, even if the connection was just given to it."""
+    async with one_for_two(postgres_database) as pool:
+        async with pool.connection(timeout_seconds=HANG_SECONDS) as first:
+            quiet = asyncio.create_task(backend_of(pool))
+            await until(lambda: pool.counts().failed_total == 1)
+            if when == "it waits":
+                quiet.cancel()
+                await asyncio.wait([quiet])
+        quiet.cancel()
+        await asyncio.wait([quiet])
+        assert quiet.cancelled()
+        assert pool.counts()[1:5] == (0, 1, 0, 1)
+        assert await backend_of(pool) == first.backend_pid
+
+
+async def test_a_full_server_and_a_pool_that_closes(postgres_database: Database):
+    """A connection that was just given to a waiting caller is closed with the pool."""
+    async with one_for_two(postgres_database) as pool:
+        async with pool.connection(timeout_seconds=HANG_SECONDS) as first:
+            quiet = asyncio.create_task(backend_of(pool))
+            await until(lambda: pool.counts().failed_total == 1)
+        await pool.aclose()
+        with pytest.raises(PersistenceConnectionError, match="closed"):
+            await quiet
+        assert not first.is_open

@@ -4,7 +4,9 @@ A caller first gets a *place*, in the order of arrival, and then a connection: t
 connections are used while few suffice, and the others reach their age and end. A released place goes to the caller that waits longest,
 who may have gone; then the next one is asked.
 
-A broken connection is replaced when a caller needs it: the caller tries again, with growing pauses, until the caller's deadline.
+A broken connection is replaced when a caller needs it: the caller tries again, with growing pauses, until the caller's deadline. If the
+server has no room for another connection, these callers share the open connections: a connection that is returned goes to the one that
+waits longest. Without this order, busy tenants would always take it first.
 Connections also end after they have served many tenants or reached an age, because nothing else frees what the server's process
 remembers about each schema (``DISCARD ALL`` does not).
 
@@ -75,6 +77,8 @@ class ConnectionPool:
         self._idle: list[_Connection] = []  # the last one was used last
         self._used: set[_Connection] = set()
         self._waiters: deque[asyncio.Future[None]] = deque()
+        # The callers that have a place and could not open a connection.
+        self._openers: deque[asyncio.Future[_Connection]] = deque()
         self._places_taken = 0
         self._is_closed = False
         self._opened_total = self._failed_total = self._broken_total = self._recycled_total = 0
@@ -224,6 +228,9 @@ class ConnectionPool:
     ) -> _Connection:
         """Return an idle connection, or open one; after a failure try again until the deadline."""
         pause = FIRST_PAUSE_SECONDS
+        if self._openers and self._used:
+            # The server has just refused others, and they come first.
+            await self._wait_for_returned(min(pause, deadline - self._now()))
         while True:
             if self._is_closed:
                 raise self._closed_error()
@@ -234,10 +241,12 @@ class ConnectionPool:
                 pipeline = await self._connect(min(left, self._config.connect_timeout_seconds))
             except PersistenceConnectionError as error:
                 self._failed_total += 1
+                if self._idle:
+                    continue  # returned while this caller tried
                 pause_now = pause * (0.5 + self._random())
                 if not is_retried or not error.is_retryable or self._now() + pause_now >= deadline:
                     raise
-                await asyncio.sleep(pause_now)
+                await self._wait_for_returned(pause_now)
                 pause = min(2 * pause, PAUSE_SECONDS_MAX)
                 continue
             self._opened_total += 1
@@ -246,6 +255,22 @@ class ConnectionPool:
                 raise self._closed_error()
             age = self._config.connection_age_seconds_max * (1 - AGE_JITTER * self._random())
             return _Connection(pipeline, self._now() + age)
+
+    async def _wait_for_returned(self, seconds: float) -> None:
+        """Wait until a connection is returned, for at most a time. The connection is then the next idle one."""
+        returned: asyncio.Future[_Connection] = asyncio.get_running_loop().create_future()
+        self._openers.append(returned)
+        try:
+            await asyncio.wait([returned], timeout=seconds)
+        except asyncio.CancelledError:
+            if returned.done():
+                self._keep_or_close(returned.result())
+            raise
+        finally:
+            if not returned.done():
+                self._openers.remove(returned)
+        if returned.done() and self._may_serve(returned.result()):
+            self._idle.append(returned.result())
 
     def _pop_idle(self, tenant_uid: str | None) -> _Connection | None:
         tenants_max = self._config.tenants_per_connection_max
@@ -264,6 +289,9 @@ class ConnectionPool:
 
     def _keep_or_close(self, used: _Connection) -> None:
         if self._may_serve(used):
+            if self._openers:
+                self._openers.popleft().set_result(used)
+                return
             self._idle.append(used)
         # The connections at the bottom may not be used again for a long time.
         while self._idle and not self._may_serve(self._idle[0]):
