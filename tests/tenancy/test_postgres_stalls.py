@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -20,38 +20,66 @@ SLOW = Statement("test.slow", "SELECT 1 FROM pg_sleep(?::float8)", (10 * HANG_SE
 
 
 @asynccontextmanager
-async def every_connection_held(registry: TenantRegistry, by: str) -> AsyncIterator[None]:
-    """Hold both connections during the block: with an open transaction of each tenant, or with a statement that goes on and on."""
-    async with AsyncExitStack() as stack:
-        statements = []
-        for tenant_id in TENANTS:
-            if by == "transactions":
-                await stack.enter_async_context(registry.tenant(tenant_id).transaction())
-            else:
-                reading = registry.tenant(tenant_id)._session.read(SLOW)
-                statements.append(asyncio.create_task(reading))
-        await until(lambda: registry.statistics().connections["postgres"].in_use == len(TENANTS))
-        try:
-            yield
-        finally:
-            for statement in statements:
-                statement.cancel()
-            await asyncio.gather(*statements, return_exceptions=True)
+async def every_connection_held(registry: TenantRegistry) -> AsyncIterator[None]:
+    """Hold both connections during the block with statements that go on and on."""
+    statements = [
+        asyncio.create_task(registry.tenant(tenant_id)._session.read(SLOW)) for tenant_id in TENANTS
+    ]
+    await until(lambda: in_use(registry) == len(TENANTS))
+    try:
+        yield
+    finally:
+        for statement in statements:
+            statement.cancel()
+        await asyncio.gather(*statements, return_exceptions=True)
 
 
-@pytest.mark.parametrize("by", ["transactions", "statements"])
-async def test_operators_are_served_while_tenants_hold_every_connection(
-    data_dir: Path, postgres_database: Database, by: str
-):
-    """Who sees that tenants hold every connection can suspend one, and readiness stays."""
-    settings = config(data_dir, database=f"{postgres_database.url}&tenantry_connections_max={len(TENANTS)}")
-    async with TenantRegistry(settings) as registry, asyncio.timeout(HANG_SECONDS):
+def in_use(registry: TenantRegistry) -> int:
+    """Return the number of connections that tenants' calls use."""
+    return registry.statistics().connections["postgres"].in_use
+
+
+@pytest.fixture
+async def registry(data_dir: Path, postgres_database: Database) -> AsyncIterator[TenantRegistry]:
+    """A registry with two connections for three tenants, which are open."""
+    url = f"{postgres_database.url}&tenantry_connections_max=2"
+    async with TenantRegistry(config(data_dir, database=url)) as registry:
         for tenant_id in (*TENANTS, "quiet"):
             await registry.create(tenant_id)
             await registry.tenant(tenant_id).messages.save(make_message("before"))
-        async with every_connection_held(registry, by):
-            await registry.check_catalog()
-            assert (await registry.suspend("quiet", reason="test")).state is TenantState.SUSPENDED
-            assert (await registry.get("acme")).state is TenantState.ACTIVE
-            assert registry.statistics().connections["postgres"].in_use == len(TENANTS)
-        assert await contents(registry.tenant("acme")) == ["before"]
+        yield registry
+
+
+async def test_operators_are_served_while_tenants_hold_every_connection(registry: TenantRegistry):
+    """Who sees that tenants hold every connection can suspend one, and readiness stays."""
+    async with asyncio.timeout(HANG_SECONDS), every_connection_held(registry):
+        await registry.check_catalog()
+        assert (await registry.suspend("quiet", reason="test")).state is TenantState.SUSPENDED
+        assert (await registry.get("acme")).state is TenantState.ACTIVE
+        assert in_use(registry) == len(TENANTS)
+    assert await contents(registry.tenant("acme")) == ["before"]
+
+
+async def test_open_transactions_leave_connections_for_other_tenants(registry: TenantRegistry):
+    """A caller that does something else in a transaction holds up no other tenant; the next transaction waits for its end."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def hold() -> None:
+        async with registry.tenant("globex").transaction() as transaction:
+            began.set()
+            await may_end.wait()
+            await transaction.messages.save(make_message("second"))
+
+    async with asyncio.timeout(HANG_SECONDS):
+        async with registry.tenant("acme").transaction() as transaction:
+            await transaction.messages.save(make_message("first"))
+            second = asyncio.create_task(hold())
+            for number in range(3):
+                await registry.tenant("quiet").messages.save(make_message(str(number)))
+            assert await contents(registry.tenant("acme")) == ["before"]
+            assert not began.is_set()
+        may_end.set()
+        await second
+    assert await contents(registry.tenant("acme")) == ["before", "first"]
+    assert await contents(registry.tenant("globex")) == ["before", "second"]
+    assert await contents(registry.tenant("quiet")) == ["0", "1", "2", "before"]

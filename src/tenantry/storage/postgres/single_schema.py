@@ -60,11 +60,13 @@ class SingleSchema:
         self, tenant_uid: str | None = None, *, timeout_seconds: float
     ) -> AbstractAsyncContextManager[Pipeline]:
         """Return a connection for the block; see `ConnectionPool.connection`."""
-        if self._pool is None:
-            raise PersistenceConnectionError(
-                f"the database {self._config.address} is not connected", is_retryable=False
-            )
-        return self._pool.connection(tenant_uid, timeout_seconds=timeout_seconds)
+        return self._connected().connection(tenant_uid, timeout_seconds=timeout_seconds)
+
+    def transaction(
+        self, tenant_uid: str | None = None, *, timeout_seconds: float
+    ) -> AbstractAsyncContextManager[Pipeline]:
+        """Return a connection for a transaction over several calls; see `ConnectionPool.transaction`."""
+        return self._connected().transaction(tenant_uid, timeout_seconds=timeout_seconds)
 
     async def connect(self) -> None:
         """Check the server, and connect the store; a no-op if the store is connected. After an error, nothing is left open.
@@ -96,6 +98,13 @@ class SingleSchema:
         pool, self._pool = self._pool, None
         if pool is not None:
             await pool.aclose()
+
+    def _connected(self) -> ConnectionPool:
+        if self._pool is None:
+            raise PersistenceConnectionError(
+                f"the database {self._config.address} is not connected", is_retryable=False
+            )
+        return self._pool
 
 
 async def _refuse_copy(_: Path) -> None:

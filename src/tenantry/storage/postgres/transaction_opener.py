@@ -90,7 +90,7 @@ class TransactionOpener:
     async def _begin(self, timeout_seconds: float) -> PostgresTransaction:
         async with AsyncExitStack() as stack:
             pipeline = await stack.enter_async_context(
-                self._connections.connection(self._owner.uid, timeout_seconds=timeout_seconds)
+                self._connections.transaction(self._owner.uid, timeout_seconds=timeout_seconds)
             )
             mark = self._marks.next()
             pipeline.send(b"BEGIN")

@@ -10,6 +10,9 @@ waits longest. Without this order, busy tenants would always take it first.
 Connections also end after they have served many tenants or reached an age, because nothing else frees what the server's process
 remembers about each schema (``DISCARD ALL`` does not).
 
+A transaction over several calls holds its connection while its caller does something else. So these transactions hold at most half of
+the connections, and the others are left for batches, which end by themselves.
+
 Decisions are made without suspending. Only opening a connection suspends.
 """
 
@@ -80,6 +83,8 @@ class ConnectionPool:
         # The callers that have a place and could not open a connection.
         self._openers: deque[asyncio.Future[_Connection]] = deque()
         self._places_taken = 0
+        self._transactions_max = max(1, connections_max // 2)
+        self._transactions = asyncio.Semaphore(self._transactions_max)
         self._is_closed = False
         self._opened_total = self._failed_total = self._broken_total = self._recycled_total = 0
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -150,6 +155,31 @@ class ConnectionPool:
                 self._keep_or_close(used)
         finally:
             self._give_place()
+
+    @asynccontextmanager
+    async def transaction(
+        self, tenant_uid: str | None = None, *, timeout_seconds: float
+    ) -> AsyncIterator[Pipeline]:
+        """Give a connection for a transaction over several calls; see `connection`. At most half of the connections are in use for these.
+
+        Raises:
+            PersistenceConnectionError: There was no connection in time, or the pool is closed.
+        """
+        deadline = self._now() + timeout_seconds
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                await self._transactions.acquire()
+        except TimeoutError:
+            raise PersistenceConnectionError(
+                f"{self._transactions_max} transactions over several calls were open in the database {self._config.address} for "
+                f"{timeout_seconds:g} s, which is half of connections_max: do slow work outside of transactions, or raise connections_max"
+            ) from None
+        try:
+            left_seconds = max(0.0, deadline - self._now())
+            async with self.connection(tenant_uid, timeout_seconds=left_seconds) as pipeline:
+                yield pipeline
+        finally:
+            self._transactions.release()
 
     def open(self) -> None:
         """Accept callers, also after `aclose`; idempotent. A new pool accepts callers."""

@@ -69,6 +69,11 @@ class Connections(Protocol):
     ) -> AbstractAsyncContextManager[Pipeline]:
         """Return a connection for the block; see `ConnectionPool.connection`."""
 
+    def transaction(
+        self, tenant_uid: str | None = None, *, timeout_seconds: float
+    ) -> AbstractAsyncContextManager[Pipeline]:
+        """Return a connection for a transaction over several calls; see `ConnectionPool.transaction`."""
+
 
 class Writer:
     """Runs the write batches of one store, one at a time."""
