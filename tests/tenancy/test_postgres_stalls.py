@@ -1,7 +1,7 @@
-"""A registry on PostgreSQL whose connections are all held, or whose server does not answer."""
+"""A registry on PostgreSQL whose connections are all held, or whose copies fail in the middle."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -10,7 +10,8 @@ import pytest
 from operators import contents
 from postgres_servers import Database
 from registries import config
-from tenantry import Fetch, Statement, TenantRegistry, TenantState
+from tenantry import Fetch, Statement, StorageFullError, TenantRegistry, TenantState
+from tenantry.storage.artifacts import FilledFile
 from tenants import HANG_SECONDS, make_message, until
 
 pytestmark = pytest.mark.anyio
@@ -83,3 +84,20 @@ async def test_open_transactions_leave_connections_for_other_tenants(registry: T
     assert await contents(registry.tenant("acme")) == ["before", "first"]
     assert await contents(registry.tenant("globex")) == ["before", "second"]
     assert await contents(registry.tenant("quiet")) == ["0", "1", "2", "before"]
+
+
+async def test_a_copy_whose_file_cannot_be_written_ends(
+    registry: TenantRegistry, monkeypatch: pytest.MonkeyPatch
+):
+    """The copy ends with the error although the server is still sending rows; the next copy works."""
+
+    def fill(_: FilledFile, table: str, _names: Sequence[str], rows: Iterator[tuple[object, ...]]) -> None:
+        if table == "messages":
+            assert next(rows)
+            raise StorageFullError("the disk is full")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FilledFile, "fill", fill)
+        with pytest.raises(StorageFullError, match="the disk is full"):
+            await registry.snapshots.create("acme")
+    assert (await registry.snapshots.create("acme")).tenant_id == "acme"

@@ -71,8 +71,11 @@ def copy_out(
             for table in _matched(tables, file, schema, connection):
                 _copy_table(table, file, schema, connection)
             _copy_keys(file, schema, connection)
-    finally:
         connection.rollback()
+    except BaseException:
+        # A COPY may be under way, which holds the driver's lock: a rollback would wait for ever.
+        connection.close()
+        raise
 
 
 def read_mark(connection: Connection[tuple[Any, ...]], schema: str) -> Mark:
