@@ -18,6 +18,7 @@ REPLACED = {
     "tenantry.storage.artifacts.check": "a copy whose check takes as long as a test needs",
     "tenantry.storage.postgres.copies.copy_out.read_rows": "a table that takes as long to read as a test needs",
     "tenantry.storage.postgres.copies.new_schema.copy_in": "rows that take as long to load as a test needs",
+    "tenantry.storage.postgres.copies.new_schema.migrate": "migrations that take as long as a test needs",
     "tenantry.storage.sqlite.backend.closed_database": "a disk that refuses every lock",
     "tenantry.storage.sqlite.connections.opening._set_up": "the moment while a connection is opened",
     "tenantry.storage.sqlite.connections.opening.add_functions": "a connection that fails half way through its settings",
