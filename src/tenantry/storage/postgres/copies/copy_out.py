@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
-from psycopg import Connection, errors
+from psycopg import Connection, errors, pq
 
 from tenantry.errors import DatabaseCorruptError, MissingSchemaError, SnapshotError
 from tenantry.schemas.schema import Schema
@@ -73,8 +73,11 @@ def copy_out(
             _copy_keys(file, schema, connection)
         connection.rollback()
     except BaseException:
-        # A COPY may be under way, which holds the driver's lock: a rollback would wait for ever.
-        connection.close()
+        if connection.info.transaction_status == pq.TransactionStatus.ACTIVE:
+            # The COPY that is under way holds the driver's lock: a rollback would wait for ever.
+            connection.close()
+        elif not connection.closed:
+            connection.rollback()
         raise
 
 
