@@ -10,6 +10,7 @@ import psycopg
 import pytest
 
 import postgres_servers
+from disruptions import until_synchronous
 from postgres_servers import (
     GIVEN_URL,
     Database,
@@ -19,6 +20,8 @@ from postgres_servers import (
     private_server,
     url_of,
 )
+
+pytestmark = pytest.mark.anyio
 
 USER = textwrap.dedent(
     """
@@ -76,7 +79,7 @@ def test_servers_are_shared_and_end_with_their_users(tmp_path: Path):
             connection.execute("SELECT pg_sleep(60)")
 
 
-def test_a_server_that_the_test_runs():
+async def test_a_server_that_the_test_runs():
     """A test may crash a server, start it again, and promote its synchronous replica."""
     with private_server() as primary:
         primary.start()
@@ -85,6 +88,7 @@ def test_a_server_that_the_test_runs():
             with psycopg.connect(url_of(primary), autocommit=True) as connection:
                 connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'second'")
                 connection.execute("SELECT pg_reload_conf()")
+                await until_synchronous(connection)
                 connection.execute("CREATE TABLE kept AS SELECT 1 AS number")
             primary.stop("immediate")
             replica.promote()
