@@ -2,16 +2,29 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 
+import psutil
 import pytest
 
 from operators import contents
-from postgres_servers import Database
+from postgres_processes import PostgresProcess
+from postgres_servers import Database, private_server, url_of
 from registries import config
-from tenantry import Fetch, Statement, StorageFullError, TenantRegistry, TenantState
+from tenantry import (
+    Fetch,
+    PersistenceConnectionError,
+    Statement,
+    StorageFullError,
+    TenantRegistry,
+    TenantState,
+)
+from tenantry.clock import SystemClock
+from tenantry.company import COMPANY
+from tenantry.eventlog import EventLog
 from tenantry.storage.artifacts import FilledFile
+from tenantry.storage.backends import make_backends
 from tenants import HANG_SECONDS, make_message, until
 
 pytestmark = pytest.mark.anyio
@@ -101,3 +114,35 @@ async def test_a_copy_whose_file_cannot_be_written_ends(
         with pytest.raises(StorageFullError, match="the disk is full"):
             await registry.snapshots.create("acme")
     assert (await registry.snapshots.create("acme")).tenant_id == "acme"
+
+
+@contextmanager
+def stopped(server: PostgresProcess) -> Iterator[None]:
+    """Stop all processes of the server during the block, so that it neither answers nor ends a connection."""
+    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
+
+
+async def test_a_server_that_does_not_answer_hides_no_other_report(data_dir: Path):
+    """Operators who ask for all back ends get the others' reports, and the name of the one that is silent."""
+    with private_server() as server:
+        server.start()
+        settings = config(data_dir, databases={"east": url_of(server)})
+        backends = make_backends(settings, (COMPANY,), clock=SystemClock(), log=EventLog())
+        await backends.open()
+        try:
+            async with asyncio.timeout(HANG_SECONDS):
+                with stopped(server):
+                    files, east = await backends.reports(seconds_max=0.2)
+        finally:
+            await backends.aclose()
+    assert files.report is not None
+    assert (east.name, east.report) == ("east", None)
+    assert isinstance(east.error, PersistenceConnectionError)
+    assert "east" in str(east.error)

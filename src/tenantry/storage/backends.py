@@ -1,16 +1,27 @@
 """The back ends of a registry: the data directory, and the databases that the settings name."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from typing import Final
 
 from tenantry.clock import Clock
 from tenantry.config import SQLITE, RegistryConfig, database_variable
-from tenantry.errors import BackendNotConfiguredError, SettingsError, TenantryError, UnsupportedByBackend
+from tenantry.errors import (
+    BackendNotConfiguredError,
+    PersistenceConnectionError,
+    SettingsError,
+    TenantryError,
+    UnsupportedByBackend,
+)
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Backend, BackendReport, Capability, ConnectionCounts, Place
 from tenantry.storage.sqlite.backend import SQLiteBackend
+
+REPORT_SECONDS_MAX: Final = 5.0
+"""How long a back end's report may take. An operator asks for it when a server may be down."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +101,14 @@ class Backends:
         counted = ((backend.name, backend.connections()) for backend in self)
         return {name: counts for name, counts in counted if counts is not None}
 
-    async def reports(self) -> Sequence[AskedBackend]:
-        """Ask each back end for its report, the default one first. A server that cannot be asked does not hide the others."""
-        return [await _asked(backend) for backend in sorted(self, key=lambda one: one is not self.default)]
+    async def reports(self, *, seconds_max: float = REPORT_SECONDS_MAX) -> Sequence[AskedBackend]:
+        """Ask all back ends for their reports at the same time; the default one comes first. A server that cannot be asked hides no other.
+
+        Args:
+            seconds_max: The time after which a server counts as one that cannot be asked.
+        """
+        backends = sorted(self, key=lambda one: one is not self.default)
+        return await asyncio.gather(*(_asked(backend, seconds_max) for backend in backends))
 
     async def open(self) -> None:
         """Open every back end; see `Backend.open`. If one cannot be opened, the others are closed again."""
@@ -145,11 +161,17 @@ def _postgres_backend(
     return PostgresBackend(config, schemas, name=name, database=database, clock=clock, log=log)
 
 
-async def _asked(backend: Backend) -> AskedBackend:
+async def _asked(backend: Backend, seconds_max: float) -> AskedBackend:
     try:
-        return AskedBackend(backend.name, backend.dialect, report=await backend.report())
+        async with asyncio.timeout(seconds_max):
+            return AskedBackend(backend.name, backend.dialect, report=await backend.report())
     except TenantryError as error:
         return AskedBackend(backend.name, backend.dialect, error=error)
+    except TimeoutError:
+        late = PersistenceConnectionError(
+            f"the server of the back end {backend.name!r} did not answer within {seconds_max:g} s: look at the server"
+        )
+        return AskedBackend(backend.name, backend.dialect, error=late)
 
 
 def check_supports(backend: Backend, capability: Capability, what: str) -> None:
