@@ -21,6 +21,7 @@ from tenantry.schemas.schema import Schema
 from tenantry.storage.backends import AskedBackend
 from tenantry.storage.objects.protocol import ObjectStorage
 from tenantry.tenancy.catalog_move.left_catalog import check_no_catalog_is_left
+from tenantry.tenancy.catalog_move.recorded_place import record_catalog_place
 from tenantry.tenancy.compose import compose
 from tenantry.tenancy.data_directory import lock_for_registry
 from tenantry.tenancy.handle import TenantHandle
@@ -257,6 +258,7 @@ class TenantRegistry(OperatorAPI):
             await run_in_thread(lock_for_registry, parts.directory_lock)
             await run_in_thread(parts.record_location)
             await check_no_catalog_is_left(parts.config, parts.backends)
+            await run_in_thread(record_catalog_place, parts.config)
             await parts.scratch.sweep()
             await parts.catalog.open()
         except BaseException:

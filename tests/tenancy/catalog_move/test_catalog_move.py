@@ -405,3 +405,17 @@ async def test_every_table_is_copied(
 def columns(query: Callable[..., list[tuple[Any, ...]]], sql: str, table: str) -> set[str]:
     """Return the names of a table's columns."""
     return {name for (name,) in query(sql, table)}
+
+
+async def test_a_registry_without_the_database_makes_no_second_catalog(
+    in_database: RegistryConfig, in_files: RegistryConfig
+):
+    """A program that does not read the setting is told where the catalog is, and nothing is made."""
+    async with TenantRegistry(in_database):
+        pass
+    with pytest.raises(DataDirectoryError, match=r"is in the database .*set TENANTRY_DATABASE"):
+        await TenantRegistry(in_files).open()
+    assert not (in_files.data_dir / "catalog.db").exists()
+    (in_files.data_dir / "catalog-place").unlink()  # as the message says
+    async with TenantRegistry(in_files) as registry:
+        await registry.create("acme")
