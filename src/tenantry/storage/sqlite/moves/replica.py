@@ -117,10 +117,14 @@ class SQLiteReplicaWriter:
     def has(self, table: MovedTable, rows: Sequence[MovedRow]) -> bool:
         """Compare the rows with SQLite's own comparison; see `ReplicaWriter.has`."""
         # The columns of the key come first, because SQLite searches the table by them.
-        key = [f"{quoted(one)} = ?{table.columns.index(one) + 1}" for one in table.key]
-        others = [f"{quoted(one)} IS ?{number}" for number, one in enumerate(table.columns, 1)]
+        key = [f"{quoted(one)} = ?" for one in table.key]
+        others = [f"{quoted(one)} IS ?" for one in table.columns]
         sql = f"SELECT 1 FROM {quoted(table.name)} WHERE {' AND '.join((*key, *others))}"  # noqa: S608  # our names
-        return all(self._connection.execute(sql, row).fetchone() is not None for row in rows)
+        places = [table.columns.index(one) for one in table.key]
+        return all(
+            self._connection.execute(sql, (*(row[place] for place in places), *row)).fetchone() is not None
+            for row in rows
+        )
 
     def count(self, table: MovedTable) -> int:
         """Return the number of rows; see `ReplicaWriter.count`."""
