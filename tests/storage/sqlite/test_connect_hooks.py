@@ -61,6 +61,12 @@ async def wait(_: sqlite3.Connection) -> None:
     """Add nothing, because nobody awaits the hook."""
 
 
+def read_this_file(_: sqlite3.Connection) -> None:
+    """Fail as a damaged database does."""
+    with contextlib.closing(sqlite3.connect(__file__)) as other:
+        other.execute("PRAGMA user_version")
+
+
 def an_empty_database() -> bytes:
     """Return the content of a file."""
     with contextlib.closing(sqlite3.connect(":memory:")) as connection:
@@ -92,7 +98,7 @@ FORBIDDEN: dict[str, tuple[Callable[[sqlite3.Connection], object], str]] = {
     "an error": (lambda _: int("one"), "failed.*ValueError: invalid literal"),
     "an async function": (wait, "is an async function"),
     "a closed connection": (lambda c: c.close(), "failed.*ProgrammingError"),
-    "damage": (lambda _: sqlite3.connect(__file__).execute("PRAGMA user_version"), "failed.*not a database"),
+    "damage": (read_this_file, "failed.*not a database"),
 }  # fmt: skip
 
 
