@@ -16,7 +16,8 @@ from hypothesis import HealthCheck, settings
 from buckets import s3_server
 from certificates import make_certificate
 from measuring import measure_this_process_only, unmeasured
-from postgres_servers import SERVERS, Database, PostgresServer, PostgresServers
+from postgres_processes import PostgresProcess
+from postgres_servers import SERVERS, Database, PostgresServer, PostgresServers, private_server, url_of
 from stores import MakePack
 from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenantry.eventlog import EventLog
@@ -253,3 +254,18 @@ def make_pack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
         return Schema(name=name, package=package)
 
     return make
+
+
+@pytest.fixture
+def own_server() -> Iterator[PostgresProcess]:
+    """A PostgreSQL server that the test may stop."""
+    with private_server() as server:
+        server.start()
+        yield server
+
+
+@pytest.fixture
+def own_database(own_server: PostgresProcess) -> Iterator[Database]:
+    """A database on the server that the test may stop."""
+    with PostgresServer(url_of(own_server)).database() as database:
+        yield database

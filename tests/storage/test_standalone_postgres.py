@@ -1,14 +1,13 @@
 """One company on a PostgreSQL database without a registry: the suite of the repositories, and connecting again."""
 
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 
 import pytest
 from pydantic import ValidationError
 
 from postgres_servers import Database
 from samples import a_task
-from stores import MakePack
+from stores import MakePack, migrated
 from tenantry import Repository
 from tenantry.errors import MigrationError, PersistenceConnectionError
 from tenantry.schemas.schema import Schema
@@ -32,16 +31,9 @@ def make_backend(
     return create_backend(config, schemas=schemas) if schemas else create_backend(config)
 
 
-@asynccontextmanager
-async def opened(database: Database) -> AsyncIterator[PersistenceBackend]:
+def opened(database: Database) -> AbstractAsyncContextManager[PersistenceBackend]:
     """Open a back end, migrated."""
-    backend = make_backend(database)
-    await backend.connect()
-    try:
-        await backend.migrate()
-        yield backend
-    finally:
-        await backend.disconnect()
+    return migrated(make_backend(database))
 
 
 @pytest.mark.parametrize("check", REPOSITORY_CHECKS, ids=check_name)

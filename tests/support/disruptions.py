@@ -175,8 +175,10 @@ def is_synchronous(connection: psycopg.Connection[Any]) -> bool:
     return connection.execute("SELECT FROM pg_stat_replication WHERE sync_state = 'sync'").rowcount > 0
 
 
-async def until_synchronous(connection: psycopg.Connection[Any]) -> None:
-    """Wait until a replica of the server gets each commit before it is acknowledged."""
+async def make_synchronous(connection: psycopg.Connection[Any], replica: str) -> None:
+    """Let a replica of the server get each commit before it is acknowledged, and wait until it does."""
+    connection.execute(f"ALTER SYSTEM SET synchronous_standby_names = '{replica}'".encode())
+    connection.execute("SELECT pg_reload_conf()")
     async with asyncio.timeout(HANG_SECONDS):
         while not is_synchronous(connection):  # noqa: ASYNC110  # the server tells nobody
             await asyncio.sleep(0.01)

@@ -54,19 +54,6 @@ class Stores:
         )
 
 
-@asynccontextmanager
-async def connected(store: PostgresStore, *tables: str) -> AsyncIterator[PostgresStore]:
-    """Connect a store, with tables of a test's own."""
-    await store.connect()
-    try:
-        await store.migrate()
-        for table in tables:
-            assert await store.write([(run(table),)]) == [[None]]
-        yield store
-    finally:
-        await store.disconnect()
-
-
 def run(sql: str, *parameters: object, fetch: Fetch = Fetch.NONE) -> Statement:
     """Return a statement."""
     return Statement("test.run", sql, parameters, fetch)
@@ -109,4 +96,4 @@ async def open_stores(database: Database, connections_max: int = 8) -> AsyncIter
 
 
 async def _no_copy(_: Path) -> None:
-    raise NotImplementedError
+    raise AssertionError("this store is not copied")

@@ -7,9 +7,9 @@ import asyncio
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from needs import need
 from tenantry.clock import SystemClock
@@ -18,10 +18,13 @@ from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.sql.statements import Fetch, Statement, TupleRow
 from tenantry.storage import PersistenceBackend, PersistenceConfig, SQLiteConfig, create_backend
+from tenantry.storage.protocol import Store
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
+
+StoreT = TypeVar("StoreT", bound=Store)
 
 HANG_SECONDS = 60.0
 """When a wait for something that never comes is given up. Nothing is measured with it."""
@@ -72,9 +75,8 @@ def make_store(
 
 
 @asynccontextmanager
-async def open_store(options: SQLiteOptions, *tables: str) -> AsyncIterator[SQLiteStore]:
-    """Open a store with tables of a test's own."""
-    store = make_store(options)
+async def connected(store: StoreT, *tables: str) -> AsyncIterator[StoreT]:
+    """Connect a store, with tables of a test's own."""
     await store.connect()
     try:
         await store.migrate()
@@ -85,6 +87,11 @@ async def open_store(options: SQLiteOptions, *tables: str) -> AsyncIterator[SQLi
         await store.disconnect()
 
 
+def open_store(options: SQLiteOptions, *tables: str) -> AbstractAsyncContextManager[SQLiteStore]:
+    """Open a store of a file, with tables of a test's own."""
+    return connected(make_store(options), *tables)
+
+
 def make_backend(path: Path | str, **settings: Any) -> PersistenceBackend:
     """Return a disconnected back end."""
     return create_backend(
@@ -92,10 +99,14 @@ def make_backend(path: Path | str, **settings: Any) -> PersistenceBackend:
     )
 
 
+def open_backend(path: Path | str, **settings: Any) -> AbstractAsyncContextManager[PersistenceBackend]:
+    """Open a back end of a file, migrated."""
+    return migrated(make_backend(path, **settings))
+
+
 @asynccontextmanager
-async def open_backend(path: Path | str, **settings: Any) -> AsyncIterator[PersistenceBackend]:
-    """Open a back end, migrated."""
-    backend = make_backend(path, **settings)
+async def migrated(backend: PersistenceBackend) -> AsyncIterator[PersistenceBackend]:
+    """Connect and migrate a back end."""
     await backend.connect()
     try:
         await backend.migrate()

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 import postgres_servers
-from disruptions import until_synchronous
+from disruptions import make_synchronous
+from needs import need
 from postgres_servers import (
     GIVEN_URL,
     Database,
@@ -50,9 +51,9 @@ def test_each_server_gives_a_database(each_postgres_server: PostgresServer, each
     assert each_postgres_database.is_pooled == (each_postgres_server.pooler_url is not None)
 
 
-@pytest.mark.skipif(GIVEN_URL is not None, reason="the server is not started by the tests")
 def test_servers_are_shared_and_end_with_their_users(tmp_path: Path):
     """Two processes of a run use one server, which is gone after both have crashed."""
+    need(GIVEN_URL is None, "the server is not started by the tests: unset TENANTRY_TEST_POSTGRES_DSN")
     environment = {
         "PATH": "/usr/bin:/bin",
         "PYTHONPATH": str(Path(postgres_servers.__file__).parent),
@@ -86,9 +87,7 @@ async def test_a_server_that_the_test_runs():
         with private_replica(primary, "second") as replica:
             replica.start()
             with psycopg.connect(url_of(primary), autocommit=True) as connection:
-                connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'second'")
-                connection.execute("SELECT pg_reload_conf()")
-                await until_synchronous(connection)
+                await make_synchronous(connection, "second")
                 connection.execute("CREATE TABLE kept AS SELECT 1 AS number")
             primary.stop("immediate")
             replica.promote()

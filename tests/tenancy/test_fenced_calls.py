@@ -80,7 +80,7 @@ async def test_a_fenced_transaction_begins_again(registry: TenantRegistry):
 
 
 async def test_the_record_is_read_again(registry: TenantRegistry):
-    """The repeated call is refused if the tenant was suspended by whoever fenced it off."""
+    """The repeated call is refused if the process that fenced the tenant has also suspended the tenant."""
     fence(registry)
     query(registry.config.data_dir / "catalog.db", "UPDATE tenants SET state = 'suspended'")
     with pytest.raises(TenantSuspendedError):

@@ -1,7 +1,7 @@
 """A registry on PostgreSQL while its server crashes and comes back: callers, the catalog and lifecycle calls see no error."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -17,21 +17,6 @@ from tenantry import PostgresConfig, RegistryConfig, TenantRegistry
 from tenants import HANG_SECONDS, make_message
 
 TENANTS = ("acme", "globex")
-
-
-@pytest.fixture
-def server() -> Iterator[PostgresProcess]:
-    """A server that the test may stop."""
-    with private_server() as made:
-        made.start()
-        yield made
-
-
-@pytest.fixture
-def database(server: PostgresProcess) -> Iterator[Database]:
-    """A database on that server."""
-    with PostgresServer(url_of(server)).database() as made:
-        yield made
 
 
 @asynccontextmanager
@@ -109,9 +94,9 @@ async def disrupt(happening: Disruptor, url: str, database: Database, directory:
     )
 
 
-async def test_disruptions(server: PostgresProcess, database: Database, tmp_path: Path):
+async def test_disruptions(own_server: PostgresProcess, own_database: Database, tmp_path: Path):
     """Connections are terminated, a process is killed, and the server is restarted, under load."""
-    await disrupt(Disruptor(server, database), database.url, database, tmp_path, times=1)
+    await disrupt(Disruptor(own_server, own_database), own_database.url, own_database, tmp_path, times=1)
 
 
 @pytest.mark.soak
@@ -125,30 +110,30 @@ async def test_many_disruptions(version: int, tmp_path: Path):
 
 
 @pytest.mark.soak
-async def test_many_disruptions_behind_a_pooler(server: PostgresProcess, database: Database, tmp_path: Path):
+async def test_many_disruptions_behind_a_pooler(
+    own_server: PostgresProcess, own_database: Database, tmp_path: Path
+):
     """Twenty disruptions behind PgBouncer in transaction mode, with a role for each tenant."""
-    name = psycopg.conninfo.conninfo_to_dict(database.direct_url)["dbname"]
-    with PoolerProcess(server.socket_directory) as pooler:
+    name = psycopg.conninfo.conninfo_to_dict(own_database.direct_url)["dbname"]
+    with PoolerProcess(own_server.socket_directory) as pooler:
         pooler.start()
         url = socket_url(pooler.directory, pooler.port, database=str(name))
         options = "&tenantry_pooled=true&tenantry_roles=true"
-        await disrupt(Disruptor(server, database), url + options, database, tmp_path, times=4)
+        await disrupt(Disruptor(own_server, own_database), url + options, own_database, tmp_path, times=4)
 
 
-async def test_failover(server: PostgresProcess, tmp_path: Path):
+async def test_failover(own_server: PostgresProcess, tmp_path: Path):
     """The primary crashes, and its synchronous replica takes over: the registries find it, and it has everything."""
-    with private_replica(server, "second") as replica:
+    with private_replica(own_server, "second") as replica:
         replica.start()
-        with psycopg.connect(url_of(server), autocommit=True) as connection:
-            connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'second'")
-            connection.execute("SELECT pg_reload_conf()")
-            await disruptions.until_synchronous(connection)
-        async with registries(url_of(server, replica), tmp_path) as opened:
+        with psycopg.connect(url_of(own_server), autocommit=True) as connection:
+            await disruptions.make_synchronous(connection, "second")
+        async with registries(url_of(own_server, replica), tmp_path) as opened:
             load = Load([write_of(registry, tenant) for registry in opened for tenant in TENANTS])
             async with load.running():
                 await load.progress()
                 load.forget_pauses()
-                server.stop("immediate")
+                own_server.stop("immediate")
                 replica.promote()
                 await load.progress(10)
             await opened[0].create("after")

@@ -126,7 +126,7 @@ class Original(Protocol):
         """
 
     async def remove(self) -> None:
-        """Remove the journal; no error if there is none, or no database. The caller has exclusive access to the database."""
+        """Remove the journal. A missing journal or a missing database is not an error. The caller has exclusive access to the database."""
 
     def changes(self, after: Position, *, is_open: bool) -> AbstractContextManager[Changes]:
         """Return the changes after a position; blocks.

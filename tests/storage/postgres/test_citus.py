@@ -8,9 +8,9 @@ import pytest
 from psycopg import pq
 
 from postgres_servers import Database
-from postgres_stores import Stores, admin, connected, open_stores, rows, run
+from postgres_stores import Stores, admin, open_stores, rows, run
 from postgres_tenants import PLACE, opened
-from stores import HANG_SECONDS
+from stores import HANG_SECONDS, connected
 from tenantry.errors import ConstraintViolationError, DuplicateRecordError, TenantOwnedElsewhereError
 from tenantry.eventlog import EventLog
 from tenantry.limits import TenantLimits

@@ -6,10 +6,11 @@ import pytest
 
 from postgres_processes import PostgresProcess
 from postgres_servers import Database, private_server, url_of
-from postgres_stores import admin, connected, open_stores, rows, run
+from postgres_stores import admin, open_stores, rows, run
 from postgres_tenants import PLACE, create, write
 from postgres_tenants import connected as connected_tenant
 from postgres_tenants import opened as opened_backend
+from stores import connected
 from tenantry.errors import DatabaseCorruptError
 from tenantry.sql.statements import Fetch
 

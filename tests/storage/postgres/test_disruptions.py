@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import AsyncIterator, Collection, Iterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -81,21 +81,6 @@ async def _connected(opener: Stores, count: int) -> list[PostgresStore]:
     for store in stores:
         await store.connect()
     return stores
-
-
-@pytest.fixture
-def server() -> Iterator[PostgresProcess]:
-    """A server that the test may stop."""
-    with private_server() as made:
-        made.start()
-        yield made
-
-
-@pytest.fixture
-def database(server: PostgresProcess) -> Iterator[Database]:
-    """A database on that server."""
-    with PostgresServer(url_of(server)).database() as made:
-        yield made
 
 
 class BlindMarks(Marks):
@@ -183,19 +168,19 @@ async def disrupt(server: PostgresProcess, database: Database, *, times: int) ->
     return pauses
 
 
-async def test_disruptions(server: PostgresProcess, database: Database):
+async def test_disruptions(own_server: PostgresProcess, own_database: Database):
     """Connections are terminated, a process is killed, and the server is restarted, under load."""
-    await disrupt(server, database, times=1)
+    await disrupt(own_server, own_database, times=1)
 
 
-async def test_a_pooler_that_is_killed(server: PostgresProcess, database: Database):
+async def test_a_pooler_that_is_killed(own_server: PostgresProcess, own_database: Database):
     """A pooler in transaction mode is killed and started again, and behind it connections are terminated."""
-    happening = Disruptor(server, database)
-    with PoolerProcess(server.socket_directory) as pooler:
+    happening = Disruptor(own_server, own_database)
+    with PoolerProcess(own_server.socket_directory) as pooler:
         pooler.start()
-        name = psycopg.conninfo.conninfo_to_dict(database.direct_url)["dbname"]
+        name = psycopg.conninfo.conninfo_to_dict(own_database.direct_url)["dbname"]
         url = socket_url(pooler.directory, pooler.port, database=str(name))
-        pooled = Database(f"{url}&tenantry_pooled=true", database.direct_url)
+        pooled = Database(f"{url}&tenantry_pooled=true", own_database.direct_url)
         async with tenant(pooled, stores=4) as written:
             load = Load(written.writes)
             async with load.running():
@@ -226,9 +211,7 @@ async def test_failover():
         with private_replica(primary, "second") as replica:
             replica.start()
             with psycopg.connect(url_of(primary), autocommit=True) as connection:
-                connection.execute("ALTER SYSTEM SET synchronous_standby_names = 'second'")
-                connection.execute("SELECT pg_reload_conf()")
-                await disruptions.until_synchronous(connection)
+                await disruptions.make_synchronous(connection, "second")
             both = Database(url_of(primary, replica), url_of(primary))
             async with tenant(both, stores=4) as written:
                 load = Load(written.writes)

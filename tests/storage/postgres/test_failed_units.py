@@ -5,7 +5,8 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from postgres_servers import Database, PostgresServer
-from postgres_stores import Stores, connected, open_stores, rows, run
+from postgres_stores import Stores, open_stores, rows, run
+from stores import connected
 from tenantry.errors import (
     ConstraintViolationError,
     DuplicateRecordError,

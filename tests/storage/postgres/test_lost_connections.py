@@ -8,7 +8,8 @@ import pytest
 
 from postgres_proxy import Fault, Proxy, open_proxy
 from postgres_servers import Database, PostgresServer, private_server, url_of
-from postgres_stores import Stores, admin, connected, open_stores, rows, run, until
+from postgres_stores import Stores, admin, open_stores, rows, run, until
+from stores import connected
 from tenantry.errors import (
     CallTimeoutError,
     ConstraintViolationError,

@@ -11,8 +11,8 @@ import psycopg
 import pytest
 
 from postgres_servers import Database
-from postgres_stores import admin, connected, open_stores, rows
-from stores import MakePack, reached
+from postgres_stores import admin, open_stores, rows
+from stores import MakePack, connected, reached
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY

@@ -323,7 +323,7 @@ async def one_for_two(postgres_database: Database) -> AsyncIterator[ConnectionPo
 
 
 async def test_a_full_server_serves_the_caller_that_waits_longest(postgres_database: Database):
-    """A caller that cannot open a connection gets the next one that is returned, before whoever returned it gets it again."""
+    """A caller that cannot open a connection gets the next connection that another caller returns."""
     order = []
 
     async def use(name: str) -> None:

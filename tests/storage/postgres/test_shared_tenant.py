@@ -9,7 +9,8 @@ import psycopg
 import pytest
 
 from postgres_servers import Database, PostgresServer
-from postgres_stores import Stores, admin, connected, open_stores, rows, run, until
+from postgres_stores import Stores, admin, open_stores, rows, run, until
+from stores import connected
 from tenantry.errors import (
     CallTimeoutError,
     DatabaseCorruptError,

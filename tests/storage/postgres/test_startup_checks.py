@@ -13,6 +13,7 @@ import psycopg
 import pytest
 import structlog
 
+from needs import need
 from postgres_processes import PORT, pgbouncer
 from postgres_servers import Database, PostgresServer, PostgresServers, private_server, socket_url, url_of
 from tenantry import DatabaseServerError, PersistenceConnectionError, PostgresConfig
@@ -86,8 +87,7 @@ def name_of(database: Database) -> str:
 def pooled(postgres_servers: PostgresServers) -> Iterator[Database]:
     """A database behind PgBouncer in transaction mode."""
     with postgres_servers.server("pgbouncer").database() as database:
-        if not database.is_pooled:
-            pytest.skip("the given server has no pooler that the tests start")
+        need(database.is_pooled, "the given server has no pooler that the tests start")
         yield database
 
 

@@ -281,6 +281,23 @@ async def test_another_process_follows(data_dir: Path, postgres_database: Databa
         assert sorted(await all_contents(registry.tenant("acme"))) == kept
 
 
+async def moved_while_both_write(registry: TenantRegistry, other: TenantRegistry, *places: str) -> None:
+    """Move a tenant to each place while both registries write, and check that nothing is refused, lost or doubled."""
+    writers = Writers(registry.tenant("acme"))
+    others = Writers(other.tenant("acme"), seed=1, prefix="other ")
+    async with writers.at_work(2), others.at_work(2):
+        for to in places:
+            await writers.until(50)
+            await others.until(50)
+            await registry.move("acme", to)
+        await writers.until(50)
+        await others.until(50)
+    assert (writers.errors, others.errors) == ([], [])
+    kept = sorted([*writers.everything(), *others.everything()])
+    for one in (registry, other):
+        assert sorted(await all_contents(one.tenant("acme"))) == kept
+
+
 async def test_two_processes_on_two_databases(
     data_dir: Path, postgres_database: Database, west_database: Database
 ):
@@ -291,20 +308,7 @@ async def test_two_processes_on_two_databases(
         with_databases(data_dir, *databases, catalog_poll_interval_seconds=0.05) as other,
     ):
         await registry.create("acme", backend="east")
-        writers, others = (
-            Writers(registry.tenant("acme")),
-            Writers(other.tenant("acme"), seed=1, prefix="other "),
-        )
-        async with writers.at_work(2), others.at_work(2):
-            for to in ("west", "east"):
-                await writers.until(50)
-                await others.until(50)
-                await registry.move("acme", to)
-            await writers.until(50)
-            await others.until(50)
-        assert (writers.errors, others.errors) == ([], [])
-        kept = sorted([*writers.everything(), *others.everything()])
-        assert sorted(await all_contents(registry.tenant("acme"))) == kept
+        await moved_while_both_write(registry, other, "west", "east")
         assert schemas_in(west_database) == []
 
 
@@ -378,18 +382,7 @@ async def test_another_process_with_an_old_record(
         with_databases(data_dir, west_database, **fields) as other,
     ):
         await registry.create("acme")
-        writers = Writers(registry.tenant("acme"))
-        others = Writers(other.tenant("acme"), seed=1, prefix="other ")
-        async with writers.at_work(2), others.at_work(2):
-            for to in ("east", "postgres"):
-                await writers.until(50)
-                await others.until(50)
-                await registry.move("acme", to)
-            await writers.until(50)
-            await others.until(50)
-        assert (writers.errors, others.errors) == ([], [])
-        kept = sorted([*writers.everything(), *others.everything()])
-        assert sorted(await all_contents(other.tenant("acme"))) == kept
+        await moved_while_both_write(registry, other, "east", "postgres")
         assert (await registry.get("acme")).state is TenantState.ACTIVE
 
 

@@ -105,6 +105,17 @@ class Owner(NamedTuple):
         return f"tenant {self.tenant_id!r}" if self.tenant_id is not None else "the catalog"
 
 
+def schema_statements(schema: str, *, is_tenant: bool) -> tuple[str, ...]:
+    """Return the statements that create a schema with tenantry's tables. The schema must be the first of ``search_path``.
+
+    Args:
+        schema: The schema's name.
+        is_tenant: Whether the schema is a tenant's, which Citus keeps on one node.
+    """
+    distributed = (citus.DISTRIBUTE,) if is_tenant else ()
+    return (*distributed, f"CREATE SCHEMA {quoted(schema)}", *CONTROL_TABLES)
+
+
 async def create_schema(owner: Owner, pipeline: Pipeline, timeout_seconds: float) -> None:
     """Create the schema with tenantry's tables and the owner's row in one transaction; a no-op if the schema exists.
 
@@ -112,10 +123,7 @@ async def create_schema(owner: Owner, pipeline: Pipeline, timeout_seconds: float
         PersistenceError: The server refused to create the schema.
     """
     pipeline.send(_SET_PATH, [owner.path])
-    if owner.tenant_id is not None:
-        pipeline.send(citus.DISTRIBUTE.encode())
-    pipeline.send(f"CREATE SCHEMA {quoted(owner.schema)}".encode())
-    for statement in CONTROL_TABLES:
+    for statement in schema_statements(owner.schema, is_tenant=owner.tenant_id is not None):
         pipeline.send(statement.encode())
     pipeline.send(_INSERT_OWNER, [owner.uid.encode(), b"%d" % FIRST_EPOCH])
     pipeline.sync()

@@ -8,10 +8,9 @@ from typing import Final
 
 from tenantry.config import SQLITE, RegistryConfig
 from tenantry.errors import DataDirectoryError
-from tenantry.files.atomic_file import DraftFile, storage_errors
+from tenantry.files.recorded_text import read_text, write_text
 
 _FILE_NAME: Final = "catalog-place"
-_CHARACTERS_MAX: Final = 4096
 
 
 def record_catalog_place(config: RegistryConfig) -> None:
@@ -27,25 +26,15 @@ def record_catalog_place(config: RegistryConfig) -> None:
         return
     assert config.database is not None
     address = str(config.database.address)
-    if _read(path) != address:
-        with storage_errors(f"write {path}"), DraftFile(path) as draft:
-            draft.write(f"{address}\n".encode())
+    if read_text(path) != address:
+        write_text(path, address)
 
 
 def _check_catalog_is_here(data_dir: Path, path: Path) -> None:
-    address = None if (data_dir / "catalog.db").exists() else _read(path)
+    address = None if (data_dir / "catalog.db").exists() else read_text(path)
     if address is not None:
         raise DataDirectoryError(
             f"the catalog of the data directory {data_dir} is in the database {address}: set TENANTRY_DATABASE, or database= in "
             f"RegistryConfig, to that database. To begin with an empty catalog in {data_dir} instead, remove {path}",
             path=str(data_dir),
         )
-
-
-def _read(path: Path) -> str | None:
-    with storage_errors(f"read {path}"):
-        try:
-            with path.open("rb") as file:
-                return file.read(_CHARACTERS_MAX).decode("utf-8", "replace").strip()
-        except FileNotFoundError:
-            return None

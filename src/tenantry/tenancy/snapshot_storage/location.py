@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DataDirectoryError
-from tenantry.files.atomic_file import DraftFile, storage_errors
+from tenantry.files.recorded_text import read_text, write_text
 
 _FILE_NAME: Final = "snapshot-storage"
-_CHARACTERS_MAX: Final = 4096
 
 
 def default_location(data_dir: Path) -> Path:
@@ -22,13 +21,7 @@ def default_location(data_dir: Path) -> Path:
 
 def recorded_location(data_dir: Path) -> str | None:
     """Return the recorded location of the snapshots; None if no location is recorded."""
-    path = data_dir / _FILE_NAME
-    with storage_errors(f"read {path}"):
-        try:
-            with path.open("rb") as file:
-                return file.read(_CHARACTERS_MAX).decode("utf-8", "replace").strip()
-        except FileNotFoundError:
-            return None
+    return read_text(data_dir / _FILE_NAME)
 
 
 def record_location(data_dir: Path, location: str) -> None:
@@ -52,9 +45,7 @@ def record_location(data_dir: Path, location: str) -> None:
 
 def change_location(data_dir: Path, location: str) -> None:
     """Record a new location. Snapshots at the old location stay, but are no longer listed or deleted."""
-    path = data_dir / _FILE_NAME
-    with storage_errors(f"write {path}"), DraftFile(path) as draft:
-        draft.write(f"{location}\n".encode())
+    write_text(data_dir / _FILE_NAME, location)
 
 
 def _stored_elsewhere(data_dir: Path, stored_at: str, given: str, change: str) -> DataDirectoryError:

@@ -67,7 +67,7 @@ _COLUMN: Final = re.compile(r'[^\W\d][\w$]*|"[^"]+"')
 
 
 def code_of(result: "PGresult") -> str:
-    """Return the SQLSTATE of an error, or '' if there is none."""
+    """Return the SQLSTATE of an error; an empty string for an error without a SQLSTATE."""
     return _field(result, pq.DiagnosticField.SQLSTATE) or ""
 
 

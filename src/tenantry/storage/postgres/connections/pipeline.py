@@ -47,7 +47,7 @@ _REPLICA_NOT_AWAITED: Final = "SyncRepWaitForLSN"
 
 
 def first_failure(results: Sequence["PGresult"]) -> "PGresult | None":
-    """Return the first result that is an error; None if there is none."""
+    """Return the first result that is an error; None if all statements succeeded."""
     if not results or results[-1].status in OK:
         return None  # after an error, all results of the transaction have another status
     return next(result for result in results if result.status not in OK)

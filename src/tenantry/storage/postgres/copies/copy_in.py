@@ -111,12 +111,7 @@ def _matched(
             raise SnapshotError(
                 f"{file.path} lacks the table {name!r}, which the schema packs create: restore another snapshot"
             )
-        difference = set(table.column_names) ^ set(file.tables[name].columns)
-        if difference:
-            raise SnapshotError(
-                f"the column {min(difference)!r} of table {name!r} is not in both {file.path} and the migrations for PostgreSQL: the "
-                "migrations for both back ends must create the same columns"
-            )
+        table.check_columns(file.tables[name].columns, f"{file.path} and the migrations for PostgreSQL")
     return known
 
 

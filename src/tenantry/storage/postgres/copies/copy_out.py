@@ -164,12 +164,9 @@ def _matched(
                     f"the table {table.name!r} of the schema {schema!r} belongs to no schema pack, and cannot be copied because of "
                     f"{reason}: put the table into a schema pack, or drop the table"
                 ) from None
-        difference = set(table.column_names) ^ set(file.tables[table.name].columns)
-        if difference:
-            raise SnapshotError(
-                f"the column {min(difference)!r} of table {table.name!r} is not in both the schema {schema!r} and the migrations for "
-                "SQLite: the migrations for both back ends must create the same columns"
-            )
+        table.check_columns(
+            file.tables[table.name].columns, f"the schema {schema!r} and the migrations for SQLite"
+        )
         yield table
 
 

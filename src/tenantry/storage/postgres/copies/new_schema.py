@@ -20,7 +20,6 @@ from tenantry.errors import PersistenceError
 from tenantry.schemas.migration import Migration
 from tenantry.storage.artifacts import file_rows
 from tenantry.storage.migrations import AppliedMigration, migrations_up_to
-from tenantry.storage.postgres import citus
 from tenantry.storage.postgres.connections.connecting import connect
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.connections.settings import connection_parameters
@@ -28,7 +27,7 @@ from tenantry.storage.postgres.connections.thread_connections import on_thread
 from tenantry.storage.postgres.copies.copy_in import copy_in
 from tenantry.storage.postgres.copies.copy_out import check_packs
 from tenantry.storage.postgres.migrations.migrator import MigratedSchema, migrate
-from tenantry.storage.postgres.owner import CONTROL_TABLES, FIRST_EPOCH
+from tenantry.storage.postgres.owner import FIRST_EPOCH, schema_statements
 from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.protocol import Place
 
@@ -92,10 +91,8 @@ def _begin(
     contents = _Contents(uid or place.uid, max(epoch, FIRST_EPOCH), migrations)
     drop_schema(connection, tools, name)
     with connection.transaction():
-        connection.execute(citus.DISTRIBUTE)
-        connection.execute(f"CREATE SCHEMA {quoted(name)}".encode())
         connection.execute("SELECT set_config('search_path', %s, true)", (quoted(name),))
-        for statement in CONTROL_TABLES:
+        for statement in schema_statements(name, is_tenant=True):
             connection.execute(statement.encode())
         connection.execute(
             "INSERT INTO tenantry_owner (id, tenant_uid, epoch) VALUES (1, %s, %s)",

@@ -1,9 +1,11 @@
 """The tables of a tenant's schema that contain the packs' rows, read from the server's catalogs."""
 
+from collections.abc import Iterable
 from typing import Any, Final, NamedTuple
 
 from psycopg import Connection
 
+from tenantry.errors import SnapshotError
 from tenantry.storage.moves import JOURNAL
 
 CONTROL_TABLES: Final = frozenset(
@@ -55,6 +57,23 @@ class Table(NamedTuple):
         """Return the columns with these names, in the order of the names."""
         by_name = {column.name: column for column in self.columns}
         return tuple(by_name[name] for name in names)
+
+    def check_columns(self, names: Iterable[str], places: str) -> None:
+        """Check that the table has exactly the columns with these names.
+
+        Args:
+            names: The names of the columns in a tenant file.
+            places: Both places of the columns, for the message.
+
+        Raises:
+            SnapshotError: A column is in only one of the places; the message names the column.
+        """
+        difference = set(self.column_names) ^ set(names)
+        if difference:
+            raise SnapshotError(
+                f"the column {min(difference)!r} of table {self.name!r} is not in both {places}: the migrations for both back ends must "
+                "create the same columns"
+            )
 
 
 def read_tables(connection: Connection[tuple[Any, ...]], schema: str) -> dict[str, Table]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Final, NamedTuple
 
-from tenantry.errors import MigrationError
+from tenantry.schemas.object_names import NamedObject, check_unique
 from tenantry.schemas.schema import Schema
 from tenantry.storage.postgres.migrations.migration_script import statements_of
 
@@ -45,16 +45,12 @@ def check_created_objects(schemas: Sequence[Schema]) -> None:
     """
     if len(schemas) <= 1:
         return
-    owners: dict[tuple[bool, str], Schema] = {}
-    for schema in schemas:
-        for one in _objects_of(schema):
-            owner = owners.setdefault((one.is_routine, one.name), schema)
-            if owner is not schema:
-                raise MigrationError(
-                    f"the schemas {owner.name!r} and {schema.name!r} both create the {one.kind.lower()} {one.name} on PostgreSQL, but "
-                    "names must be unique in a tenant's database: rename it in one schema, or remove one of the schemas",
-                    schema=schema.name,
-                )
+    objects = (
+        NamedObject(schema, (one.is_routine, one.name), f"{one.kind.lower()} {one.name}")
+        for schema in schemas
+        for one in _objects_of(schema)
+    )
+    check_unique(objects, "PostgreSQL")
 
 
 @cache

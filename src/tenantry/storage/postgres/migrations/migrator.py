@@ -140,7 +140,7 @@ async def migrate(
 async def _apply_next(
     schema: MigratedSchema, planner: Planner, clock: "Clock", connection: psycopg.AsyncConnection
 ) -> "tuple[Migration | None, tuple[Migration, ...]]":
-    """Apply the first pending migration; return this migration, or None if there is none, and the migrations after it."""
+    """Apply the first pending migration. Return this migration and the migrations after it; None and an empty list if nothing is pending."""
     migration = None
     try:
         async with _step(schema, connection):

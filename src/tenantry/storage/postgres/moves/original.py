@@ -8,21 +8,20 @@ The triggers' functions run with the rights of the connection's role (``SECURITY
 journal (`tenantry.storage.postgres.roles`). Their ``search_path`` excludes what a tenant's role could create in its schema.
 """
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from psycopg import Connection
 
 from tenantry.errors import SnapshotError
 from tenantry.storage.moves import JOURNAL, ROWS_PER_CHUNK, MovedRow, MovedTable, Position
-from tenantry.storage.postgres.connections.errors import server_errors
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.copies.copied_values import from_server, types_read
-from tenantry.storage.postgres.copies.copy_out import SETTINGS
 from tenantry.storage.postgres.copies.numbering import last_number
 from tenantry.storage.postgres.copies.tables import Table
+from tenantry.storage.postgres.moves.moved_schema import BEGIN_SNAPSHOT, MovedSchema
 from tenantry.storage.postgres.moves.moved_tables import (
     KEYS_TABLE,
     count_rows,
@@ -31,13 +30,9 @@ from tenantry.storage.postgres.moves.moved_tables import (
 )
 from tenantry.storage.postgres.quoting import quoted
 
-if TYPE_CHECKING:
-    from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
-
 # No table of a tenant has a column of this name.
 _NUMBER: Final = "tenantry_number"
 _TRIGGERS_PER_TABLE: Final = 2
-_BEGIN: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
 _CREATE_FUNCTION: Final = """
 CREATE FUNCTION {journal}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $journal$
 BEGIN
@@ -78,7 +73,7 @@ WHERE n.nspname = %s AND starts_with(t.tgname, %s)
 """
 
 
-class PostgresOriginal:
+class PostgresOriginal(MovedSchema):
     """See `Original`.
 
     Args:
@@ -87,9 +82,7 @@ class PostgresOriginal:
     """
 
     def __init__(self, tools: LifecycleTools, schema: str) -> None:
-        self._tools = tools
-        self._schema = schema
-        self._connection: ThreadConnection | None = None
+        super().__init__(tools, schema, doing=f"cannot move the schema {schema}")
 
     async def tables(self) -> Sequence[MovedTable]:
         """Read the tables from the server's catalogs; see `Original.tables`."""
@@ -107,39 +100,16 @@ class PostgresOriginal:
         """Drop the journal's functions, triggers and tables in one transaction; see `Original.remove`."""
         await self._tools.work.run(self._doing, _remove, self._tools, self._schema)
 
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[None]:
-        """Keep a connection during the block; see `Original.connected`."""
-        async with self._tools.moves.connection() as connection:
-            self._connection = connection
-            try:
-                yield
-            finally:
-                self._connection = None
-
     @contextmanager
     def changes(self, after: Position, *, is_open: bool) -> Iterator["PostgresChanges"]:  # noqa: ARG002  # processes share the database
         """Read the changes in one transaction with REPEATABLE READ; see `Original.changes`."""
-        connection = self._connection
-        assert connection is not None
-        with server_errors(self._doing):
-            try:
-                connection.execute(_BEGIN)
-                connection.execute(SETTINGS)
-                yield PostgresChanges(connection, self._schema, after)
-                connection.rollback()
-            except BaseException:
-                connection.close()  # a COPY may be under way
-                raise
+        with self._transaction(BEGIN_SNAPSHOT) as connection:
+            yield PostgresChanges(connection, self._schema, after)
 
     async def sequences(self, tables: Sequence[MovedTable]) -> dict[str, int]:
         """Return the last numbers of the identity columns and the sequences of columns; see `Original.sequences`."""
         names = {table.name for table in tables}
         return await self._tools.work.run(self._doing, _last_numbers, self._schema, names)
-
-    @property
-    def _doing(self) -> str:
-        return f"cannot move the schema {self._schema}"
 
 
 class PostgresChanges:

@@ -6,9 +6,9 @@ are checked from then on. `PostgresReplica.validate_rules` checks the others whi
 as the migrations have made it.
 """
 
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Final
 
 import psycopg
 from psycopg import Connection
@@ -16,7 +16,6 @@ from psycopg import Connection
 from tenantry.errors import SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.storage.moves import MovedRow, MovedTable
-from tenantry.storage.postgres.connections.errors import server_errors
 from tenantry.storage.postgres.connections.lifecycle_tools import LifecycleTools
 from tenantry.storage.postgres.copies.copied_values import (
     ValueRefusedError,
@@ -26,15 +25,12 @@ from tenantry.storage.postgres.copies.copied_values import (
     to_server,
     types_read,
 )
-from tenantry.storage.postgres.copies.copy_out import SETTINGS
 from tenantry.storage.postgres.copies.numbering import raise_number
 from tenantry.storage.postgres.copies.tables import Column
+from tenantry.storage.postgres.moves.moved_schema import MovedSchema
 from tenantry.storage.postgres.moves.moved_tables import count_rows, read_columns, read_moved_tables
 from tenantry.storage.postgres.quoting import quoted
 from tenantry.storage.row_digests import RowDigest
-
-if TYPE_CHECKING:
-    from tenantry.storage.postgres.connections.thread_connections import ThreadConnection
 
 FOREIGN_KEY_INVALID: Final = "tenantry.move.foreign_key_invalid"
 
@@ -47,7 +43,7 @@ WHERE n.nspname = %s AND f.contype = 'f' AND f.conparentid = 0 ORDER BY c.relnam
 """
 
 
-class PostgresReplica:
+class PostgresReplica(MovedSchema):
     """See `Replica`.
 
     Args:
@@ -56,42 +52,20 @@ class PostgresReplica:
     """
 
     def __init__(self, tools: LifecycleTools, schema: str) -> None:
-        self._tools = tools
-        self._schema = schema
+        super().__init__(tools, schema, doing=f"cannot move to the schema {schema}")
         self._log = EventLog(schema=schema)
-        self._foreign_keys: list[
-            tuple[str, str]
-        ] = []  # the tables, and the statements that add the dropped keys
-        self._connection: ThreadConnection | None = None
+        # The tables, and the statements that add the dropped keys.
+        self._foreign_keys: list[tuple[str, str]] = []
 
     async def suspend_rules(self) -> Sequence[MovedTable]:
         """Disable the triggers and drop the foreign keys; see `Replica.suspend_rules`."""
         return await self._tools.work.run(self._doing, self._suspend)
 
-    @asynccontextmanager
-    async def connected(self) -> AsyncIterator[None]:
-        """Keep a connection during the block; see `Replica.connected`."""
-        async with self._tools.moves.connection() as connection:
-            self._connection = connection
-            try:
-                yield
-            finally:
-                self._connection = None
-
     @contextmanager
     def writer(self) -> Iterator["PostgresReplicaWriter"]:
         """Write in one transaction; see `Replica.writer`."""
-        connection = self._connection
-        assert connection is not None
-        with server_errors(self._doing):
-            try:
-                connection.execute("BEGIN")
-                connection.execute(SETTINGS)
-                yield PostgresReplicaWriter(connection, self._schema)
-                connection.commit()
-            except BaseException:
-                connection.close()  # a COPY may be under way
-                raise
+        with self._transaction() as connection:
+            yield PostgresReplicaWriter(connection, self._schema)
 
     async def restore_rules(self, sequences: Mapping[str, int]) -> None:
         """Enable the triggers, add the foreign keys, and raise the counters; see `Replica.restore_rules`."""
@@ -100,10 +74,6 @@ class PostgresReplica:
     async def validate_rules(self) -> None:
         """Check the rows against the foreign keys, without locking out writes; see `Replica.validate_rules`."""
         await self._tools.copies.run(self._doing, self._validate)
-
-    @property
-    def _doing(self) -> str:
-        return f"cannot move to the schema {self._schema}"
 
     def _suspend(self, connection: Connection[tuple[Any, ...]]) -> list[MovedTable]:
         with connection.transaction():

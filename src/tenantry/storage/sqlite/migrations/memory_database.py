@@ -9,6 +9,7 @@ from typing import Final
 from tenantry.clock import SystemClock
 from tenantry.errors import MigrationError
 from tenantry.schemas.migration import Migration
+from tenantry.schemas.object_names import NamedObject, check_unique
 from tenantry.schemas.schema import Schema
 from tenantry.storage.migrations import AppliedMigration
 from tenantry.storage.sqlite.connections.connect_hooks import hooks_of, run_hooks
@@ -62,17 +63,13 @@ def check_objects(schemas: Sequence[Schema]) -> None:
     """
     if len(schemas) <= 1:
         return
-    owners: dict[tuple[bool, str], Schema] = {}
-    for schema in schemas:
-        for one in _objects_of(schema):
-            # Tables, indexes and views share one namespace; triggers have a separate namespace.
-            owner = owners.setdefault((one.type == "trigger", folded(one.name)), schema)
-            if owner is not schema:
-                raise MigrationError(
-                    f"the schemas {owner.name!r} and {schema.name!r} both create the {one.shown}, but names must be unique in a "
-                    "tenant's database: rename it in one schema, or remove one of the schemas",
-                    schema=schema.name,
-                )
+    # Tables, indexes and views share one namespace; triggers have a separate namespace.
+    objects = (
+        NamedObject(schema, (one.type == "trigger", folded(one.name)), one.shown)
+        for schema in schemas
+        for one in _objects_of(schema)
+    )
+    check_unique(objects, "SQLite")
 
 
 @cache
