@@ -21,12 +21,14 @@ from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_responses import RecordedResponses
 from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
 from tenantry.tenancy.clock_watch import ClockWatch
-from tenantry.tenancy.failed_tenants import FailedTenants, FailureReports
 from tenantry.tenancy.fleet.fleet import Fleet
 from tenantry.tenancy.fleet.work import FleetTools
 from tenantry.tenancy.handle import HANDLE_ATTRIBUTES
 from tenantry.tenancy.hooks import Hooks
 from tenantry.tenancy.move.move import Move
+from tenantry.tenancy.opening.failed_tenants import FailedTenants, FailureReports
+from tenantry.tenancy.opening.tenant_leases import TenantLeases
+from tenantry.tenancy.opening.tenant_opener import TenantOpener
 from tenantry.tenancy.operations.archive import Archive
 from tenantry.tenancy.operations.change import Change
 from tenantry.tenancy.operations.create import Create
@@ -49,8 +51,6 @@ from tenantry.tenancy.snapshots.snapshots import SnapshotOperations, Snapshots
 from tenantry.tenancy.snapshots.take_snapshot import TakeSnapshot
 from tenantry.tenancy.snapshots.tools import SnapshotTools
 from tenantry.tenancy.snapshots.undo_restore import UndoRestore
-from tenantry.tenancy.tenant_leases import TenantLeases
-from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.tenancy.tenant_operations import TenantOperations
 from tenantry.tenancy.transfers.adopt import Adopt
 from tenantry.tenancy.transfers.clone import Clone

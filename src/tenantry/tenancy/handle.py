@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class LeaseSource(Protocol):
-    """Gives a handle leases of the tenant's actor, see `tenantry.tenancy.tenant_leases.TenantLeases`."""
+    """Gives a handle leases of the tenant's actor, see `tenantry.tenancy.opening.tenant_leases.TenantLeases`."""
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease if the tenant is open now; otherwise None."""

@@ -10,8 +10,8 @@ from tenantry.errors import CatalogMovedError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.lifecycle import Permission, TenantEvent, TenantState
 from tenantry.tenancy.data_directory import DiskSpace, measure_disk
-from tenantry.tenancy.failed_tenants import FailedTenants
 from tenantry.tenancy.fleet.fleet import Fleet
+from tenantry.tenancy.opening.failed_tenants import FailedTenants
 from tenantry.tenancy.operations.purge import ExpiredTenants
 from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.operations.tools import OperationTools

@@ -30,11 +30,11 @@ from tenantry.tenancy.fleet.results import Outcome, PendingTenant
 from tenantry.tenancy.fleet.table import FleetTable
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.tenancy.move.move import Move
+from tenantry.tenancy.opening.tenant_leases import TenantLeases
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.snapshots.snapshots import Snapshots
-from tenantry.tenancy.tenant_leases import TenantLeases
 from tenantry.tenancy.tenant_record import TenantRecord
 
 MIGRATE: Final = "migrate"

@@ -11,8 +11,8 @@ from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
+from tenantry.tenancy.opening.tenant_opener import TenantOpener
 from tenantry.tenancy.operations.operation import Operation
-from tenantry.tenancy.tenant_opener import TenantOpener
 from tenantry.tenancy.tenant_record import TenantRecord
 
 

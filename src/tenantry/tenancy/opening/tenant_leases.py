@@ -8,9 +8,9 @@ from tenantry.schemas.schema import Schema
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.handle import TenantHandle, TenantSession
+from tenantry.tenancy.opening.tenant_opener import check_opens
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.registry_state import RegistryState
-from tenantry.tenancy.tenant_opener import check_opens
 
 
 class TenantLeases:

@@ -25,7 +25,7 @@ from tenantry.storage.protocol import Capability, DatabaseMissingError
 from tenantry.tenancy.actors.actor import ActorContext, TenantActor
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.catalog.recorded_schemas import RecordedSchemas
-from tenantry.tenancy.quarantine import Quarantine
+from tenantry.tenancy.opening.quarantine import Quarantine
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.tenant_record import TenantRecord
 

@@ -1,0 +1,1 @@
+"""Opening tenants for their callers: the opener, leases, quarantine, and closing tenants that failed."""
