@@ -33,6 +33,7 @@ _AS_POSTGRES = (
     (r"\bREAL\b", "DOUBLE PRECISION"),
     (r"\) STRICT;", ");"),
 )
+_ANONYMOUS = re.compile(r"^RssAnon:\s+(\d+) kB", re.MULTILINE)
 _schema_numbers = count(1)
 
 
@@ -76,15 +77,23 @@ class PostgresServer:
 
     def cpu_seconds(self) -> float:
         """Return the processor time of the server's processes so far, also of those that have ended."""
-        with psycopg.connect(self.uri) as connection:
-            (data_directory,) = connection.execute("SHOW data_directory").fetchone() or ("",)
-        pid = int((Path(data_directory) / "postmaster.pid").read_text().split("\n", 1)[0])
-        postmaster = psutil.Process(pid)
+        postmaster = self._postmaster()
         ended = postmaster.cpu_times()
         living = [process.cpu_times() for process in postmaster.children()]
         return (
             ended.children_user + ended.children_system + sum(times.user + times.system for times in living)
         )
+
+    def largest_process_bytes(self) -> int:
+        """Return the memory of the largest of the server's processes, without the memory that they share."""
+        statuses = [Path(f"/proc/{process.pid}/status") for process in self._postmaster().children()]
+        kib = [int(match[1]) for status in statuses if (match := _ANONYMOUS.search(status.read_text()))]
+        return max(kib) * 1024
+
+    def _postmaster(self) -> psutil.Process:
+        with psycopg.connect(self.uri) as connection:
+            (data_directory,) = connection.execute("SHOW data_directory").fetchone() or ("",)
+        return psutil.Process(int((Path(data_directory) / "postmaster.pid").read_text().split("\n", 1)[0]))
 
     def count_messages(self, schema: str) -> int:
         """Count a tenant's messages."""
