@@ -123,7 +123,7 @@ class TestRefusedPacks:
     async def test_two_objects_of_one_name(self, data_dir: Path, pack: Any, one: str, other: str, shown: str):
         """Packs that would share a table, an index, a view or a trigger are refused with both names when the registry opens."""
         schemas = [pack(f"{one};", name="crm"), pack(f"{other};", name="wiki")]
-        message = f"the schemas 'crm' and 'wiki' both create the {shown}, .* rename it"
+        message = f"the schemas 'crm' and 'wiki' both create the {shown} on SQLite, but .* rename it"
         with pytest.raises(MigrationError, match=message) as caught:
             await TenantRegistry(config(data_dir), schemas=schemas).open()
         assert caught.value.schema == "wiki"

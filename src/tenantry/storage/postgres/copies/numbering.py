@@ -6,10 +6,8 @@ from psycopg import Connection
 
 from tenantry.storage.postgres.quoting import quoted
 
-_LAST_NUMBER: Final = """
-SELECT coalesce(s.last_value, 0) FROM pg_catalog.pg_sequences AS s
-WHERE format('%%I.%%I', s.schemaname, s.sequencename) = pg_get_serial_sequence(%s, %s)
-"""
+# The view pg_sequences would read the numbers of all tenants.
+_LAST_NUMBER: Final = "SELECT coalesce(pg_sequence_last_value(pg_get_serial_sequence(%s, %s)::regclass), 0)"
 
 
 def last_number(connection: Connection[tuple[Any, ...]], schema: str, table: str, column: str) -> int:
