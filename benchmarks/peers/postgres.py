@@ -86,9 +86,7 @@ class PostgresServer:
 
     def largest_process_bytes(self) -> int:
         """Return the memory of the largest of the server's processes, without the memory that they share."""
-        statuses = [Path(f"/proc/{process.pid}/status") for process in self._postmaster().children()]
-        kib = [int(match[1]) for status in statuses if (match := _ANONYMOUS.search(status.read_text()))]
-        return max(kib) * 1024
+        return max(map(_anonymous_bytes, self._postmaster().children()))
 
     def _postmaster(self) -> psutil.Process:
         with psycopg.connect(self.uri) as connection:
@@ -101,6 +99,15 @@ class PostgresServer:
             query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, "messages"))
             (rows,) = connection.execute(query).fetchone() or (0,)
         return rows
+
+
+def _anonymous_bytes(process: psutil.Process) -> int:
+    """Return the memory of a process that it does not share; 0 if the process has ended."""
+    try:
+        match = _ANONYMOUS.search(Path(f"/proc/{process.pid}/status").read_text())
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return 0 if match is None else int(match[1]) * 1024
 
 
 class _PostgresStore:

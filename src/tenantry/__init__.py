@@ -57,6 +57,7 @@ from tenantry.errors import (
 )
 from tenantry.events import (
     BatchFinished,
+    CallForwarded,
     CallRefused,
     CallSample,
     ClockLeapt,
@@ -115,6 +116,7 @@ __all__ = [
     "AuditVerification",
     "BackendNotConfiguredError",
     "BatchFinished",
+    "CallForwarded",
     "CallRefused",
     "CallSample",
     "CallTimeoutError",

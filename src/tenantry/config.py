@@ -157,6 +157,10 @@ class RegistryConfig(BaseModel):
         fleet_retention_seconds: The time for which an ended fleet job is kept with its tenants' outcomes.
         catalog_poll_interval_seconds: The interval at which a process checks for changes by other processes.
         shutdown_timeout_seconds: The longest time that a closing registry waits for accepted calls.
+        forwarding: Whether several processes may use the same tenants: a call to a tenant that another process has open is forwarded
+            to that process. Without forwarding, such a call is refused with `TenantOwnedElsewhereError`.
+        handed_over_after_calls: The number of consecutive forwarded calls after which the owner of a tenant closes the tenant, so that a
+            process that uses the tenant becomes its owner. Calls of the owner itself begin the count anew.
     """
 
     # An error message must not repeat the URL of a database, which has a password.
@@ -198,6 +202,8 @@ class RegistryConfig(BaseModel):
     )
     catalog_poll_interval_seconds: Annotated[float, Field(gt=0, le=1)] = 0.5
     shutdown_timeout_seconds: Seconds = 30.0
+    forwarding: bool = True
+    handed_over_after_calls: Count = 64
 
     @classmethod
     def from_environment(cls, **given: Any) -> Self:

@@ -625,15 +625,25 @@ class TenantOwnedElsewhereError(TenantError):
     Attributes:
         pid: The process id of the owner; None if the lock file could not be read.
         host: The host name of the owner; None if the lock file could not be read.
+        socket_name: The name under which the owner takes calls of other processes; None if it takes none.
     """
 
     is_retryable = True
     outcome = "owned_elsewhere"
 
-    def __init__(self, message: str, *, tenant_id: str | None, pid: int | None, host: str | None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        tenant_id: str | None,
+        pid: int | None,
+        host: str | None,
+        socket_name: str | None = None,
+    ) -> None:
         super().__init__(message, tenant_id=tenant_id)
         self.pid = pid
         self.host = host
+        self.socket_name = socket_name
 
 
 class LimitError(TenantError):

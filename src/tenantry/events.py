@@ -86,6 +86,20 @@ class CallRefused(NamedTuple):
     duration_seconds: float
 
 
+class CallForwarded(NamedTuple):
+    """A call to a tenant of another process has ended, in the process of the caller.
+
+    Attributes:
+        outcome: ``ok``, the error's `outcome`, ``not_owner`` or ``owner_lost``. After the last two, the call is repeated.
+    """
+
+    tenant_id: str
+    backend: str
+    operation: str
+    outcome: str
+    duration_seconds: float
+
+
 class PoolWaited(NamedTuple):
     """A caller waited for a place in the pool, or was refused immediately; `outcome` is ``ok`` or the error's `outcome`."""
 
@@ -163,6 +177,7 @@ Event: TypeAlias = (
     | StoreMigrated
     | BatchFinished
     | CallRefused
+    | CallForwarded
     | PoolWaited
     | OperationStepped
     | OperationEnded

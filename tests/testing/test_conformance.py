@@ -41,11 +41,16 @@ from tenantry.testing import (
 ALL_CHECKS = (*STORE_CHECKS, *REPOSITORY_CHECKS, *OBJECT_STORAGE_CHECKS, *BACKEND_CHECKS)
 
 
-@pytest.fixture(params=["file", "memory", "rollback-journal", "tenant", "transaction"])
+@pytest.fixture(
+    params=[
+        *("file", "memory", "rollback-journal"),
+        *("tenant", "transaction", "forwarded", "forwarded-transaction"),
+    ]
+)
 def open_repositories(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRepositories:
     """Return what opens the repositories; the suite sees no other difference."""
     registry: TenantRegistry | None = None
-    if request.param in ("tenant", "transaction"):
+    if request.param in ("tenant", "transaction", "forwarded", "forwarded-transaction"):
         registry = request.getfixturevalue("registry")
 
     @asynccontextmanager
@@ -61,12 +66,26 @@ def open_repositories(request: pytest.FixtureRequest, tmp_path: Path) -> OpenRep
         await registry.create("acme")
         yield registry.tenant("acme")
 
+    @asynccontextmanager
+    async def through_another_registry() -> AsyncIterator[CompanyRepositories]:
+        assert registry is not None
+        await registry.create("acme")
+        async with TenantRegistry(registry.config) as other:
+            yield other.tenant("acme")
+
+    @asynccontextmanager
+    async def in_transaction_of_another_registry() -> AsyncIterator[CompanyRepositories]:
+        async with through_another_registry() as forwarded, forwarded.transaction() as transaction:  # type: ignore[attr-defined]
+            yield transaction
+
     ways: dict[str, OpenRepositories] = {
         "file": lambda: open_backend(tmp_path / "company.db"),
         "memory": lambda: open_backend(":memory:"),
         "rollback-journal": lambda: open_backend(tmp_path / "company.db", wal_mode=False),
         "tenant": through_tenant,
         "transaction": in_transaction,
+        "forwarded": through_another_registry,
+        "forwarded-transaction": in_transaction_of_another_registry,
     }
     return ways[request.param]
 

@@ -12,7 +12,7 @@ import socket
 import threading
 import time
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
 from tenantry.files.disk_space import is_full
@@ -32,10 +32,11 @@ class LockHeldError(Exception):
     Attributes:
         pid: The process id of the holder; None if the holder has not written its name yet.
         host: The host of the holder; None if the holder has not written its name yet.
+        socket_name: The name under which the holder listens to other processes; None if the holder does not listen.
     """
 
     def __init__(self, content: bytes) -> None:
-        self.pid, self.host = read_holder(content)
+        self.pid, self.host, self.socket_name = read_holder(content)
         super().__init__(f"held by process {self.pid or 'unknown'} on {self.host or 'this host'}")
 
 
@@ -96,11 +97,13 @@ class LockFile(_Locked):
 
     Args:
         path: The path of the lock file; `acquire` creates a missing file.
+        socket_name: The name under which this process listens to other processes, which the lock file tells them.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, socket_name: str | None = None) -> None:
         super().__init__()
         self.path = path
+        self._socket_name = socket_name
 
     @property
     def is_held(self) -> bool:
@@ -166,7 +169,10 @@ class LockFile(_Locked):
 
     def _write_name(self, fd: int, *, is_new: bool) -> None:
         try:
-            _replace_content(fd, json.dumps({"pid": os.getpid(), "host": _HOST}).encode("utf-8"))
+            holder: dict[str, object] = {"pid": os.getpid(), "host": _HOST}
+            if self._socket_name is not None:
+                holder["socket"] = self._socket_name
+            _replace_content(fd, json.dumps(holder).encode("utf-8"))
         except OSError:
             if is_new:  # the disk may be full: a new lock file without a name must not stay
                 self.remove()
@@ -182,7 +188,7 @@ class LockFile(_Locked):
             except BlockingIOError as error:
                 if is_at(fd, self.path):
                     content = _read_content(fd)
-                    if read_holder(content) != (None, None) or not looks_left:
+                    if read_holder(content) != NAMELESS or not looks_left:
                         raise LockHeldError(content) from error
                     # The holder is about to write its name, or checks whether the lock is abandoned.
                     looks_left -= 1
@@ -213,13 +219,26 @@ def lock_error(path: Path, error: OSError) -> PersistenceError:
     return PersistenceConnectionError(f"cannot lock {path}: {error}")
 
 
-def read_holder(content: bytes) -> tuple[int | None, str | None]:
-    """Return the holder's process id and host from a lock file's content; None for both if the content has no holder."""
+class Holder(NamedTuple):
+    """The holder of a lock, as its lock file names it; see `LockHeldError`."""
+
+    pid: int | None
+    host: str | None
+    socket_name: str | None
+
+
+NAMELESS: Final = Holder(None, None, None)
+"""The holder of a lock file that names none."""
+
+
+def read_holder(content: bytes) -> Holder:
+    """Return the holder from a lock file's content; `NAMELESS` if the content has no holder."""
     try:
         holder = json.loads(content)
-        return int(holder["pid"]), str(holder["host"])
-    except (ValueError, TypeError, KeyError):
-        return None, None  # the holder has not written its name yet
+        name = holder.get("socket")
+        return Holder(int(holder["pid"]), str(holder["host"]), name if isinstance(name, str) else None)
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return NAMELESS  # the holder has not written its name yet
 
 
 def is_at(fd: int, path: Path) -> bool:

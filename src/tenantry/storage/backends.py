@@ -1,7 +1,7 @@
 """The back ends of a registry: the data directory, and the databases that the settings name."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from typing import Final
@@ -131,14 +131,21 @@ class Backends:
 
 
 def make_backends(
-    config: RegistryConfig, schemas: Sequence[Schema], *, clock: Clock, log: EventLog
+    config: RegistryConfig,
+    schemas: Sequence[Schema],
+    *,
+    clock: Clock,
+    log: EventLog,
+    socket_name: Callable[[], str | None] = lambda: None,
 ) -> Backends:
     """Return the back ends for the settings; the back ends are not open yet.
+
+    `socket_name` returns the name under which this process listens to other processes; by default it does not listen.
 
     Raises:
         SettingsError: The settings name a PostgreSQL database, and the extra ``postgres`` is not installed.
     """
-    files = SQLiteBackend(config, schemas, clock=clock, log=log)
+    files = SQLiteBackend(config, schemas, clock=clock, log=log, socket_name=socket_name)
     databases = [
         _postgres_backend(name, config, schemas, clock=clock, log=log) for name in config.all_databases
     ]

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Final
 
 from tenantry.errors import IdempotencyConflictError, QueryError
-from tenantry.sql.row import Columns, Row
-from tenantry.sql.statements import Fetch, Result
+from tenantry.sql.statements import Result
+from tenantry.storage.plain_results import as_fetched, as_plain
 from tenantry.storage.protocol import KeyedRequest
 
 RESULTS_BYTES_MAX: Final = 1024 * 1024
@@ -23,7 +23,7 @@ def encode_results(request: KeyedRequest, results: Sequence[Result]) -> str:
     Raises:
         QueryError: The results are too large to be stored.
     """
-    encoded = json.dumps([*map(_as_kept, results)], default=_bytes_as_json, separators=(",", ":"))
+    encoded = json.dumps([*map(as_plain, results)], default=_bytes_as_json, separators=(",", ":"))
     if len(encoded) > RESULTS_BYTES_MAX:
         raise QueryError(
             f"{request[0].name}: the write returns {len(encoded)} bytes, but a write with a key may return at most "
@@ -50,35 +50,12 @@ def decode_results(request: KeyedRequest, payload_hash: bytes, encoded: str) -> 
             key=request.key,
         )
     results = json.loads(encoded, object_hook=_bytes_from_json)
-    return [_as_fetched(statement.fetch, result) for statement, result in zip(request, results, strict=True)]
+    return [as_fetched(statement.fetch, result) for statement, result in zip(request, results, strict=True)]
 
 
 def time_text(instant: datetime) -> str:
     """Return a time as a text whose order is the order of time."""
     return instant.isoformat(timespec="microseconds")
-
-
-def _as_kept(result: Result) -> Any:
-    """Convert named rows to a list of the column names, followed by the values of each row."""
-    if isinstance(result, Row):
-        return [result.keys(), tuple(result)]
-    if isinstance(result, list) and result and isinstance(result[0], Row):
-        return [result[0].keys(), *map(tuple, result)]
-    return result
-
-
-def _as_fetched(fetch: Fetch, result: Any) -> Result:
-    """Convert rows from JSON lists back to the statement's original result."""
-    if fetch is Fetch.ALL:
-        return [tuple(row) for row in result]
-    if not isinstance(result, list):
-        return result
-    if fetch is Fetch.ONE:
-        return tuple(result)
-    names, *rows = result or [()]
-    columns = Columns(tuple(names))
-    named = [Row(columns, tuple(values)) for values in rows]
-    return named if fetch is Fetch.NAMED_ALL else named[0]
 
 
 def _bytes_as_json(value: bytes) -> dict[str, str]:

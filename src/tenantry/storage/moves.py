@@ -25,7 +25,9 @@ from tenantry.threads import check_cancelled
 JOURNAL: Final = "tenantry_journal"
 """The prefix of the names of all tables, triggers and functions of a journal."""
 
-CONTROL_TABLES: Final = frozenset(["schema_migrations", "tenantry_batches", "tenantry_owner"])
+CONTROL_TABLES: Final = frozenset(
+    ["schema_migrations", "tenantry_batches", "tenantry_forwarded", "tenantry_owner"]
+)
 """The tables that are not moved, because they describe the database at its place and not the tenant's data."""
 
 ROWS_PER_CHUNK: Final = 1_000

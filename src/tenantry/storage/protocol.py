@@ -74,6 +74,46 @@ class KeyedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclas
         return request
 
 
+class MarkedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclass can have no slots of its own
+    """A unit that another process forwarded to this one. Its transaction also stores a mark: the unit's number and results.
+
+    If the forwarding process loses the connection to the owner before it has the results, it sends the unit again with `is_repeated`, to
+    this owner or to the next one. If the database has the unit's mark, the stored results are returned and nothing is written.
+
+    Attributes:
+        sender: The token of the process that forwarded the unit, 16 bytes.
+        number: The number that the sender gave to the unit, unique for the sender.
+        answered_to: The sender has the results of all its units of this tenant up to this number, so their marks can be removed.
+        is_repeated: Whether the unit may have run before.
+        is_look_up: Whether to look for the mark only. Without a mark, the outcome is `TransactionClosedError`.
+    """
+
+    sender: bytes
+    number: int
+    answered_to: int
+    is_repeated: bool
+    is_look_up: bool
+
+    def __new__(
+        cls,
+        statements: Iterable[Statement],
+        *,
+        sender: bytes,
+        number: int,
+        answered_to: int,
+        is_repeated: bool = False,
+        is_look_up: bool = False,
+    ) -> Self:
+        """Create the request from the unit's statements."""
+        request = super().__new__(cls, statements)
+        request.sender = sender
+        request.number = number
+        request.answered_to = answered_to
+        request.is_repeated = is_repeated
+        request.is_look_up = is_look_up
+        return request
+
+
 @dataclass(frozen=True, slots=True)
 class MigrationReport:
     """The report of `Store.migrate`.

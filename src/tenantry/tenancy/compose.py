@@ -37,6 +37,11 @@ from tenantry.tenancy.operations.rename import Rename
 from tenantry.tenancy.operations.repair import Repair
 from tenantry.tenancy.operations.runner import Finisher, OperationRunner, finishers_of
 from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.peers.forwarding import Forwarding
+from tenantry.tenancy.peers.peer_socket import PeerSocket
+from tenantry.tenancy.peers.peers import Peers
+from tenantry.tenancy.peers.sent_units import SentUnits
+from tenantry.tenancy.peers.served_tenants import ServedTenants
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
 from tenantry.tenancy.snapshot_storage.location import default_location, record_location
@@ -78,6 +83,7 @@ class Parts:
     tools: OperationTools
     failed_tenants: FailedTenants
     leases: TenantLeases
+    peers: Peers
     scratch: Scratch
     directory_lock: DirectoryLock
     record_location: Callable[[], None]
@@ -118,7 +124,8 @@ def compose(
     state = RegistryState()
     all_hooks = Hooks(hooks, log)
     watch = ClockWatch(clock, config.clock_hold_seconds, all_hooks.report, log)
-    backends = make_backends(config, schemas, clock=clock, log=log)
+    socket = PeerSocket(config.data_dir, is_wanted=config.forwarding, log=log)
+    backends = make_backends(config, schemas, clock=clock, log=log, socket_name=lambda: socket.name)
     context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
     # The catalog has its own limiters, so that tenants' calls do not delay the catalog's calls.
     catalog = Catalog(
@@ -126,7 +133,8 @@ def compose(
     )
     recorded_schemas = RecordedSchemas(catalog, schemas, clock)
     tools, failed_tenants = _open_tenants(catalog, context, backends, schemas, recorded_schemas, log)
-    leases = TenantLeases(tools, state, schemas, log)
+    peers, forwarding = _peers(socket, tools, schemas, log)
+    leases = TenantLeases(tools, forwarding, state, schemas, log)
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config, backends.catalog, clock)
     snapshot_tools = SnapshotTools(
@@ -173,6 +181,7 @@ def compose(
         tools=tools,
         failed_tenants=failed_tenants,
         leases=leases,
+        peers=peers,
         scratch=snapshot_tools.scratch,
         directory_lock=DirectoryLock(config.data_dir),
         record_location=partial(record_location, config.data_dir, storage.location),
@@ -218,6 +227,39 @@ def _open_tenants(
     failed_tenants = FailedTenants(tools, log)
     failures.subscribe(failed_tenants.start_closing)
     return tools, failed_tenants
+
+
+def _peers(
+    socket: PeerSocket, tools: OperationTools, schemas: Sequence[Schema], log: EventLog
+) -> tuple[Peers, Forwarding]:
+    """Return two parts: the connections to other processes, and the part that forwards calls to them."""
+    config, now = tools.context.config, tools.context.clock.monotonic_seconds
+    sent_units = SentUnits()
+    served = ServedTenants(
+        tools.pool,
+        call_timeout_seconds=config.call_timeout_seconds,
+        handed_over_after_calls=config.handed_over_after_calls,
+    )
+    peers = Peers(
+        socket,
+        served,
+        schemas,
+        token=sent_units.token,
+        connect_timeout_seconds=config.call_timeout_seconds,
+        now=now,
+        log=log,
+    )
+    forwarding = Forwarding(
+        tools.pool,
+        peers,
+        sent_units,
+        tools.catalog,
+        call_timeout_seconds=config.call_timeout_seconds,
+        now=now,
+        report=tools.context.report,
+        log=log,
+    )
+    return peers, forwarding
 
 
 def _operations(

@@ -98,6 +98,7 @@ class TenantRegistry(OperatorAPI):
         parts = getattr(self, "_parts", None)
         if parts is None or not parts.state.is_open or sys.is_finalizing():
             return
+        parts.peers.abandon()
         parts.backends.abandon()
         parts.scratch.abandon()
         parts.directory_lock.release()
@@ -141,6 +142,7 @@ class TenantRegistry(OperatorAPI):
                     schema.migrations(dialect)
             await self._open_storage()
             try:
+                await parts.peers.open()
                 await parts.watch.open(parts.catalog)
                 if missing := await parts.recorded_schemas.missing():
                     parts.log.warning(SCHEMAS_MISSING, missing_schemas=missing)
@@ -288,7 +290,10 @@ class TenantRegistry(OperatorAPI):
             steps.push_async_callback(parts.periodic_tasks.wait_background)
             steps.push_async_callback(parts.scratch.aclose)
             steps.push_async_callback(parts.runner.wait_ended, parts.config.shutdown_timeout_seconds)
+            # Until every tenant is closed, other processes are told that this one is no owner any more.
+            steps.callback(parts.peers.close)
             steps.push_async_callback(parts.pool.aclose)
+            steps.push_async_callback(parts.peers.wait_answered, parts.config.shutdown_timeout_seconds)
             steps.push_async_callback(parts.fleet.aclose)
             for service in self._services:
                 service.cancel()

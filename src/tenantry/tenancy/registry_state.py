@@ -1,6 +1,9 @@
 """The state of a registry: whether it is open, and its event loop."""
 
 import asyncio
+import os
+from typing import Final
+from weakref import WeakSet
 
 from tenantry.errors import RegistryClosedError, TenantError
 from tenantry.ids import TenantId
@@ -12,11 +15,14 @@ class RegistryState:
     Attributes:
         is_open: Whether the registry is open.
         was_closed: Whether the registry was closed and so cannot be opened again.
+        is_forked: Whether this process is a forked child of the process that opened the registry.
     """
 
     def __init__(self) -> None:
         self.is_open = False
         self.was_closed = False
+        self.is_forked = False
+        _all_states.add(self)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -30,6 +36,12 @@ class RegistryState:
 
     def check_open(self, tenant_id: TenantId | None = None) -> None:
         """Raise `RegistryClosedError` unless the registry is open."""
+        if self.is_forked:
+            raise RegistryClosedError(
+                "this process was forked from the process that opened the registry, and cannot use it: open a registry in each process "
+                "after the fork (gunicorn: in the application's lifespan; Celery: in worker_process_init)",
+                tenant_id=tenant_id,
+            )
         if not self.is_open:
             raise RegistryClosedError(
                 "the registry is not open: use it inside 'async with TenantRegistry(…)'", tenant_id=tenant_id
@@ -48,3 +60,21 @@ class RegistryState:
             "the registry is open on another event loop: close it on that loop "
             "(asyncio.run_coroutine_threadsafe(registry.aclose(), loop))"
         )
+
+    def leave_in_child(self) -> None:
+        """Let a forked child refuse every call: the parent has the files, the locks and the event loop."""
+        if self.is_open:
+            self.is_open = False
+            self.was_closed = self.is_forked = True
+
+
+_all_states: Final[WeakSet[RegistryState]] = WeakSet()
+"""The states of this process's registries, for `os.fork`."""
+
+
+def _leave_in_child() -> None:
+    for state in tuple(_all_states):
+        state.leave_in_child()
+
+
+os.register_at_fork(after_in_child=_leave_in_child)

@@ -1,6 +1,6 @@
 """The `Backend` that stores tenants as SQLite files in a data directory."""
 
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -50,7 +50,11 @@ LOCKS_NOT_SWEPT: Final = "tenantry.locks.not_swept"
 
 
 class SQLiteBackend:
-    """The `Backend` for SQLite files."""
+    """The `Backend` for SQLite files.
+
+    Args:
+        socket_name: Returns the name under which this process listens to other processes; the lock file of each open tenant has it.
+    """
 
     name = "sqlite"
     dialect = "sqlite"
@@ -65,9 +69,11 @@ class SQLiteBackend:
         *,
         clock: Clock,
         log: EventLog,
+        socket_name: Callable[[], str | None] = lambda: None,
         limits: SQLiteLimits = SQLITE_LIMITS,
     ) -> None:
         self._config = config
+        self._socket_name = socket_name
         self._limits = limits
         self._schemas = tuple(schemas)
         self._connect_hooks = hooks_of(schemas)
@@ -153,7 +159,7 @@ class SQLiteBackend:
             clock=self._clock,
             log=log,
             thread_pools=self._thread_pools,
-            ownership=FileOwnership(paths.lock, place.uid, place.tenant_id),
+            ownership=FileOwnership(paths.lock, place.uid, place.tenant_id, socket_name=self._socket_name()),
         )
 
     def location_of(self, tenant_id: TenantId) -> str:

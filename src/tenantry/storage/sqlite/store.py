@@ -17,6 +17,7 @@ from tenantry.errors import (
     PersistenceConnectionError,
     SnapshotError,
     StorageFullError,
+    TenantOwnedElsewhereError,
     TenantryError,
 )
 from tenantry.files.disk_space import is_exhausted
@@ -437,7 +438,11 @@ class SQLiteStore:
 
     def _fail_connection(self, event: str, error: Exception, doing: str) -> NoReturn:
         mapped = self._with_full_disk_named(map_connection_error(error, f"cannot {doing} {self._options}"))
-        self._log.failure(event, mapped, backend=self.backend)
+        if isinstance(mapped, TenantOwnedElsewhereError) and mapped.socket_name is not None:
+            # The caller's calls are forwarded to the owner.
+            self._log.debug(event, backend=self.backend, error=str(mapped))
+        else:
+            self._log.failure(event, mapped, backend=self.backend)
         raise mapped from error
 
 

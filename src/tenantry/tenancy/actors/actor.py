@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 import anyio
 
@@ -22,7 +22,7 @@ from tenantry.lifecycle import Permission, check_allows
 from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.actors.admission import Admission, Buckets, Load
-from tenantry.tenancy.actors.call_batch import Item, Outcome, Runner
+from tenantry.tenancy.actors.call_batch import Call, Item, Outcome, Runner
 from tenantry.tenancy.actors.channel import Channel, ChannelLimits, ChannelStatistics
 from tenantry.tenancy.actors.limiter import FairLimiter, Limiters
 from tenantry.tenancy.actors.transaction import TransactionSession
@@ -62,6 +62,22 @@ class ActorStatistics:
     read: ChannelStatistics
 
 
+class SubmittedCall(NamedTuple):
+    """A call in a channel whose caller does not await it."""
+
+    channel: Channel[Any, Any]
+    call: Call[Any]
+
+    @property
+    def result(self) -> "asyncio.Future[Any]":
+        """The future of the result. Its error may be a `ChannelClosedError`, and then the call ran nowhere."""
+        return self.call.future
+
+    def take_back(self) -> None:
+        """Give the call up, after its future was cancelled; see `Channel.take_back`."""
+        self.channel.take_back(self.call)
+
+
 class TenantActor:
     """An open tenant. The pool owns the actor, and callers with a lease use it.
 
@@ -88,6 +104,8 @@ class TenantActor:
         self._log = log
         self._on_failure = on_failure
         self._has_failed = False
+        # See `count_forwarded`.
+        self._forwarded = self._own_calls = self._forwarded_in_a_row = 0
         self._schema_versions: dict[str, int] = {}
         self._transaction: TransactionSession | None = None
         self._writes: Channel[Request, list[Result]] = self._channel(
@@ -179,10 +197,40 @@ class TenantActor:
 
     def write_once(self, statements: Request, key: str, payload_hash: bytes) -> Awaitable[list[Result]]:
         """Return an awaitable that runs one unit at most once for each key, see `KeyedRequest`. Raises like `write`."""
+        return self.write(self._keyed(statements, key, payload_hash))
+
+    def _keyed(self, statements: Request, key: str, payload_hash: bytes) -> KeyedRequest:
         now = self._context.clock.now()
         kept_since = self._context.watch.expired_before(self._context.config.idempotency_retention_seconds)
-        request = KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
-        return self.write(request)
+        return KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
+
+    def submit_write(self, request: Request, waited_seconds: float) -> SubmittedCall:
+        """Submit a unit that another process forwarded, without waiting; see `Channel.submit`. Raises like `write`."""
+        self._check_is_writable()
+        return SubmittedCall(
+            self._writes, self._writes.submit(request[0].name, request, waited_seconds=waited_seconds)
+        )
+
+    def submit_write_once(
+        self, statements: Request, key: str, payload_hash: bytes, waited_seconds: float
+    ) -> SubmittedCall:
+        """Submit a unit with an idempotency key that another process forwarded; see `submit_write`."""
+        return self.submit_write(self._keyed(statements, key, payload_hash), waited_seconds)
+
+    def submit_read(self, statement: Statement, waited_seconds: float) -> SubmittedCall:
+        """Submit a read that another process forwarded; see `submit_write`."""
+        return SubmittedCall(
+            self._reads, self._reads.submit(statement.name, statement, waited_seconds=waited_seconds)
+        )
+
+    def count_forwarded(self) -> int:
+        """Count a call of another process that has ended; return how many there were since the last call of this process."""
+        self._forwarded += 1
+        own = self._writes.calls + self._reads.calls - self._forwarded
+        if own > self._own_calls:
+            self._own_calls, self._forwarded_in_a_row = own, 0
+        self._forwarded_in_a_row += 1
+        return self._forwarded_in_a_row
 
     def read(self, statement: Statement[T]) -> Awaitable[T]:
         """Return an awaitable that runs one read-only statement through the readers. Raises like `write`."""

@@ -154,6 +154,11 @@ class Channel(Generic[Item, Outcome]):
         """Whether no call waits or runs."""
         return not self._mailbox and not self._batches
 
+    @property
+    def calls(self) -> int:
+        """The number of calls that were accepted."""
+        return self._calls
+
     def load(self) -> Load:
         """Return the number of waiting and running calls, and the seconds that these calls will take."""
         # A batch is removed one step of the event loop after its end.
@@ -185,11 +190,11 @@ class Channel(Generic[Item, Outcome]):
             TenantError: The caller runs on another event loop than earlier callers.
             TenantryError: The request failed.
         """
-        call = self._submit(operation, request)
+        call = self.submit(operation, request)
         try:
             result: Outcome = await call.future
         except asyncio.CancelledError:
-            self._take_back(call)
+            self.take_back(call)
             raise
         return result
 
@@ -206,13 +211,13 @@ class Channel(Generic[Item, Outcome]):
             run: The function to run, which must set the result of the future that it gets. The function occupies a worker.
             on_lost: The function that receives the result if the caller was cancelled after the result was ready.
         """
-        call = self._submit(operation, None, run)
+        call = self.submit(operation, None, run)
         try:
             result: T = await call.future
         except asyncio.CancelledError:
             future = call.future
             if not future.done() or future.cancelled():
-                self._take_back(call)
+                self.take_back(call)
             elif on_lost is not None and future.exception() is None:
                 on_lost(future.result())
             raise
@@ -245,12 +250,25 @@ class Channel(Generic[Item, Outcome]):
             self._timer = None
         return is_drained
 
-    def _submit(
+    def submit(
         self,
         operation: str,
         request: Item | None,
         alone: Callable[[asyncio.Future[Any]], Awaitable[None]] | None = None,
+        *,
+        waited_seconds: float = 0.0,
     ) -> Call[Item]:
+        """Put a request into the mailbox without waiting. Raises like `call`, except for the errors of the request itself.
+
+        Args:
+            operation: The call's name in metrics.
+            request: The request; None if `alone` is given.
+            alone: See `call_alone`.
+            waited_seconds: The time that the call has waited elsewhere, which counts towards its deadline.
+
+        Returns:
+            The call, whose future gets the result. The caller passes a call that it gives up to `take_back`.
+        """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
             self._adopt(loop)
@@ -261,11 +279,11 @@ class Channel(Generic[Item, Outcome]):
         if self.admission is not None:
             # Admission is the last check, because a call that is refused for another reason must take no token.
             self._admit(operation, self.admission.admit)
-        call = Call(operation, request, self._now(), loop.create_future(), alone)
+        call = Call(operation, request, self._now() - waited_seconds, loop.create_future(), alone)
         self._mailbox.append(call)
         self._calls += 1
         if self._timer is None:
-            self._set_timer(self._limits.call_timeout_seconds)
+            self._set_timer(self._limits.call_timeout_seconds - waited_seconds)
         if self._busy < self._limits.workers:
             self._advance()
         return call
@@ -288,7 +306,8 @@ class Channel(Generic[Item, Outcome]):
             raise another_loop_error(self._tenant_id)
         self._loop = loop
 
-    def _take_back(self, call: Call[Item]) -> None:
+    def take_back(self, call: Call[Item]) -> None:
+        """Remove a waiting call whose caller has gone; interrupt a batch of reads that nobody waits for."""
         try:
             self._mailbox.remove(call)
         except ValueError:

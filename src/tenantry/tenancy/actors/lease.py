@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 
 class EntryState(Enum):
-    """The state of a tenant that holds a place in the pool."""
+    """The state of a tenant that callers can use, or soon can."""
 
     OPENING = "opening"
     OPEN = "open"
     DRAINING = "draining"  # open for callers with a lease; new callers wait until the tenant has closed
     CLOSING = "closing"
+    FORWARDED = "forwarded"  # not in the pool, because another process has the tenant open
 
 
 HAS_ACTOR: Final = frozenset([EntryState.OPEN, EntryState.DRAINING])

@@ -23,15 +23,20 @@ with a preempting caller. If more tenants drain than are needed, the tenants tha
 
 import asyncio
 import contextvars
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
+from weakref import WeakSet
+
+import anyio
 
 from tenantry.clock import Clock
 from tenantry.errors import (
     PoolExhaustedError,
     RegistryClosedError,
+    TenantOwnedElsewhereError,
     TenantryError,
 )
 from tenantry.eventlog import EventLog
@@ -56,10 +61,14 @@ Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
 
 TENANT_OPENED: Final = "tenantry.tenant.opened"
 TENANT_OPEN_FAILED: Final = "tenantry.tenant.open_failed"
+TENANT_OWNED_ELSEWHERE: Final = "tenantry.tenant.owned_elsewhere"
 TENANT_CLOSED: Final = "tenantry.tenant.closed"
 TENANT_CLOSE_FAILED: Final = "tenantry.tenant.close_failed"
 
-CLOSE_REASONS: Final = ("capacity", "idle", "state", "failed", "shutdown")
+CLOSE_REASONS: Final = ("capacity", "idle", "state", "failed", "handed_over", "shutdown")
+
+DRAINING_LOOKS_SECONDS: Final = 0.01
+"""The interval at which `lease_if_open` looks at a draining tenant, which may close or accept callers again."""
 PREEMPT_AFTER_SHARE: Final = 0.25
 """The share of ``pool_wait_timeout_seconds`` after which a waiting caller preempts an open tenant."""
 
@@ -145,6 +154,7 @@ class ActorPool:
         self._closed_by_reason = dict.fromkeys(CLOSE_REASONS, 0)
         self._seconds_per_place = 0.0
         self._last_place_seconds = self._now()
+        _all_pools.add(self)
 
     def __repr__(self) -> str:
         states = [entry.state for entry in self._entries.values()]
@@ -205,6 +215,23 @@ class ActorPool:
         if not entry.lease_count:
             self._idle.use(entry)
         return Lease(entry)
+
+    async def lease_if_open(self, tenant_id: TenantId) -> Lease | None:
+        """Return a lease, after waiting for an opening; None when the tenant is closed. This does not open the tenant.
+
+        A draining tenant either closes or accepts callers again; a closing tenant is waited for.
+        """
+        while (entry := self._entries.get(tenant_id)) is not None:
+            if entry.state is EntryState.OPENING:
+                await entry.opened.wait()
+            elif entry.state is EntryState.CLOSING:
+                await entry.closed.wait()
+            elif (lease := self.lease_nowait(tenant_id)) is not None:
+                return lease
+            else:
+                with anyio.move_on_after(DRAINING_LOOKS_SECONDS):
+                    await entry.closed.wait()
+        return None
 
     async def opened(self, tenant_id: TenantId) -> TenantActor | None:
         """Return the tenant's actor, or None if the tenant is not open; if the tenant is being opened, wait first."""
@@ -330,6 +357,12 @@ class ActorPool:
         await asyncio.gather(self._end_openings(), *closings)
         if self._tasks:
             await asyncio.wait(self._tasks)
+
+    def leave_in_child(self) -> None:
+        """Forget every tenant in a forked child, so that each call there asks for a lease, and is refused."""
+        self._is_closed = True
+        self._entries.clear()
+        self._draining.clear()
 
     async def _end_openings(self) -> None:
         """Wait until the close timeout for tenants that are being opened, then cancel the openings, which may be long migrations."""
@@ -463,7 +496,11 @@ class ActorPool:
             for waiter in entry.waiters:
                 waiter.fail(failure)
             entry.waiters.clear()
-            self._log.failure(TENANT_OPEN_FAILED, failure, tenant_id=entry.tenant_id)
+            if isinstance(failure, TenantOwnedElsewhereError) and failure.socket_name is not None:
+                # The callers' calls are forwarded to the owner, so this is no failure.
+                self._log.debug(TENANT_OWNED_ELSEWHERE, tenant_id=entry.tenant_id, pid=failure.pid)
+            else:
+                self._log.failure(TENANT_OPEN_FAILED, failure, tenant_id=entry.tenant_id)
         else:
             backend = entry.actor.backend
             entry.state = EntryState.OPEN
@@ -531,3 +568,15 @@ class ActorPool:
             limit_value=limit_value,
             retry_after_seconds=retry_after_seconds,
         )
+
+
+_all_pools: Final[WeakSet[ActorPool]] = WeakSet()
+"""The pools of this process, for `os.fork`."""
+
+
+def _leave_in_child() -> None:
+    for pool in tuple(_all_pools):
+        pool.leave_in_child()
+
+
+os.register_at_fork(after_in_child=_leave_in_child)

@@ -1,9 +1,7 @@
 """A transaction over several calls, with a deadline."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Awaitable, Callable
 from typing import Any, Final, TypeVar
 
 import anyio
@@ -13,7 +11,8 @@ from tenantry.errors import TenantryError, TransactionClosedError
 from tenantry.eventlog import EventLog
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.sql.statements import Result, Statement
-from tenantry.storage.protocol import StoreTransaction
+from tenantry.storage.protocol import MarkedRequest, StoreTransaction
+from tenantry.tenancy.actors.enclosing import EnclosingTransaction
 from tenantry.tenancy.actors.limiter import FairLimiter
 from tenantry.tenancy.refusals import another_loop_error
 
@@ -23,13 +22,8 @@ TRANSACTION_TIMED_OUT: Final = "tenantry.transaction.timed_out"
 
 _HAS_ENDED: Final = "the transaction has ended: open a new one"
 
-# The transactions of this task and of its parents. A child task inherits transactions, and keeps those that have ended.
-_enclosing: ContextVar[frozenset["TransactionSession"]] = ContextVar(
-    "tenantry_enclosing_transactions", default=frozenset()
-)
 
-
-class TransactionSession:
+class TransactionSession(EnclosingTransaction):
     """Runs repository calls inside one open transaction; see `tenantry.sql.statements.Session`.
 
     The transaction occupies its tenant's writer until it ends. At the deadline a running statement is interrupted, the transaction
@@ -87,24 +81,6 @@ class TransactionSession:
         """Whether the transaction was committed or rolled back."""
         return self._has_ended
 
-    @property
-    def encloses_caller(self) -> bool:
-        """Whether the caller runs inside the transaction, and therefore must not wait for the transaction's end.
-
-        A task that was started inside the transaction is inside too, because the transaction's own task may wait for that task.
-        """
-        return not self._has_ended and self in _enclosing.get()
-
-    @contextmanager
-    def enclosing(self) -> Iterator[None]:
-        """Mark the block, and the tasks that are started in the block, as inside the transaction."""
-        _enclosing.set(_enclosing.get() | {self})
-        try:
-            yield
-        finally:
-            # ContextVar.reset() would fail if the block ends in another context, for example in a fixture.
-            _enclosing.set(_enclosing.get() - {self})
-
     async def dialect(self) -> str:
         """Return the name of the database's SQL dialect."""
         return self._dialect
@@ -133,8 +109,11 @@ class TransactionSession:
         result: T = await self._run("read", statement.name, lambda: self._transaction.read(statement))
         return result
 
-    async def commit(self) -> None:
+    async def commit(self, mark: MarkedRequest | None = None) -> None:
         """Commit the transaction durably.
+
+        Args:
+            mark: The mark of the transaction if another process forwarded it; the mark is committed with the transaction.
 
         Cancellation during the commit leaves the transaction committed or rolled back, never open.
 
@@ -146,6 +125,10 @@ class TransactionSession:
             self._check_open()
             try:
                 async with self._limiter.permit(self._tenant_id):
+                    if mark is not None and isinstance(
+                        marked := await self._transaction.write(mark), TenantryError
+                    ):
+                        raise marked
                     await self._transaction.commit()
             except TenantryError as error:
                 if self._on_error(error):

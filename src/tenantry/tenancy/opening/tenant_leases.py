@@ -10,17 +10,24 @@ from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.handle import TenantHandle, TenantSession
 from tenantry.tenancy.opening.tenant_opener import check_opens
 from tenantry.tenancy.operations.tools import OperationTools
+from tenantry.tenancy.peers.forwarding import Forwarding
 from tenantry.tenancy.registry_state import RegistryState
 
 
 class TenantLeases:
-    """Implements `LeaseSource` with the pool."""
+    """Implements `LeaseSource` with the pool, and with the other processes that have tenants open."""
 
     def __init__(
-        self, tools: OperationTools, state: RegistryState, schemas: Sequence[Schema], log: EventLog
+        self,
+        tools: OperationTools,
+        forwarding: Forwarding,
+        state: RegistryState,
+        schemas: Sequence[Schema],
+        log: EventLog,
     ) -> None:
         self._tools = tools
         self._pool = tools.pool
+        self._forwarding = forwarding
         self._state = state
         self._schemas = schemas
         self._call_timeout_seconds = tools.context.config.call_timeout_seconds
@@ -41,11 +48,11 @@ class TenantLeases:
         return TenantHandle(session, self)
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
-        """Return a lease if the tenant is open now, None otherwise."""
-        return self._pool.lease_nowait(tenant_id)
+        """Return a lease if the tenant is open now, here or in another process; None otherwise."""
+        return self._pool.lease_nowait(tenant_id) or self._forwarding.lease_nowait(tenant_id)
 
     async def lease(self, tenant_id: TenantId) -> Lease:
-        """Return a lease; open the tenant if it is closed.
+        """Return a lease; open the tenant if it is closed in all processes.
 
         Raises:
             RegistryClosedError: The registry is not open.
@@ -59,7 +66,7 @@ class TenantLeases:
         ):
             # Check before the pool evicts another tenant, so that calls to an unknown or suspended tenant evict no tenant.
             check_opens(await self._tools.catalog.get(tenant_id))
-        return await self._pool.lease(tenant_id)
+        return await self._forwarding.lease(tenant_id)
 
     def release(self, lease: Lease) -> None:
         """Release a lease."""

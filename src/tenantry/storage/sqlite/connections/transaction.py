@@ -14,7 +14,12 @@ from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
-from tenantry.storage.sqlite.statements.batch import Guard, read_in_transaction, roll_back, run_unit
+from tenantry.storage.sqlite.statements.batch import (
+    Guard,
+    read_in_transaction,
+    roll_back,
+    run_unit_of_transaction,
+)
 
 T = TypeVar("T")
 
@@ -76,7 +81,7 @@ class SQLiteTransaction:
 
         Cancellation interrupts the running statement and rolls the transaction back.
         """
-        outcome = await self._run(partial(run_unit, request), self._interruptibly)
+        outcome = await self._run(partial(run_unit_of_transaction, request), self._interruptibly)
         return self._with_limit_named(outcome, request[0].name)
 
     async def read(self, statement: Statement) -> ReadOutcome:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
-from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, read_holder
+from tenantry.files.lock_file import Holder, LockFile, LockHeldError, lock_error, read_holder
 from tenantry.storage.sqlite.database_files import log_note
 
 _RELEASED = b"released"
@@ -40,8 +40,10 @@ _RAISE = "UPDATE tenantry_owner SET epoch = epoch + 1, owner = ? WHERE id = 1"
 class FileOwnership:
     """Ownership of one tenant's database file. All methods run on the writer's thread."""
 
-    def __init__(self, lock_path: Path, tenant_uid: str, tenant_id: str) -> None:
-        self._lock = LockFile(lock_path)
+    def __init__(
+        self, lock_path: Path, tenant_uid: str, tenant_id: str, *, socket_name: str | None = None
+    ) -> None:
+        self._lock = LockFile(lock_path, socket_name=socket_name)
         self._tenant_uid = tenant_uid
         self._tenant_id = tenant_id
         self._token = next(_OWNER_TOKENS)
@@ -63,7 +65,7 @@ class FileOwnership:
         try:
             self._is_fenced = self._lock.acquire() == _RELEASED
         except LockHeldError as error:
-            raise self._owned_elsewhere(error.pid, error.host) from error
+            raise self._owned_elsewhere(Holder(error.pid, error.host, error.socket_name)) from error
         except OSError as error:
             raise lock_error(self._lock.path, error) from error
 
@@ -116,7 +118,7 @@ class FileOwnership:
         if row is not None and row[1] == self._token:
             return
         if row != self._seen:
-            raise self._owned_elsewhere(*read_holder(self._lock.read()))
+            raise self._owned_elsewhere(read_holder(self._lock.read()))
         # If this transaction fails, the row is unchanged, and the next transaction raises the epoch.
         connection.execute(_RAISE, (self._token,))
 
@@ -133,7 +135,8 @@ class FileOwnership:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
 
-    def _owned_elsewhere(self, pid: int | None, host: str | None) -> TenantOwnedElsewhereError:
+    def _owned_elsewhere(self, owner: Holder) -> TenantOwnedElsewhereError:
+        pid, host, socket_name = owner
         if pid == os.getpid():
             where = (
                 "in another registry of this process: use that registry, or close the tenant there; a registry that was lost "
@@ -146,6 +149,7 @@ class FileOwnership:
             tenant_id=self._tenant_id,
             pid=pid,
             host=host,
+            socket_name=socket_name,
         )
 
 

@@ -123,8 +123,9 @@ def assign_to_tenant(path: Path, tenant_uid: str) -> None:
         with closing(connect(path, WRITABLE, seconds_min=CHECK_SECONDS_MIN)) as connection:
             _limit_growth(connection)
             hand_over(connection, tenant_uid)
-            # The idempotency keys of the copied tenant do not apply to the new tenant's writes.
+            # The copied tenant's idempotency keys and marks do not apply to the new tenant's writes.
             connection.execute("DROP TABLE IF EXISTS tenantry_idempotency")
+            connection.execute("DROP TABLE IF EXISTS tenantry_forwarded")
             truncate_log(connection)
     except DRIVER_ERRORS as error:
         raise map_error(error, f"cannot prepare {path}") from error

@@ -51,7 +51,9 @@ _CREATE_TEMPORARY: Final = frozenset(
 _TEMPORARY_SCHEMA: Final = frozenset(["sqlite_temp_master", "sqlite_temp_schema"])
 # The argument of fts3_tokenizer is the memory address of code to run (https://www.sqlite.org/fts3.html, section 8.1).
 UNSAFE_FUNCTIONS: Final = frozenset(["fts3_tokenizer", "load_extension"])
-_OWN_TABLES: Final = frozenset(["schema_migrations", JOURNAL, "tenantry_idempotency", "tenantry_owner"])
+_OWN_TABLES: Final = frozenset(
+    ["schema_migrations", JOURNAL, "tenantry_forwarded", "tenantry_idempotency", "tenantry_owner"]
+)
 _JOURNAL_PREFIX: Final = f"{JOURNAL}_"
 _CHANGES: Final = frozenset(
     [

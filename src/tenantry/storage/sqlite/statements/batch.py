@@ -19,9 +19,9 @@ from typing import Final, TypeGuard
 
 from tenantry.errors import DatabaseCorruptError, QueryError, TenantryError
 from tenantry.sql.statements import Result, Statement
-from tenantry.storage.protocol import KeyedRequest, ReadOutcome, Request, WriteOutcome
+from tenantry.storage.protocol import KeyedRequest, MarkedRequest, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, map_error
-from tenantry.storage.sqlite.statements import idempotency
+from tenantry.storage.sqlite.statements import idempotency, marks
 from tenantry.storage.sqlite.statements.execution import DIALECT, run_statement
 
 Guard = Callable[[sqlite3.Connection], None]
@@ -121,8 +121,23 @@ def run_unit(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
     return results
 
 
+def run_unit_of_transaction(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
+    """Run one unit of a transaction over several calls, like `run_unit`; a `MarkedRequest` stores its mark immediately."""
+    outcome = run_unit(request, connection)
+    if isinstance(request, MarkedRequest):
+        try:
+            marks.keep_results((request,), (outcome,), connection)
+        except DRIVER_ERRORS as error:
+            return map_error(error, request[0].name)
+    return outcome
+
+
 def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Result]:
-    """Run a unit's statements inside the unit's savepoint; return the stored results if the unit's key was used before."""
+    """Run a unit's statements inside the unit's savepoint; return the stored results if the unit has run before."""
+    if isinstance(request, MarkedRequest) and request.is_repeated:
+        found = marks.find_results(request, connection)
+        if found is not None:
+            return found
     if not isinstance(request, KeyedRequest):
         return [run_statement(statement, connection) for statement in request]
     kept = idempotency.find_results(request, connection)
@@ -175,6 +190,8 @@ def _write_together(
             outcomes.append(outcome)
             if isinstance(outcome, TenantryError) and not connection.in_transaction:
                 raise _TransactionLostError(index, outcome)
+        if any(request.__class__ is MarkedRequest for request in requests):
+            marks.keep_results(requests, outcomes, connection)
         connection.execute("COMMIT")
     except (*DRIVER_ERRORS, TenantryError) as error:
         # Nothing was committed, so no request may be acknowledged. Requests that failed earlier keep their errors.
@@ -196,7 +213,7 @@ def _write_alone(request: Request, guard: Guard, connection: sqlite3.Connection)
 
 def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutcome:
     """Run one unit of a batch, without a savepoint for a single statement."""
-    if len(request) != 1 or isinstance(request, KeyedRequest):
+    if len(request) != 1 or (request.__class__ is not tuple and _is_stored(request)):
         return run_unit(request, connection)
     statement, changes = request[0], connection.total_changes
     try:
@@ -208,6 +225,11 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
             # After the rollback the rest of the batch runs again.
             roll_back(connection)
         return map_error(error, statement.name)
+
+
+def _is_stored(request: Request) -> bool:
+    """Return whether the results of the unit may be stored already."""
+    return isinstance(request, KeyedRequest) or (isinstance(request, MarkedRequest) and request.is_repeated)
 
 
 def _undo_unit(connection: sqlite3.Connection) -> None:

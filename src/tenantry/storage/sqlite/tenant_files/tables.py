@@ -7,7 +7,9 @@ from typing import Final, NamedTuple
 from tenantry.storage.sqlite.foreign.schema_objects import sql_tokens
 from tenantry.storage.sqlite.statements.sql_text import folded, quoted
 
-CONTROL_TABLES: Final = frozenset(["schema_migrations", "tenantry_owner", "tenantry_idempotency"])
+CONTROL_TABLES: Final = frozenset(
+    ["schema_migrations", "tenantry_forwarded", "tenantry_idempotency", "tenantry_owner"]
+)
 """The tables of tenantry itself, which each back end creates in its own form."""
 
 _TABLES: Final = """

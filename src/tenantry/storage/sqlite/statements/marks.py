@@ -1,0 +1,114 @@
+"""Stores the marks of units that other processes forwarded, in the transactions of the units.
+
+A mark is the number and the results of a unit; see `tenantry.storage.protocol.MarkedRequest`. If the owner of a tenant dies, the process
+that forwarded a unit asks the next owner for the unit's mark, and so knows whether the unit was committed.
+
+One row has the marks of all units of one batch from one sender, so a batch of 64 units costs one row. The sender tells with each unit
+which results it has, and the owner then removes the rows that are not needed any more. What a sender leaves behind when it ends is
+removed after `KEPT_SECONDS`. That is far longer than any call waits for its results, so a jump of the clock would have to be
+longer than a day to remove a mark that is still needed.
+"""
+
+import sqlite3
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from tenantry.errors import ResultLostError, TransactionClosedError
+from tenantry.sql.statements import Result
+from tenantry.storage.plain_results import as_fetched, as_plain
+from tenantry.storage.protocol import MarkedRequest, Request, WriteOutcome
+
+RESULTS_BYTES_MAX: Final = 1024 * 1024
+"""The largest results of a unit that its mark stores. A unit with larger results runs too, but cannot return them again."""
+
+KEPT_SECONDS: Final = 86_400
+"""The age after which the marks of a sender that sends nothing more are removed."""
+
+_CREATE: Final = """
+CREATE TABLE IF NOT EXISTS tenantry_forwarded (
+    sender     BLOB    NOT NULL,  -- the token of the process that forwarded the units
+    number     INTEGER NOT NULL,  -- the largest number among the row's units
+    written_at INTEGER NOT NULL,  -- seconds since 1970
+    units      BLOB    NOT NULL,  -- MessagePack: each unit's number and its encoded results
+    PRIMARY KEY (sender, number)
+) STRICT, WITHOUT ROWID
+"""
+_FIND: Final = "SELECT units FROM tenantry_forwarded WHERE sender = ? AND number >= ?"
+_REMOVE_ANSWERED: Final = "DELETE FROM tenantry_forwarded WHERE sender = ? AND number <= ?"
+_REMOVE_OLD: Final = "DELETE FROM tenantry_forwarded WHERE written_at < ?"
+_ADD: Final = "INSERT INTO tenantry_forwarded (sender, number, written_at, units) VALUES (?, ?, ?, ?)"
+
+_encode = msgspec.msgpack.encode
+_decode_units = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
+_decode_results = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+class FoundResults(list[Result]):
+    """The results of a unit that had run before. Its mark exists already."""
+
+
+def find_results(request: MarkedRequest, connection: sqlite3.Connection) -> FoundResults | None:
+    """Return the results of a unit that has a mark; None if the unit must run now.
+
+    Raises:
+        ResultLostError: The unit was committed, but its results were too large for the mark.
+        TransactionClosedError: The request only looks for the mark of a transaction, and there is none.
+    """
+    connection.execute(_CREATE)
+    for (units,) in connection.execute(_FIND, (request.sender, request.number)).fetchall():
+        for number, encoded in _decode_units(units):
+            if number == request.number:
+                return _found(request, encoded)
+    if request.is_look_up:
+        raise TransactionClosedError(
+            "the process that had the tenant open ended before the transaction was committed, so nothing of it was kept: open a new "
+            "transaction"
+        )
+    return None
+
+
+def keep_results(
+    requests: Sequence[Request], outcomes: Sequence[WriteOutcome], connection: sqlite3.Connection
+) -> None:
+    """Store the marks of the forwarded units of a batch that have an effect, and remove marks that are not needed any more."""
+    by_sender: dict[bytes, list[tuple[MarkedRequest, list[Result]]]] = {}
+    for request, outcome in zip(requests, outcomes, strict=True):
+        if isinstance(request, MarkedRequest) and type(outcome) is list:
+            by_sender.setdefault(request.sender, []).append((request, outcome))
+    if by_sender:
+        connection.execute(_CREATE)
+    for sender, units in by_sender.items():
+        _keep_of_sender(sender, units, connection)
+
+
+def _keep_of_sender(
+    sender: bytes, units: Sequence[tuple[MarkedRequest, list[Result]]], connection: sqlite3.Connection
+) -> None:
+    now = int(time.time())
+    answered_to = max(request.answered_to for request, _ in units)
+    if not connection.execute(_REMOVE_ANSWERED, (sender, answered_to)).rowcount:
+        # A sender's first mark: a good moment to look for senders that have ended.
+        connection.execute(_REMOVE_OLD, (now - KEPT_SECONDS,))
+    number = max(request.number for request, _ in units)
+    encoded = [(request.number, _encoded(results)) for request, results in units]
+    connection.execute(_ADD, (sender, number, now, _encode(encoded)))
+
+
+def _encoded(results: Sequence[Result]) -> bytes | None:
+    encoded = _encode([as_plain(result) for result in results])
+    return encoded if len(encoded) <= RESULTS_BYTES_MAX else None
+
+
+def _found(request: MarkedRequest, encoded: bytes | None) -> FoundResults:
+    if encoded is None:
+        raise ResultLostError(
+            f"{request[0].name} was committed, but the process that ran it ended before it sent the results, which are larger than "
+            f"{RESULTS_BYTES_MAX} bytes: read the rows instead of repeating the write"
+        )
+    results = _decode_results(encoded)
+    return FoundResults(
+        as_fetched(statement.fetch, result) for statement, result in zip(request, results, strict=True)
+    )

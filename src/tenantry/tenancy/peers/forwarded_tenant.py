@@ -1,0 +1,243 @@
+"""A tenant that another process has open: sends the calls of this process to the owner."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, NoReturn, TypeVar
+
+from tenantry.errors import CallTimeoutError, QueryError
+from tenantry.eventlog import EventLog
+from tenantry.events import CallForwarded, Hook
+from tenantry.sql.statements import Fetch, Result, Statement
+from tenantry.storage.plain_results import as_fetched
+from tenantry.storage.protocol import MarkedRequest, Request
+from tenantry.tenancy.actors.channel import ChannelClosedError
+from tenantry.tenancy.peers import messages
+from tenantry.tenancy.peers.forwarded_transaction import ForwardedTransaction
+from tenantry.tenancy.peers.messages import Begin, Read, Write, WriteOnce, sent
+from tenantry.tenancy.peers.owner_connection import (
+    ConnectionEndedError,
+    NoAnswerError,
+    NotOwnerError,
+    OwnerConnection,
+)
+from tenantry.tenancy.peers.sent_units import SentUnits
+
+T = TypeVar("T")
+
+LOOK_UP: Final = Statement("transaction", "SELECT 1", (), Fetch.ONE)
+"""The statement of a request for the mark of a transaction."""
+
+Repeat = Callable[["ForwardedTenant", MarkedRequest, float], Awaitable[list[Result]]]
+"""Sends a unit again to whoever owns the tenant now, until its deadline."""
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardedContext:
+    """What all forwarded tenants of a registry share.
+
+    Attributes:
+        repeat: Sends a unit again whose owner was lost.
+        forget: Forgets a tenant that its owner does not have open any more.
+    """
+
+    sent_units: SentUnits
+    call_timeout_seconds: float
+    now: Callable[[], float]
+    report: Hook
+    repeat: Repeat
+    forget: Callable[["ForwardedTenant"], None]
+
+
+class ForwardedTenant:
+    """A tenant of another process, with the methods of `TenantActor` that callers use.
+
+    No state of the tenant is kept here: the owner checks the tenant's state and limits, and counts its metrics.
+
+    Args:
+        uid: The tenant's permanent key. The owner refuses a call if the id belongs to another tenant now.
+    """
+
+    dialect: Final = "sqlite"
+
+    def __init__(
+        self,
+        tenant_id: str,
+        uid: str,
+        backend: str,
+        connection: OwnerConnection,
+        context: ForwardedContext,
+        *,
+        log: EventLog,
+    ) -> None:
+        self.tenant_id = tenant_id
+        self.uid = uid
+        self.connection = connection
+        self._backend = backend
+        self._context = context
+        self._log = log
+        self._transactions: set[ForwardedTransaction] = set()
+
+    @property
+    def sent_units(self) -> SentUnits:
+        """The units that this process has forwarded."""
+        return self._context.sent_units
+
+    def deadline(self) -> float:
+        """Return the deadline of a call that begins now."""
+        return self._context.now() + self._context.call_timeout_seconds
+
+    async def write(self, request: Request) -> list[Result]:
+        """Run one unit at the owner; see `TenantActor.write`. If the owner is lost, find out whether the unit was committed."""
+        self._check_is_outside("write")
+        if isinstance(request, MarkedRequest):
+            return await self.write_marked(request, self.deadline())
+        until = self.deadline()
+        with self.sent_units.numbered(self.uid) as number:
+            marked = MarkedRequest(
+                request,
+                sender=self.sent_units.token,
+                number=number,
+                answered_to=self.sent_units.answered_to(self.uid),
+            )
+            try:
+                return await self.write_marked(marked, until)
+            except ConnectionEndedError:
+                return await self._context.repeat(self, marked, until)
+
+    async def write_marked(self, request: MarkedRequest, until_seconds: float) -> list[Result]:
+        """Run one unit at the owner, or return the results of its mark.
+
+        Raises:
+            ConnectionEndedError: The owner was lost, and the unit may have been committed.
+            ChannelClosedError: The owner does not have the tenant open any more, and the unit ran nowhere.
+            CallTimeoutError, TenantError, PersistenceError: See `TenantActor.write`.
+        """
+        message = Write(
+            self.tenant_id,
+            self.uid,
+            until_seconds - self._context.now(),
+            request.number,
+            request.answered_to,
+            request.is_repeated,
+            request.is_look_up,
+            [sent(statement, self.dialect) for statement in request],
+        )
+        return self._fetched(
+            request, await self._ask(request[0].name, messages.encode(message), until_seconds)
+        )
+
+    async def write_once(self, statements: Request, key: str, payload_hash: bytes) -> list[Result]:
+        """Run one unit with an idempotency key at the owner; see `TenantActor.write_once`."""
+        self._check_is_outside("write")
+        until = self.deadline()
+        message = WriteOnce(
+            self.tenant_id,
+            self.uid,
+            self._context.call_timeout_seconds,
+            key,
+            payload_hash,
+            [sent(statement, self.dialect) for statement in statements],
+        )
+        asked = self._ask_again(statements[0].name, messages.encode(message), until)
+        return self._fetched(statements, await asked)
+
+    async def read(self, statement: Statement[T]) -> T:
+        """Run one read-only statement at the owner; see `TenantActor.read`."""
+        until = self.deadline()
+        message = Read(
+            self.tenant_id, self.uid, self._context.call_timeout_seconds, sent(statement, self.dialect)
+        )
+        answer = await self._ask_again(statement.name, messages.encode(message), until)
+        result: T = as_fetched(statement.fetch, answer)
+        return result
+
+    async def begin(self) -> ForwardedTransaction:
+        """Open a transaction at the owner; see `TenantActor.begin`."""
+        self._check_is_outside("transaction")
+        call = self.connection.next_call()
+        message = messages.encode(Begin(self.tenant_id, self.uid))
+        await self._ask_again("transaction", message, self.deadline(), call)
+        transaction = ForwardedTransaction(self, call, log=self._log, on_ended=self._transactions.discard)
+        self._transactions.add(transaction)
+        return transaction
+
+    async def look_up_commit(self, number: int, until_seconds: float) -> None:
+        """Return if the transaction with this mark was committed, after the connection was lost.
+
+        Raises:
+            TransactionClosedError: The transaction was not committed.
+            CallTimeoutError: It is not known whether the transaction was committed.
+        """
+        look_up = MarkedRequest(
+            (LOOK_UP,),
+            sender=self.sent_units.token,
+            number=number,
+            answered_to=self.sent_units.answered_to(self.uid),
+            is_repeated=True,
+            is_look_up=True,
+        )
+        await self._context.repeat(self, look_up, until_seconds)
+
+    def timed_out(self, what: str, error: NoAnswerError) -> CallTimeoutError:
+        """Return the error for a call that the owner did not answer."""
+        timeout = self._context.call_timeout_seconds
+        effect = "may or may not have taken effect" if error.was_started else "was not sent and has no effect"
+        return CallTimeoutError(
+            f"the process that has tenant {self.tenant_id!r} open did not answer {what} within call_timeout_seconds "
+            f"({timeout:g}): the call {effect}",
+            tenant_id=self.tenant_id,
+            timeout_seconds=timeout,
+            was_started=error.was_started,
+        )
+
+    async def _ask_again(
+        self, operation: str, message: bytes, until_seconds: float, call: int | None = None
+    ) -> Any:
+        """Ask the owner; a call that the caller may repeat raises `ChannelClosedError` if the owner was lost."""
+        try:
+            return await self._ask(operation, message, until_seconds, call)
+        except ConnectionEndedError:
+            raise ChannelClosedError(until_seconds) from None
+
+    async def _ask(
+        self, operation: str, message: bytes, until_seconds: float, call: int | None = None
+    ) -> Any:
+        started_seconds, outcome = self._context.now(), "error"
+        try:
+            result = await self.connection.ask(message, until_seconds, call)
+            outcome = "ok"
+        except NotOwnerError:
+            outcome = "not_owner"
+            self._context.forget(self)
+            raise ChannelClosedError(until_seconds) from None
+        except ConnectionEndedError:
+            outcome = "owner_lost"
+            self._context.forget(self)
+            raise
+        except NoAnswerError as error:
+            outcome = CallTimeoutError.outcome
+            raise self.timed_out(operation, error) from error
+        except Exception as error:
+            outcome = getattr(error, "outcome", outcome)
+            raise
+        finally:
+            seconds = self._context.now() - started_seconds
+            self._context.report(CallForwarded(self.tenant_id, self._backend, operation, outcome, seconds))
+        return result
+
+    @staticmethod
+    def _fetched(statements: Request, results: Any) -> list[Result]:
+        return [
+            as_fetched(statement.fetch, result) for statement, result in zip(statements, results, strict=True)
+        ]
+
+    def _check_is_outside(self, what: str) -> None:
+        """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""
+        if any(transaction.encloses_caller for transaction in self._transactions):
+            self._refuse_inside(what)
+
+    def _refuse_inside(self, what: str) -> NoReturn:
+        raise QueryError(
+            f"this call is made inside an open transaction of tenant {self.tenant_id!r}, and a {what} outside the transaction would wait "
+            "until the transaction ends: use the transaction's repositories (tx.…), or call after that"
+        )

@@ -1,0 +1,214 @@
+"""Gives leases of tenants, of this process or of others, and finds the next owner of a tenant whose owner was lost."""
+
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, cast
+
+import anyio
+
+from tenantry.errors import CallTimeoutError, LimitError, TenantError, TenantOwnedElsewhereError
+from tenantry.eventlog import EventLog
+from tenantry.events import Hook
+from tenantry.ids import TenantId
+from tenantry.sql.statements import Result
+from tenantry.storage.protocol import MarkedRequest
+from tenantry.tenancy.actors.channel import ChannelClosedError
+from tenantry.tenancy.actors.lease import EntryState, Lease, PoolEntry
+from tenantry.tenancy.actors.pool import ActorPool
+from tenantry.tenancy.catalog.catalog import Catalog
+from tenantry.tenancy.opening.tenant_opener import check_opens
+from tenantry.tenancy.peers.forwarded_tenant import ForwardedContext, ForwardedTenant
+from tenantry.tenancy.peers.owner_connection import ConnectionEndedError, OwnerConnection
+from tenantry.tenancy.peers.peers import Peers
+from tenantry.tenancy.peers.sent_units import SentUnits
+
+if TYPE_CHECKING:
+    from tenantry.tenancy.actors.actor import TenantActor
+
+FORWARDED_MAX: Final = 16_384
+"""The largest number of tenants of other processes that a registry remembers. They use no files and no connections of their own."""
+
+UNREACHABLE_SECONDS_MAX: Final = 1.0
+"""The longest wait for an owner that holds a tenant's lock but does not listen: it is opening, closing, or about to die."""
+
+_LOOKS_SECONDS: Final = (0.001, 0.05)
+"""The first and the longest interval between two looks at a tenant's lock."""
+
+
+class Forwarding:
+    """Gives a lease of each tenant: of its actor, or of the connection to the process that has the tenant open.
+
+    A tenant goes through these states here. The lock of the tenant decides; what this process remembers is only the way to the owner.
+
+        lock free                              this process opens the tenant
+        lock held, the owner answers           the tenant's calls are forwarded
+        lock held, nobody listens (yet)        look again, for at most `UNREACHABLE_SECONDS_MAX`
+        forwarded, and the connection ended    forgotten: the next call begins at the lock
+        forwarded, and the owner has closed it forgotten
+    """
+
+    def __init__(
+        self,
+        pool: ActorPool,
+        peers: Peers,
+        sent_units: SentUnits,
+        catalog: Catalog,
+        *,
+        call_timeout_seconds: float,
+        now: Callable[[], float],
+        report: Hook,
+        log: EventLog,
+    ) -> None:
+        self._pool = pool
+        self._peers = peers
+        self._catalog = catalog
+        self._sent_units = sent_units
+        self._call_timeout_seconds = call_timeout_seconds
+        self._now = now
+        self._log = log
+        self._context = ForwardedContext(
+            sent_units, call_timeout_seconds, now, report, self._repeat, self._forget
+        )
+        self._entries: OrderedDict[TenantId, PoolEntry] = OrderedDict()
+
+    def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
+        """Return a lease if another process is known to have the tenant open."""
+        entry = self._entries.get(tenant_id)
+        if entry is None:
+            return None
+        if _forwarded(entry).connection.is_ended:
+            del self._entries[tenant_id]
+            return None
+        self._entries.move_to_end(tenant_id)
+        return Lease(entry)
+
+    async def lease(self, tenant_id: TenantId) -> Lease:
+        """Return a lease; open the tenant here unless another process has it open. See `ActorPool.lease`.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process has the tenant open, and takes no calls of this process.
+            CallTimeoutError: The owner does not answer.
+        """
+        interval_seconds, interval_seconds_max = _LOOKS_SECONDS
+        until: float | None = None
+        while True:
+            try:
+                return await self._pool.lease(tenant_id)
+            except TenantOwnedElsewhereError as refused:
+                lease = await self._forwarded_lease(tenant_id, refused)
+                if lease is not None:
+                    return lease
+                until = self._now() + UNREACHABLE_SECONDS_MAX if until is None else until
+                if self._now() >= until:
+                    raise
+            await anyio.sleep(interval_seconds)
+            interval_seconds = min(2 * interval_seconds, interval_seconds_max)
+
+    async def _forwarded_lease(self, tenant_id: TenantId, refused: TenantOwnedElsewhereError) -> Lease | None:
+        """Return a lease of the tenant of another process; None if that process is not there any more, or not yet."""
+        if refused.socket_name is None:
+            raise refused
+        try:
+            connection = await self._peers.connection_to(refused.socket_name)
+            if connection is None:
+                return None
+            self._peers.check_schemas(connection)
+        except CallTimeoutError:
+            raise
+        except TenantError as error:
+            raise _refused(refused, error) from error
+        lease = self.lease_nowait(tenant_id)
+        if lease is not None:
+            return lease
+        tenant = await self._catalog.get(tenant_id)
+        check_opens(tenant)
+        return self._remember(tenant_id, tenant.uid, tenant.backend, connection)
+
+    def _remember(self, tenant_id: TenantId, uid: str, backend: str, connection: OwnerConnection) -> Lease:
+        entry = PoolEntry(tenant_id, deque())
+        entry.state = EntryState.FORWARDED
+        log = self._log.bind(tenant_id=tenant_id)
+        # Callers use only the methods that both kinds of actors have.
+        entry.actor = cast(
+            "TenantActor", ForwardedTenant(tenant_id, uid, backend, connection, self._context, log=log)
+        )
+        self._entries[tenant_id] = entry
+        if len(self._entries) > FORWARDED_MAX:
+            self._entries.popitem(last=False)
+        return Lease(entry)
+
+    def _forget(self, forwarded: ForwardedTenant) -> None:
+        tenant_id = TenantId(forwarded.tenant_id)
+        entry = self._entries.get(tenant_id)
+        if entry is not None and _forwarded(entry) is forwarded:
+            del self._entries[tenant_id]
+
+    async def _repeat(
+        self, lost: ForwardedTenant, request: MarkedRequest, until_seconds: float
+    ) -> list[Result]:
+        """Send a unit again whose owner was lost, to whoever owns the tenant now.
+
+        Raises:
+            CallTimeoutError: It is not known whether the unit was committed.
+            PersistenceError: The unit failed, and has no effect.
+        """
+        tenant_id = TenantId(lost.tenant_id)
+        while self._now() < until_seconds:
+            try:
+                with anyio.fail_after(until_seconds - self._now()):
+                    lease = self._pool.lease_nowait(tenant_id) or self.lease_nowait(tenant_id)
+                    lease = lease or await self.lease(tenant_id)
+            except (TenantError, TimeoutError) as error:
+                raise self._unknown(tenant_id, str(error)) from error
+            try:
+                return await self._repeated(lost, request, lease, until_seconds)
+            except (ChannelClosedError, ConnectionEndedError):
+                continue
+            except LimitError as error:
+                # The tenant is overloaded, which says nothing about the first attempt.
+                retry_seconds = error.retry_after_seconds or _LOOKS_SECONDS[1]
+                await anyio.sleep(min(retry_seconds, until_seconds - self._now()))
+            except TenantError as error:
+                raise self._unknown(tenant_id, str(error)) from error
+            finally:
+                self._pool.release(lease)
+        raise self._unknown(tenant_id, "no other process has opened the tenant in time")
+
+    async def _repeated(
+        self, lost: ForwardedTenant, request: MarkedRequest, lease: Lease, until_seconds: float
+    ) -> list[Result]:
+        if lease.actor.uid != lost.uid:
+            raise TenantError("the tenant was renamed or purged", tenant_id=lost.tenant_id)
+        repeated = MarkedRequest(
+            request,
+            sender=request.sender,
+            number=request.number,
+            answered_to=self._sent_units.answered_to(lost.uid),
+            is_repeated=True,
+            is_look_up=request.is_look_up,
+        )
+        if lease.entry.state is EntryState.FORWARDED:
+            return await _forwarded(lease.entry).write_marked(repeated, until_seconds)
+        return await lease.actor.write(repeated)
+
+    def _unknown(self, tenant_id: TenantId, why: str) -> CallTimeoutError:
+        return CallTimeoutError(
+            f"the process that had tenant {tenant_id!r} open ended during the call, and it is not known whether the call took effect "
+            f"({why})",
+            tenant_id=tenant_id,
+            timeout_seconds=self._call_timeout_seconds,
+            was_started=True,
+        )
+
+
+def _forwarded(entry: PoolEntry) -> ForwardedTenant:
+    return cast("ForwardedTenant", entry.actor)
+
+
+def _refused(refused: TenantOwnedElsewhereError, error: TenantError) -> TenantOwnedElsewhereError:
+    return TenantOwnedElsewhereError(
+        f"{refused}; this process cannot use it there: {error}",
+        tenant_id=refused.tenant_id,
+        pid=refused.pid,
+        host=refused.host,
+    )

@@ -1,0 +1,210 @@
+"""The messages between two processes that have the same data directory open, encoded as MessagePack.
+
+A process that needs a tenant of another process connects to that process, and sends a `Hello`. Then it sends requests, each with the
+number of a call. The owner sends one answer for each call, in any order. A process only adds fields with defaults to the end of a
+message, so that processes of two releases with one `PROTOCOL_VERSION` understand each other.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import msgspec
+
+from tenantry.errors import QueryError
+from tenantry.sql.statements import Fetch, Statement
+from tenantry.storage.sent_parameters import plain_parameters
+
+PROTOCOL_VERSION: Final = 1
+
+FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
+"""The largest message."""
+
+
+class SentStatement(NamedTuple):
+    """A `Statement` with its text in the dialect of the owner's database."""
+
+    name: str
+    sql: str
+    parameters: tuple[Any, ...]
+    fetch: Fetch
+
+
+class _Message(msgspec.Struct, array_like=True):
+    """A message; a subclass has a number as its tag."""
+
+
+class Hello(_Message, tag=1):
+    """The first message of a connection, from the process that connects.
+
+    Attributes:
+        protocol: The sender's `PROTOCOL_VERSION`.
+        token: The random token of the sending registry, 16 bytes.
+        pid: The sender's process id, for logs.
+        version: The sender's version of tenantry.
+        schemas: The version of each schema pack that the sender has.
+    """
+
+    protocol: int
+    token: bytes
+    pid: int
+    version: str
+    schemas: dict[str, int]
+
+
+class Welcome(_Message, tag=2):
+    """The owner's answer to `Hello`; the attributes are those of `Hello`."""
+
+    protocol: int
+    pid: int
+    version: str
+    schemas: dict[str, int]
+
+
+class Write(_Message, tag=3):
+    """Asks for a unit of a tenant; see `tenantry.storage.protocol.MarkedRequest` for the numbers and the flags.
+
+    Attributes:
+        remaining_seconds: The time until the call's deadline.
+    """
+
+    tenant_id: str
+    uid: str
+    remaining_seconds: float
+    number: int
+    answered_to: int
+    is_repeated: bool
+    is_look_up: bool
+    statements: list[SentStatement]
+
+
+class WriteOnce(_Message, tag=4):
+    """Asks for a unit with an idempotency key."""
+
+    tenant_id: str
+    uid: str
+    remaining_seconds: float
+    key: str
+    payload_hash: bytes
+    statements: list[SentStatement]
+
+
+class Read(_Message, tag=5):
+    """Asks for the result of a read-only statement."""
+
+    tenant_id: str
+    uid: str
+    remaining_seconds: float
+    statement: SentStatement
+
+
+class Begin(_Message, tag=6):
+    """Opens a transaction. Later messages name the transaction by the number of this call."""
+
+    tenant_id: str
+    uid: str
+
+
+class TransactionWrite(_Message, tag=7):
+    """Asks for a unit in an open transaction."""
+
+    transaction: int
+    statements: list[SentStatement]
+
+
+class TransactionRead(_Message, tag=8):
+    """Asks for the result of a read-only statement in an open transaction."""
+
+    transaction: int
+    statement: SentStatement
+
+
+class Commit(_Message, tag=9):
+    """Commits a transaction together with the mark of this number."""
+
+    transaction: int
+    number: int
+    answered_to: int
+
+
+class Rollback(_Message, tag=10):
+    """Rolls a transaction back."""
+
+    transaction: int
+
+
+class Cancel(_Message, tag=11):
+    """Gives the call up whose number the message has. There is no answer to this message, and none to the call."""
+
+
+class Done(_Message, tag=12):
+    """The answer to a call that succeeded."""
+
+    result: Any
+
+
+class Failed(_Message, tag=13):
+    """The answer to a call that failed, or to a `Hello` that is refused; see `tenantry.tenancy.peers.sent_errors`.
+
+    Attributes:
+        classes: The names of the error's class and of its base classes up to `TenantryError`.
+        message: The error's message.
+        attributes: The error's attributes that are plain values.
+    """
+
+    classes: list[str]
+    message: str
+    attributes: dict[str, Any]
+
+
+class NotOwner(_Message, tag=14):
+    """The answer to a call of a tenant that the process does not have open. The call ran nowhere."""
+
+
+TenantRequest: TypeAlias = Write | WriteOnce | Read
+Request: TypeAlias = (
+    Hello | Write | WriteOnce | Read | Begin | TransactionWrite | TransactionRead | Commit | Rollback | Cancel
+)
+Answer: TypeAlias = Welcome | Done | Failed | NotOwner
+
+_encoder = msgspec.msgpack.Encoder()
+decode_request = msgspec.msgpack.Decoder(Request).decode
+decode_answer = msgspec.msgpack.Decoder(Answer).decode
+
+
+def encode(message: _Message) -> bytes:
+    """Return the bytes of a message.
+
+    Raises:
+        QueryError: A parameter or a result cannot be sent, or the message is larger than `FRAME_BYTES_MAX`.
+    """
+    try:
+        encoded = _encoder.encode(message)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise QueryError(
+            f"a value cannot be sent to the process that has the tenant open: {error}"
+        ) from error
+    if len(encoded) > FRAME_BYTES_MAX:
+        raise QueryError(
+            f"the call has {len(encoded)} bytes, but a call to a tenant that another process has open may have at most "
+            f"{FRAME_BYTES_MAX} bytes: use several smaller calls"
+        )
+    return encoded
+
+
+def sent(statement: Statement, dialect: str) -> SentStatement:
+    """Return a statement as it is sent.
+
+    Raises:
+        QueryError: The statement has no text for the dialect, or a parameter cannot be sent.
+    """
+    return SentStatement(
+        statement.name,
+        statement.text(dialect),
+        plain_parameters(statement.parameters, name=statement.name),
+        statement.fetch,
+    )
+
+
+def received(statements: Sequence[SentStatement]) -> tuple[Statement, ...]:
+    """Return the statements that another process sent."""
+    return tuple(Statement(*statement) for statement in statements)

@@ -1,0 +1,191 @@
+"""The connection of this process to another process, which owns tenants: sends calls and waits for their answers."""
+
+import asyncio
+import itertools
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
+
+import msgspec
+
+from tenantry.eventlog import EventLog
+from tenantry.tenancy.peers import messages
+from tenantry.tenancy.peers.frames import CALL_NUMBERS, FrameConnection
+from tenantry.tenancy.peers.messages import Cancel, Done, Failed, Hello, NotOwner, Welcome
+from tenantry.tenancy.peers.sent_errors import unpack_error
+
+PEER_REFUSED: Final = "tenantry.peer.refused"
+
+ANSWER_GRACE_SECONDS: Final = 0.25
+"""The time after a call's deadline in which the owner's own answer may still arrive: only the owner knows whether the call had begun."""
+
+_FRAMES_PER_STEP: Final = 64
+_HELLO_CALL: Final = 0
+_CANCEL: Final = messages.encode(Cancel())
+
+
+class ConnectionEndedError(Exception):
+    """The connection ended before the answer arrived. The call may have run."""
+
+
+class NoAnswerError(Exception):
+    """The deadline of the call passed without an answer.
+
+    Attributes:
+        was_started: Whether the call was sent, and therefore may have taken effect.
+    """
+
+    def __init__(self, *, was_started: bool) -> None:
+        super().__init__(was_started)
+        self.was_started = was_started
+
+
+class NotOwnerError(Exception):
+    """The other process does not have the tenant open. The call ran nowhere."""
+
+
+class _Waiting(NamedTuple):
+    future: "asyncio.Future[Any]"
+    until_seconds: float
+
+
+class OwnerConnection(FrameConnection):
+    """Sends the calls of this process to one other process.
+
+    Args:
+        name: The name of the other process's socket.
+        now: The clock of all deadlines.
+        on_ended: The function that is called once when the connection has ended.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        hello: Hello,
+        *,
+        now: Callable[[], float],
+        on_ended: Callable[["OwnerConnection"], None],
+        log: EventLog,
+    ) -> None:
+        super().__init__(frames_per_step=_FRAMES_PER_STEP)
+        self.name = name
+        self.welcome: Welcome | None = None
+        """What the other process says about itself; set before the first call."""
+        self._hello = hello
+        self._now = now
+        self._on_ended = on_ended
+        self._log = log
+        self._waiting: dict[int, _Waiting] = {}
+        self._numbers = itertools.count(1)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def wait_idle(self) -> None:
+        """Wait until no call waits for its answer."""
+        while self._waiting:
+            await asyncio.wait([waiting.future for waiting in self._waiting.values()])
+
+    async def greet(self, until_seconds: float) -> None:
+        """Introduce this process, and wait for the other process's `Welcome`.
+
+        Raises:
+            TenantryError: The other process refuses this one; the message says why.
+            NoAnswerError: The other process did not answer in time.
+            ConnectionEndedError: The connection ended.
+        """
+        self.welcome = await self._answer_to(_HELLO_CALL, messages.encode(self._hello), until_seconds)
+
+    def next_call(self) -> int:
+        """Return the number of the next call."""
+        return next(self._numbers) % CALL_NUMBERS
+
+    async def ask(self, message: bytes, until_seconds: float, call: int | None = None) -> Any:
+        """Send a call and return its result. Cancellation tells the owner to give the call up, which may still take effect.
+
+        Args:
+            message: The encoded request.
+            until_seconds: The call's deadline.
+            call: The number of the call, from `next_call`.
+
+        Raises:
+            NoAnswerError: The owner did not answer in time.
+            NotOwnerError: The other process does not have the tenant open.
+            ConnectionEndedError: The connection ended before the answer arrived.
+            TenantryError: The error of the call.
+        """
+        if self._writable is not None:
+            await self._wait_writable_until(until_seconds)
+        return await self._answer_to(self.next_call() if call is None else call, message, until_seconds)
+
+    def tell(self, message: bytes) -> None:
+        """Send a request whose answer nobody needs."""
+        self.send(self.next_call(), message)
+
+    async def _answer_to(self, call: int, message: bytes, until_seconds: float) -> Any:
+        if self.is_ended:
+            raise ConnectionEndedError
+        future = self._loop.create_future()
+        until_seconds += ANSWER_GRACE_SECONDS
+        self._waiting[call] = _Waiting(future, until_seconds)
+        if self._timer is None:
+            self._timer = self._loop.call_later(until_seconds - self._now(), self._expire)
+        self.send(call, message)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if self._waiting.pop(call, None) is not None:
+                self.send(call, _CANCEL)
+            raise
+
+    async def _wait_writable_until(self, until_seconds: float) -> None:
+        try:
+            async with asyncio.timeout(until_seconds - self._now()):
+                await self.wait_writable()
+        except TimeoutError as error:
+            raise NoAnswerError(was_started=False) from error
+
+    def handle(self, call: int, message: bytes) -> None:
+        """Give an answer to the call that waits for it."""
+        try:
+            answer = messages.decode_answer(message)
+        except (msgspec.DecodeError, ValueError) as error:
+            self._break_off(f"it sent an answer that cannot be read ({error})")
+            return
+        waiting = self._waiting.pop(call, None)
+        if waiting is None or waiting.future.done():
+            return  # the caller has given the call up
+        if type(answer) is Done:
+            waiting.future.set_result(answer.result)
+        elif type(answer) is Failed:
+            waiting.future.set_exception(unpack_error(answer))
+        elif type(answer) is NotOwner:
+            waiting.future.set_exception(NotOwnerError())
+        else:
+            waiting.future.set_result(answer)
+
+    def ended(self) -> None:
+        """Let the calls fail whose answers are missing."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._on_ended(self)
+        waiting, self._waiting = self._waiting, {}
+        for one in waiting.values():
+            if not one.future.done():
+                one.future.set_exception(ConnectionEndedError())
+
+    def refuse(self, why: str) -> None:
+        """Log the reason for which the connection is closed."""
+        self._log.warning(PEER_REFUSED, socket_name=self.name, reason=why)
+
+    def _expire(self) -> None:
+        """Let the calls fail whose deadlines have passed."""
+        self._timer = None
+        now = self._now()
+        for call, waiting in list(self._waiting.items()):
+            if waiting.until_seconds > now:
+                continue
+            del self._waiting[call]
+            self.send(call, _CANCEL)
+            if not waiting.future.done():
+                waiting.future.set_exception(NoAnswerError(was_started=True))
+        if self._waiting:
+            until = min(waiting.until_seconds for waiting in self._waiting.values())
+            self._timer = self._loop.call_later(until - now, self._expire)

@@ -1,0 +1,128 @@
+"""The socket at which a registry takes calls of other processes, in the folder ``peers`` of the data directory.
+
+The socket has a random name. The lock file of each tenant that the registry owns has that name, so that other processes find the
+owner. A process id would not do, because each container may have a process 1.
+
+A Unix socket's address has at most 107 bytes, so the socket is bound and connected through the descriptor of its folder:
+``/proc/self/fd/<descriptor>/<name>``.
+"""
+
+import asyncio
+import contextlib
+import os
+import socket
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from tenantry.eventlog import EventLog
+
+PEERS_NOT_HEARD: Final = "tenantry.peers.not_heard"
+
+_BACKLOG: Final = 128
+_DIRECTORY_MODE: Final = 0o700
+_UNBOUND: Final = ".new"
+"""The end of the name of a socket that does not listen yet."""
+
+
+class PeerSocket:
+    """The socket of one registry. The constructor does no I/O."""
+
+    def __init__(self, data_dir: Path, *, is_wanted: bool, log: EventLog) -> None:
+        self._directory = data_dir / "peers"
+        self._is_wanted = is_wanted
+        self._log = log
+        self._name = uuid.uuid4().hex[:12]
+        self._server: asyncio.Server | None = None
+        self._socket: socket.socket | None = None
+
+    @property
+    def name(self) -> str | None:
+        """The name of the socket; None while the registry does not listen."""
+        return None if self._socket is None else self._name
+
+    def fileno(self) -> int | None:
+        """Return the descriptor of the listening socket; None while the registry does not listen."""
+        return None if self._socket is None else self._socket.fileno()
+
+    async def open(self, factory: Callable[[], asyncio.Protocol]) -> None:
+        """Listen, if forwarding is wanted. If that fails, other processes are refused as without forwarding, and a warning is logged.
+
+        Args:
+            factory: Creates the protocol of each connection.
+        """
+        if not self._is_wanted:
+            return
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            self._directory.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
+            with self._opened_directory() as (path, fd):
+                self._remove_abandoned(path, fd)
+                # A socket gets its name only when it listens, so that nobody takes it for the socket of a dead process.
+                listening.bind(f"{path}/{self._name}{_UNBOUND}")
+                listening.listen(_BACKLOG)
+                os.rename(f"{self._name}{_UNBOUND}", self._name, src_dir_fd=fd, dst_dir_fd=fd)
+        except OSError as error:
+            listening.close()
+            self._log.warning(PEERS_NOT_HEARD, directory=str(self._directory), error=str(error))
+            return
+        self._socket = listening
+        self._server = await asyncio.get_running_loop().create_unix_server(factory, sock=listening)
+
+    def close(self) -> None:
+        """Stop listening, and remove the socket's name; idempotent."""
+        listening, self._socket = self._socket, None
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        if listening is not None:
+            listening.close()
+            with contextlib.suppress(OSError):
+                (self._directory / self._name).unlink()
+
+    async def connect(self, name: str, factory: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
+        """Connect to the socket with this name.
+
+        Raises:
+            OSError: Nobody listens at this name.
+        """
+        connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            with self._opened_directory() as (path, _):
+                await asyncio.get_running_loop().sock_connect(connecting, f"{path}/{name}")
+            _, protocol = await asyncio.get_running_loop().create_unix_connection(factory, sock=connecting)
+        except BaseException:
+            connecting.close()
+            raise
+        return protocol
+
+    def others(self) -> list[str]:
+        """Return the names of the sockets of all other registries, of this process too; empty if the folder cannot be read."""
+        try:
+            names = sorted(path.name for path in self._directory.iterdir())
+        except OSError:
+            return []
+        return [name for name in names if name != self._name and not name.endswith(_UNBOUND)]
+
+    @contextmanager
+    def _opened_directory(self) -> Iterator[tuple[str, int]]:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield f"/proc/self/fd/{fd}", fd
+        finally:
+            os.close(fd)
+
+    def _remove_abandoned(self, path: str, fd: int) -> None:
+        """Remove the names of sockets at which no process listens any more."""
+        for name in os.listdir(fd):
+            with (
+                contextlib.suppress(OSError),
+                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe,
+            ):
+                try:
+                    probe.connect(f"{path}/{name}")
+                except ConnectionRefusedError:
+                    if not name.endswith(_UNBOUND):
+                        os.unlink(name, dir_fd=fd)

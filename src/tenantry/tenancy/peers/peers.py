@@ -1,0 +1,196 @@
+"""The connections between a registry and the other processes that have the same data directory open."""
+
+import asyncio
+import os
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from typing import Final
+from weakref import WeakSet
+
+import anyio
+
+from tenantry.errors import CallTimeoutError, TenantError, TenantryError
+from tenantry.eventlog import EventLog
+from tenantry.schemas.schema import Schema
+from tenantry.tenancy.peers.messages import PROTOCOL_VERSION, Hello, Welcome
+from tenantry.tenancy.peers.owner_connection import (
+    ConnectionEndedError,
+    NoAnswerError,
+    OwnerConnection,
+)
+from tenantry.tenancy.peers.peer_socket import PeerSocket
+from tenantry.tenancy.peers.served_connection import ServedConnection
+from tenantry.tenancy.peers.served_tenants import ServedTenants
+
+_DIALECT: Final = "sqlite"  # the only back end whose tenants have one owner
+
+
+class Peers:
+    """Connects to the owners of tenants, and accepts the connections of processes that need tenants of this one.
+
+    There is one connection to each other process, and one from each. If a process connects again, its older connection ends.
+
+    Args:
+        token: The random token of this registry.
+    """
+
+    def __init__(
+        self,
+        socket: PeerSocket,
+        served: ServedTenants,
+        schemas: Sequence[Schema],
+        *,
+        token: bytes,
+        connect_timeout_seconds: float,
+        now: Callable[[], float],
+        log: EventLog,
+    ) -> None:
+        self._socket = socket
+        self._served = served
+        self._schemas = tuple(schemas)
+        self._token = token
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._now = now
+        self._log = log
+        self._owners: dict[str, OwnerConnection] = {}
+        self._connecting: dict[str, asyncio.Task[OwnerConnection]] = {}
+        self._accepted: set[ServedConnection] = set()
+        self._by_token: dict[bytes, ServedConnection] = {}
+        _all_peers.add(self)
+
+    async def open(self) -> None:
+        """Listen for other processes."""
+        await self._socket.open(self._accept)
+
+    async def wait_answered(self, timeout_seconds: float) -> None:
+        """Wait until this registry's forwarded calls have their answers."""
+        with anyio.move_on_after(timeout_seconds):
+            for owner in list(self._owners.values()):
+                await owner.wait_idle()
+
+    def close(self) -> None:
+        """End every connection, and stop listening; idempotent."""
+        self._socket.close()
+        for task in self._connecting.values():
+            task.cancel()
+        for connection in [*self._owners.values(), *self._accepted]:
+            connection.end()
+
+    def abandon(self) -> None:
+        """Close the sockets of a registry that was lost without a close, from any thread."""
+        self._socket.close()
+        self.close_descriptors()
+
+    def close_descriptors(self) -> None:
+        """Disconnect every socket, without a word to the other processes or to the event loop.
+
+        The descriptors stay open, but on nothing, because the objects that own the descriptors close them later.
+        """
+        connections = [*self._owners.values(), *self._accepted]
+        descriptors = [self._socket.fileno(), *(one.fileno() for one in connections)]
+        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            for descriptor in descriptors:
+                if descriptor is not None and descriptor >= 0:
+                    os.dup2(nothing, descriptor, inheritable=False)
+        finally:
+            os.close(nothing)
+
+    async def connection_to(self, name: str) -> OwnerConnection | None:
+        """Return the connection to the process that listens at this name; None if nobody listens there.
+
+        Raises:
+            TenantError: The other process runs a release that this one cannot talk to.
+            CallTimeoutError: The other process did not answer.
+        """
+        found = self._owners.get(name)
+        if found is not None:
+            return found
+        task = self._connecting.get(name)
+        if task is None:
+            task = self._connecting[name] = asyncio.create_task(self._connect(name))
+            task.add_done_callback(lambda _: self._connecting.pop(name, None))
+        try:
+            return await asyncio.shield(task)
+        except (OSError, ConnectionEndedError):
+            return None
+
+    def check_schemas(self, owner: OwnerConnection) -> None:
+        """Raise an error unless the owner has the same version of each schema pack of this process.
+
+        Raises:
+            TenantError: The owner lacks a pack, or has another version of it.
+        """
+        assert owner.welcome is not None
+        theirs, mine = owner.welcome.schemas, self._versions()
+        if different := sorted(name for name in mine if theirs.get(name) != mine[name]):
+            name = different[0]
+            raise TenantError(
+                f"process {owner.welcome.pid} has the tenant open with version {theirs.get(name, 'none')} of the schema pack {name!r}, but "
+                f"this process has version {mine[name]}: run the same release in all processes"
+            )
+
+    async def _connect(self, name: str) -> OwnerConnection:
+        hello = Hello(PROTOCOL_VERSION, self._token, os.getpid(), version("tenantry"), self._versions())
+        connection = OwnerConnection(name, hello, now=self._now, on_ended=self._owner_ended, log=self._log)
+        await self._socket.connect(name, lambda: connection)
+        try:
+            await connection.greet(self._now() + self._connect_timeout_seconds)
+        except NoAnswerError as error:
+            connection.end()
+            raise CallTimeoutError(
+                f"the process at {name!r}, which has the tenant open, does not answer: it may be stopped or overloaded",
+                tenant_id=None,
+                timeout_seconds=self._connect_timeout_seconds,
+                was_started=False,
+            ) from error
+        except TenantryError:
+            connection.end()
+            raise
+        self._owners[name] = connection
+        return connection
+
+    def _accept(self) -> ServedConnection:
+        welcome = Welcome(PROTOCOL_VERSION, os.getpid(), version("tenantry"), self._versions())
+        connection = ServedConnection(
+            self._served,
+            welcome,
+            on_greeted=self._greeted,
+            on_ended=self._served_ended,
+            log=self._log,
+        )
+        self._accepted.add(connection)
+        return connection
+
+    def _greeted(self, connection: ServedConnection) -> None:
+        assert connection.hello is not None
+        older = self._by_token.pop(connection.hello.token, None)
+        self._by_token[connection.hello.token] = connection
+        if older is not None:
+            older.end()
+
+    def _served_ended(self, connection: ServedConnection) -> None:
+        self._accepted.discard(connection)
+        hello = connection.hello
+        if hello is not None and self._by_token.get(hello.token) is connection:
+            del self._by_token[hello.token]
+
+    def _owner_ended(self, connection: OwnerConnection) -> None:
+        if self._owners.get(connection.name) is connection:
+            del self._owners[connection.name]
+
+    def _versions(self) -> dict[str, int]:
+        return {schema.name: len(schema.migrations(_DIALECT)) for schema in self._schemas}
+
+
+_all_peers: Final[WeakSet[Peers]] = WeakSet()
+"""The peers of this process, for `os.fork`."""
+
+
+def _disconnect_in_child() -> None:
+    """Close a forked child's copies of the sockets: otherwise the calls of other processes would wait for the child."""
+    for peers in tuple(_all_peers):
+        peers.close_descriptors()
+
+
+os.register_at_fork(after_in_child=_disconnect_in_child)

@@ -1,0 +1,55 @@
+"""Sends an error of one process to the caller in another process."""
+
+import enum
+from typing import Any, Final
+
+from tenantry import errors
+from tenantry.errors import TenantryError
+from tenantry.lifecycle import TenantEvent, TenantState
+from tenantry.tenancy.peers.messages import Failed
+
+_PLAIN: Final = (str, int, float, bool, type(None))
+_ENUMS: Final[dict[str, type[enum.Enum]]] = {"state": TenantState, "event": TenantEvent}
+
+
+def pack_error(error: TenantryError) -> Failed:
+    """Return the message for an error. The error's cause is left out."""
+    classes = [kind.__name__ for kind in type(error).__mro__ if issubclass(kind, TenantryError)]
+    attributes = {name: _sent(value) for name, value in error.__dict__.items() if _is_plain(value)}
+    return Failed(classes, str(error), attributes)
+
+
+def unpack_error(failed: Failed) -> TenantryError:
+    """Return the error of a message. An error class of a newer release becomes its nearest base class that this release has."""
+    known = (getattr(errors, name, None) for name in failed.classes)
+    kinds = (one for one in known if isinstance(one, type) and issubclass(one, TenantryError))
+    kind = next(kinds, TenantryError)
+    # The constructors take different arguments, and an exception stores only its message.
+    error = kind.__new__(kind)
+    error.args = (failed.message,)
+    error.__dict__.update({name: _value(name, value) for name, value in failed.attributes.items()})
+    return error
+
+
+def _is_plain(value: object) -> bool:
+    return isinstance(value, (*_PLAIN, enum.Enum)) or (
+        isinstance(value, (tuple, list)) and all(map(_is_plain, value))
+    )
+
+
+def _sent(value: object) -> object:
+    if isinstance(value, (tuple, list)):
+        return [_sent(one) for one in value]
+    return value.value if isinstance(value, enum.Enum) else value
+
+
+def _value(name: str, value: Any) -> Any:
+    if isinstance(value, list):  # MessagePack has only one kind of sequence, and the errors have tuples
+        return tuple(value)
+    kind = _ENUMS.get(name)
+    if kind is None or value is None:
+        return value
+    try:
+        return kind(value)
+    except ValueError:
+        return value  # a state or an event of a newer release

@@ -1,0 +1,55 @@
+"""The tenants of this process, as other processes use them."""
+
+from typing import Final
+
+from tenantry.ids import TenantId
+from tenantry.tenancy.actors.lease import EntryState, Lease
+from tenantry.tenancy.actors.pool import ActorPool
+
+HANDED_OVER: Final = "handed_over"
+"""The reason for closing a tenant that only other processes use."""
+
+
+class ServedTenants:
+    """Gives leases of open tenants to calls of other processes, and hands tenants over that only other processes use.
+
+    Args:
+        handed_over_after_calls: See `RegistryConfig.handed_over_after_calls`.
+    """
+
+    def __init__(self, pool: ActorPool, *, call_timeout_seconds: float, handed_over_after_calls: int) -> None:
+        self._pool = pool
+        self._call_timeout_seconds = call_timeout_seconds
+        self._handed_over_after_calls = handed_over_after_calls
+
+    def lease_nowait(self, tenant_id: str, uid: str) -> Lease | None:
+        """Return a lease if this process has the tenant open now; None otherwise."""
+        return self._of_uid(self._pool.lease_nowait(TenantId(tenant_id)), uid)
+
+    async def lease(self, tenant_id: str, uid: str) -> Lease | None:
+        """Return a lease if this process has the tenant open, or is about to; None when the tenant is closed here."""
+        return self._of_uid(await self._pool.lease_if_open(TenantId(tenant_id)), uid)
+
+    def release(self, lease: Lease) -> None:
+        """Release a lease."""
+        self._pool.release(lease)
+
+    def waited_seconds(self, remaining_seconds: float) -> float:
+        """Return for how long a call has waited that has this time left."""
+        return max(0.0, self._call_timeout_seconds - max(remaining_seconds, 0.0))
+
+    def count(self, lease: Lease) -> None:
+        """Count a forwarded call; close the tenant after enough of them, so that a process that uses the tenant becomes its owner."""
+        entry = lease.entry
+        if (
+            lease.actor.count_forwarded() >= self._handed_over_after_calls
+            and entry.state is EntryState.OPEN
+            and not entry.transactions
+        ):
+            self._pool.start_closing(entry.tenant_id, HANDED_OVER)
+
+    def _of_uid(self, lease: Lease | None, uid: str) -> Lease | None:
+        if lease is None or lease.actor.uid == uid:
+            return lease
+        self._pool.release(lease)
+        return None
