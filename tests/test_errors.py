@@ -141,6 +141,7 @@ ARGUMENTS = {
     "event": "resume",
     "pid": 4711,
     "host": "db-1",
+    "socket_name": "0123456789ab",
     "limit": "mailbox_requests_max",
     "limit_value": 1024,
     "retry_after_seconds": 0.25,

@@ -63,8 +63,8 @@ def test_what_the_last_holder_left(path: Path):
     assert lock.read() == b"all is well"
     assert lock.acquire() == b"all is well"
     lock.release()
-    assert read_holder(lock.acquire()) == (os.getpid(), os.uname().nodename)
-    assert read_holder(lock.read()) == (os.getpid(), os.uname().nodename)
+    assert read_holder(lock.acquire()) == (os.getpid(), os.uname().nodename, None)
+    assert read_holder(lock.read()) == (os.getpid(), os.uname().nodename, None)
     lock.release(b"x" * 500)
     assert lock.read() == b"x" * 127
     assert path.stat().st_size == 128
@@ -75,7 +75,7 @@ def test_what_the_last_holder_left(path: Path):
 )
 def test_content_that_names_nobody(path: Path, content: bytes):
     """A holder that has not written its name yet, or wrote nonsense, is a holder all the same."""
-    assert read_holder(content) == (None, None)
+    assert read_holder(content) == (None, None, None)
     lock = LockFile(path)
     lock.acquire()
     path.write_bytes(content)
@@ -225,7 +225,7 @@ def test_a_lock_that_is_looked_at(path: Path, monkeypatch: pytest.MonkeyPatch, *
     monkeypatch.setattr(lock_file.time, "sleep", end_look)
     lock = LockFile(path)
     assert lock.acquire() == b""
-    assert read_holder(lock.read()) == (os.getpid(), os.uname().nodename)
+    assert read_holder(lock.read()) == (os.getpid(), os.uname().nodename, None)
     lock.remove()
 
 

@@ -108,7 +108,7 @@ def test_a_backend_that_is_lost(tmp_path: Path):
 async def test_a_tenant_of_another_registry_of_this_process(data_dir: Path):
     """Its error says that the owner is here, and not to look for another process."""
     first = await opened(data_dir)
-    async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as second:
+    async with TenantRegistry(RegistryConfig(data_dir=data_dir, forwarding=False)) as second:
         with pytest.raises(TenantOwnedElsewhereError, match="in another registry of this process") as caught:
             await second.tenant("acme").messages.save(make_message())
         assert "in process" not in str(caught.value)

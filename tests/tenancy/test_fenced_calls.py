@@ -89,9 +89,9 @@ async def test_the_record_is_read_again(registry: TenantRegistry):
 
 
 async def test_an_owner_that_stays_is_named(registry: TenantRegistry):
-    """If the other owner keeps the tenant, the caller gets the error of the opening."""
+    """If the other owner keeps the tenant and takes no calls of others, the caller gets the error of the opening."""
     (database_path(registry.config.data_dir, "acme").parent / "lock").unlink()
-    async with TenantRegistry(registry.config) as other:
+    async with TenantRegistry(config(registry.config.data_dir, forwarding=False)) as other:
         await other.tenant("acme").messages.save(make_message("theirs"))
         with pytest.raises(TenantOwnedElsewhereError, match="in another registry of this process"):
             await registry.tenant("acme").messages.save(make_message("ours"))

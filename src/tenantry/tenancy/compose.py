@@ -125,7 +125,7 @@ def compose(
     all_hooks = Hooks(hooks, log)
     watch = ClockWatch(clock, config.clock_hold_seconds, all_hooks.report, log)
     socket = PeerSocket(config.data_dir, is_wanted=config.forwarding, log=log)
-    backends = make_backends(config, schemas, clock=clock, log=log, socket_name=lambda: socket.name)
+    backends = make_backends(config, schemas, clock=clock, log=log, socket_name=socket.name)
     context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
     # The catalog has its own limiters, so that tenants' calls do not delay the catalog's calls.
     catalog = Catalog(
@@ -254,6 +254,7 @@ def _peers(
         peers,
         sent_units,
         tools.catalog,
+        is_wanted=config.forwarding,
         call_timeout_seconds=config.call_timeout_seconds,
         now=now,
         report=tools.context.report,

@@ -149,18 +149,31 @@ class Disk:
             case Operation.SYNC:
                 self._sync(self._nodes[record.inode], is_failed=record.error != 0)
             case Operation.UNLINK | Operation.RMDIR:
-                self._name((*self._place(record.path), None))
+                self._unlink(record)
             case Operation.LINK:
                 self._name((*self._place(record.other), self._node(record.path)))
             case Operation.RENAME:
-                old, new = self._place(record.path), self._place(record.other)
-                node = self._node(record.path)
-                if (
-                    new[0].names.get(new[1]) is not node
-                ):  # rename(2): of two names of one file, nothing is done
-                    self._name((*old, None), (*new, node))
+                self._rename(record)
             case Operation.MARK:
                 pass
+
+    def _is_socket(self, path: str) -> bool:
+        """Return whether the name is a socket's, which bind(2) makes unrecorded and which means nothing after a power failure."""
+        directory, name = self._place(path)
+        return "/peers/" in path and name not in directory.names
+
+    def _unlink(self, record: Record) -> None:
+        if not self._is_socket(record.path):
+            self._name((*self._place(record.path), None))
+
+    def _rename(self, record: Record) -> None:
+        if self._is_socket(record.path):
+            return
+        old, new = self._place(record.path), self._place(record.other)
+        node = self._node(record.path)
+        # rename(2): of two names of one file, nothing is done
+        if new[0].names.get(new[1]) is not node:
+            self._name((*old, None), (*new, node))
 
     def image(self, choice: Choice) -> Tree:
         """Return what is on the disk after the power has gone."""

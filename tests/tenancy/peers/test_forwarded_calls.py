@@ -290,7 +290,7 @@ class TestCancellation:
     async def test_a_call_that_waits_too_long(self, data_dir: Path):
         """The owner says that the call had not begun, when its deadline passes in the mailbox."""
         async with open_pair(
-            data_dir, call_timeout_seconds=0.2, transaction_timeout_seconds=0.2, pool_wait_timeout_seconds=0.2
+            data_dir, call_timeout_seconds=1.0, transaction_timeout_seconds=1.0, pool_wait_timeout_seconds=1.0
         ) as pair:
             await texts(pair.forwarded)
             entered, left = asyncio.Event(), asyncio.Event()

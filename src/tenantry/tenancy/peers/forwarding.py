@@ -45,6 +45,9 @@ class Forwarding:
         lock held, nobody listens (yet)        look again, for at most `UNREACHABLE_SECONDS_MAX`
         forwarded, and the connection ended    forgotten: the next call begins at the lock
         forwarded, and the owner has closed it forgotten
+
+    Args:
+        is_wanted: Whether to forward calls; if not, a tenant of another process is refused. See `RegistryConfig.forwarding`.
     """
 
     def __init__(
@@ -54,6 +57,7 @@ class Forwarding:
         sent_units: SentUnits,
         catalog: Catalog,
         *,
+        is_wanted: bool,
         call_timeout_seconds: float,
         now: Callable[[], float],
         report: Hook,
@@ -61,6 +65,7 @@ class Forwarding:
     ) -> None:
         self._pool = pool
         self._peers = peers
+        self._is_wanted = is_wanted
         self._catalog = catalog
         self._sent_units = sent_units
         self._call_timeout_seconds = call_timeout_seconds
@@ -106,7 +111,7 @@ class Forwarding:
 
     async def _forwarded_lease(self, tenant_id: TenantId, refused: TenantOwnedElsewhereError) -> Lease | None:
         """Return a lease of the tenant of another process; None if that process is not there any more, or not yet."""
-        if refused.socket_name is None:
+        if refused.socket_name is None or not self._is_wanted:
             raise refused
         try:
             connection = await self._peers.connection_to(refused.socket_name)

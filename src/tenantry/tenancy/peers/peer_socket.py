@@ -23,6 +23,7 @@ PEERS_NOT_HEARD: Final = "tenantry.peers.not_heard"
 
 _BACKLOG: Final = 128
 _DIRECTORY_MODE: Final = 0o700
+_SOCKET_MODE: Final = 0o600
 _UNBOUND: Final = ".new"
 """The end of the name of a socket that does not listen yet."""
 
@@ -38,9 +39,8 @@ class PeerSocket:
         self._server: asyncio.Server | None = None
         self._socket: socket.socket | None = None
 
-    @property
     def name(self) -> str | None:
-        """The name of the socket; None while the registry does not listen."""
+        """Return the name of the socket; None while the registry does not listen."""
         return None if self._socket is None else self._name
 
     def fileno(self) -> int | None:
@@ -62,6 +62,7 @@ class PeerSocket:
                 self._remove_abandoned(path, fd)
                 # A socket gets its name only when it listens, so that nobody takes it for the socket of a dead process.
                 listening.bind(f"{path}/{self._name}{_UNBOUND}")
+                os.chmod(f"{path}/{self._name}{_UNBOUND}", _SOCKET_MODE)  # noqa: PTH101  # the folder is a descriptor
                 listening.listen(_BACKLOG)
                 os.rename(f"{self._name}{_UNBOUND}", self._name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
