@@ -23,7 +23,8 @@ NAMELESS_SECONDS_MAX: Final = 0.05
 _NAMELESS_LOOKS: Final = 50
 _FILE_MODE: Final = 0o600
 CONTENT_BYTES: Final = 128  # a lock file has a fixed size, because new content then needs no truncation
-_HOST: Final = socket.gethostname()
+HOST: Final = socket.gethostname()
+"""The name of this host, or of this container, in lock files."""
 
 
 class LockHeldError(Exception):
@@ -169,7 +170,7 @@ class LockFile(_Locked):
 
     def _write_name(self, fd: int, *, is_new: bool) -> None:
         try:
-            holder: dict[str, object] = {"pid": os.getpid(), "host": _HOST}
+            holder: dict[str, object] = {"pid": os.getpid(), "host": HOST}
             if self._socket_name is not None:
                 holder["socket"] = self._socket_name
             _replace_content(fd, json.dumps(holder).encode("utf-8"))

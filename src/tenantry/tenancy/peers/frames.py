@@ -35,6 +35,10 @@ class FrameConnection(asyncio.Protocol):
         self._is_reading_held = False  # by `hold_reading`
         self._is_taking = False  # received frames wait for the next step
         self._is_ended = False
+        self.peer_pid: int | None = None
+        """The other process's id; None before the connection, and if the other process is in a pid namespace that is not visible here."""
+        self.peer_uid: int | None = None
+        """The other process's user; None before the connection."""
         self._writable: asyncio.Event | None = None  # exists while the transport's buffer is full
 
     @property
@@ -94,9 +98,10 @@ class FrameConnection(asyncio.Protocol):
         """Accept the connection only if the other process has the same user."""
         self._transport = cast("asyncio.Transport", transport)
         found: socket.socket = transport.get_extra_info("socket")
-        _, uid, _ = _CREDENTIALS.unpack(
+        pid, uid, _ = _CREDENTIALS.unpack(
             found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )
+        self.peer_pid, self.peer_uid = pid or None, uid
         if uid != os.geteuid():
             self._break_off(f"its user {uid} is not the user {os.geteuid()} of this process")
 

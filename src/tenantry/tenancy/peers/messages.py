@@ -52,12 +52,17 @@ class Hello(_Message, tag=1):
 
 
 class Welcome(_Message, tag=2):
-    """The owner's answer to `Hello`; the attributes are those of `Hello`."""
+    """The owner's answer to `Hello`; the attributes are those of `Hello`.
+
+    Attributes:
+        host: The name of the owner's host, or of its container.
+    """
 
     protocol: int
     pid: int
     version: str
     schemas: dict[str, int]
+    host: str = ""
 
 
 class Write(_Message, tag=3):

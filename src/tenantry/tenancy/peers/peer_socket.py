@@ -60,6 +60,7 @@ class PeerSocket:
             self._directory.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
             with self._opened_directory() as (path, fd):
                 self._remove_abandoned(path, fd)
+                os.fchmod(listening.fileno(), _SOCKET_MODE)
                 # A socket gets its name only when it listens, so that nobody takes it for the socket of a dead process.
                 listening.bind(f"{path}/{self._name}{_UNBOUND}")
                 os.chmod(f"{path}/{self._name}{_UNBOUND}", _SOCKET_MODE)  # noqa: PTH101  # the folder is a descriptor

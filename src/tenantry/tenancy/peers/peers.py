@@ -11,6 +11,7 @@ import anyio
 
 from tenantry.errors import CallTimeoutError, TenantError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.files.lock_file import HOST
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.peers.messages import PROTOCOL_VERSION, Hello, Welcome
 from tenantry.tenancy.peers.owner_connection import (
@@ -151,7 +152,7 @@ class Peers:
         return connection
 
     def _accept(self) -> ServedConnection:
-        welcome = Welcome(PROTOCOL_VERSION, os.getpid(), version("tenantry"), self._versions())
+        welcome = Welcome(PROTOCOL_VERSION, os.getpid(), version("tenantry"), self._versions(), HOST)
         connection = ServedConnection(
             self._served,
             welcome,
