@@ -84,6 +84,7 @@ class Parts:
     failed_tenants: FailedTenants
     leases: TenantLeases
     peers: Peers
+    forwarding: Forwarding
     scratch: Scratch
     directory_lock: DirectoryLock
     record_location: Callable[[], None]
@@ -182,6 +183,7 @@ def compose(
         failed_tenants=failed_tenants,
         leases=leases,
         peers=peers,
+        forwarding=forwarding,
         scratch=snapshot_tools.scratch,
         directory_lock=DirectoryLock(config.data_dir),
         record_location=partial(record_location, config.data_dir, storage.location),

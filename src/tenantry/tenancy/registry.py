@@ -295,6 +295,7 @@ class TenantRegistry(OperatorAPI):
             steps.push_async_callback(parts.pool.aclose)
             steps.push_async_callback(parts.peers.wait_answered, parts.config.shutdown_timeout_seconds)
             steps.push_async_callback(parts.fleet.aclose)
+            steps.callback(parts.forwarding.close)
             for service in self._services:
                 service.cancel()
             if self._services:

@@ -17,6 +17,7 @@ from tenantry.errors import (
     DuplicateRecordError,
     IdempotencyConflictError,
     QueryError,
+    RegistryClosedError,
     ResultLostError,
     StorageFullError,
     TenantOverloadedError,
@@ -213,8 +214,13 @@ class TestErrors:
             await pair.forwarded.execute(
                 "INSERT INTO notes (text) VALUES (?)", (b"x" * (64 * 1024 * 1024 + 1),)
             )
-        with pytest.raises(ResultLostError, match="bytes"):
+        with pytest.raises(QueryError, match=r"its result cannot be sent: .* bytes"):
             await pair.forwarded.fetch_all(rows)
+        with pytest.raises(ResultLostError, match=r"its result cannot be sent: .* bytes"):
+            await pair.forwarded.fetch_all(
+                f"INSERT INTO notes (text) {rows.replace('SELECT i,', 'SELECT')} RETURNING text"
+            )
+        assert await pair.own.fetch_value("DELETE FROM notes RETURNING 1") == 1
         assert await texts(pair.forwarded) == []
 
 
@@ -334,6 +340,23 @@ class TestOwners:
         await asyncio.gather(*adding)
         assert pair.other.statistics().pool.open_tenants == 1
         assert len(await texts(pair.forwarded)) == sent
+
+    async def test_the_forwarder_closes(self, pair: Pair):
+        """A registry that closes refuses new calls to tenants of others too; what was accepted is there."""
+        sent = 0
+
+        async def add() -> None:
+            nonlocal sent
+            while True:
+                await pair.forwarded.execute("INSERT INTO notes (text) VALUES ('x')")
+                sent += 1
+
+        adding = [asyncio.create_task(add()) for _ in range(8)]
+        await until(lambda: sent > 20)
+        await pair.other.aclose()
+        outcomes = await asyncio.gather(*adding, return_exceptions=True)
+        assert {type(outcome) for outcome in outcomes} == {RegistryClosedError}
+        assert len(await texts(pair.own)) == sent
 
     async def test_it_is_handed_over(self, data_dir: Path):
         """A tenant that only the other registry uses becomes that registry's after so many calls; one that both use stays."""

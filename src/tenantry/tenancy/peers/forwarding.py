@@ -87,6 +87,10 @@ class Forwarding:
         self._entries.move_to_end(tenant_id)
         return Lease(entry)
 
+    def close(self) -> None:
+        """Forget all tenants, because the registry accepts no more calls; calls that were sent still get their answers."""
+        self._entries.clear()
+
     async def lease(self, tenant_id: TenantId) -> Lease:
         """Return a lease; open the tenant here unless another process has it open. See `ActorPool.lease`.
 

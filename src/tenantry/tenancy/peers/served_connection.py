@@ -220,8 +220,10 @@ class ServedConnection(FrameConnection):
             plain = [as_plain(one) for one in result] if is_unit else as_plain(result)
             answer = messages.encode(Done(plain))
         except QueryError as error:
-            lost = ResultLostError(f"{operation} was done, but its result cannot be sent: {error}")
-            answer = messages.encode(pack_error(lost))
+            # A read has no effect, so its caller can repeat it; a unit is committed.
+            kind = ResultLostError if is_unit else QueryError
+            unsent = kind(f"{operation} was done, but its result cannot be sent: {error}")
+            answer = messages.encode(pack_error(unsent))
         self.send(call, answer)
 
     async def _answered(self, call: int, request: messages.Request) -> None:
