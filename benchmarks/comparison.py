@@ -6,6 +6,9 @@ from enum import Enum
 from statistics import median
 from typing import Any, Self
 
+ITSELF = "itself"
+"""The side of a target that is no ratio; see `Target`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -115,6 +118,12 @@ class Comparison:
         pairs = zip(self.samples[self.subject], self.samples[side], strict=True)
         return Spread.of([_ratio(measure.of(ours), measure.of(theirs)) for ours, theirs in pairs])
 
+    def spread(self, target: "Target") -> Spread | None:
+        """Return what a target asks for; None if its side was not measured."""
+        if target.side == ITSELF:
+            return self.value(target.measure, self.subject)
+        return self.ratio(target.measure, target.side) if target.side in self.samples else None
+
     def errors(self, side: str) -> int:
         """Return how many calls failed in all rounds."""
         return sum(sample.errors for sample in self.samples[side])
@@ -126,7 +135,7 @@ class Target:
 
     Attributes:
         setting: Of which comparison.
-        side: The subject is held against this one.
+        side: The subject is held against this one; with `ITSELF` its own value counts, in seconds, bytes or calls per second.
         must: At least, or at most where less is better.
         reach: The same.
         measure: What is compared.

@@ -124,6 +124,11 @@ def zipf_picks(fleet: Fleet, exponent: float, callers: int) -> list[Picks]:
     ]
 
 
+def random_picks(tenants: Sequence[str], callers: int, seed: int) -> list[Picks]:
+    """Return each caller's endless choice of tenants, each as often as the others."""
+    return [cycle(Random(seed + caller).choices(tenants, k=_PICKED)) for caller in range(callers)]
+
+
 def own_picks(fleet: Fleet) -> list[Picks]:
     """Return one caller for each tenant, who asks for nothing else."""
     return [cycle([tenant]) for tenant in fleet.tenants]

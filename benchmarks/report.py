@@ -8,7 +8,7 @@ from typing import Any
 from rich import box
 from rich.table import Table
 
-from benchmarks.comparison import Comparison, Measure, Spread
+from benchmarks.comparison import ITSELF, Comparison, Measure, Spread
 from benchmarks.harness import Load
 from benchmarks.verdict import Outcome, Verdict, bound, judge
 
@@ -56,9 +56,10 @@ def verdict_table(outcomes: Sequence[Outcome]) -> Table:
     for outcome in outcomes:
         for verdict in judge(outcome.work.targets, outcome.comparisons):
             target = verdict.target
+            form = ".2f" if target.side != ITSELF else ".3g"
             table.add_row(
                 *(outcome.work.number, outcome.name, target.setting, target.measure.value, verdict.subject),
-                *(target.side, _median(verdict.ratio, ".2f"), _range(verdict.ratio, ".2f")),
+                *(target.side, _median(verdict.ratio, form), _range(verdict.ratio, form)),
                 *(bound(target.must, target.measure), bound(target.reach, target.measure), verdict.words),
             )
     return table

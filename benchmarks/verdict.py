@@ -64,9 +64,9 @@ def judge(targets: Sequence[Target], comparisons: Sequence[Comparison]) -> list[
     verdicts: list[Verdict] = []
     for target in targets:
         comparison = by_setting.get(target.setting)
-        if comparison is None or target.side not in comparison.samples:
+        if comparison is None:
             continue
-        ratio = comparison.ratio(target.measure, target.side)
+        ratio = comparison.spread(target)
         if ratio is not None:
             subject = comparison.subject
             verdicts.append(Verdict(target, subject, ratio, comparison.errors(subject)))

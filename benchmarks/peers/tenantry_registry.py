@@ -4,10 +4,13 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from prometheus_client import CollectorRegistry
 
 from benchmarks.fleet import Fleet
+from benchmarks.harness import BenchmarkError
+from benchmarks.other_process import NEVER_HANDED_OVER, other_process
 from benchmarks.peers import DURABILITY_SQL, Durability, count_messages, fill_tasks
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import Message, Task
@@ -74,19 +77,49 @@ class TenantryFleet:
 
 @asynccontextmanager
 async def open_tenantry(
-    directory: Path, tasks: Sequence[Task], *, prepare: Callable[[TenantRegistry], None] | None = None
+    directory: Path,
+    tasks: Sequence[Task],
+    *,
+    prepare: Callable[[TenantRegistry], None] | None = None,
+    **settings: Any,
 ) -> AsyncIterator[TenantryStore]:
     """Open a registry with one tenant, which it makes if there is none; `prepare` may add hooks to it."""
-    config = RegistryConfig(data_dir=directory)
-    database = tenant_paths(directory, TENANT).database
-    if not database.exists():
-        async with TenantRegistry(config) as registry:
-            await registry.create(TENANT)
-        fill_tasks(database, tasks)
+    config = RegistryConfig(data_dir=directory, **settings)
+    database = await make_tenant(directory, tasks)
     async with TenantRegistry(config) as registry:
         if prepare is not None:
             prepare(registry)
         yield TenantryStore(registry.tenant(TENANT), database)
+
+
+async def make_tenant(directory: Path, tasks: Sequence[Task]) -> Path:
+    """Make the tenant with these tasks if there is none, and return its file."""
+    database = tenant_paths(directory, TENANT).database
+    if not database.exists():
+        async with TenantRegistry(RegistryConfig(data_dir=directory)) as registry:
+            await registry.create(TENANT)
+        fill_tasks(database, tasks)
+    return database
+
+
+@asynccontextmanager
+async def open_tenantry_forwarded(
+    directory: Path, tasks: Sequence[Task], **settings: Any
+) -> AsyncIterator[TenantryStore]:
+    """Open a registry that forwards all calls to another process, which has made the tenant's first call and keeps it open.
+
+    Raises:
+        BenchmarkError: The tenant was handed over.
+    """
+    config = RegistryConfig(data_dir=directory, **settings)
+    database = await make_tenant(directory, tasks)
+    with other_process(directory, **settings, **NEVER_HANDED_OVER) as owner:
+        owner.use([TENANT])
+        async with TenantRegistry(config) as registry:
+            tenant = registry.tenant(TENANT)
+            yield TenantryStore(tenant, database)
+            if tenant.statistics() is not None:
+                raise BenchmarkError("the tenant was opened by this process: nothing was forwarded")
 
 
 @asynccontextmanager

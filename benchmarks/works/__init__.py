@@ -6,6 +6,8 @@ from benchmarks.works import (
     catalog_at_scale,
     cold_call,
     event_loop,
+    forwarded_calls,
+    forwarded_flood,
     get_latency,
     get_one_tenant,
     hooks_and_metrics,
@@ -15,6 +17,7 @@ from benchmarks.works import (
     migrate_fleet,
     mixed_tenants,
     noisy_neighbour,
+    owners,
     postgres_failures,
     postgres_many_tenants,
     postgres_one_tenant,
@@ -22,6 +25,7 @@ from benchmarks.works import (
     postgres_snapshot,
     save_latency,
     save_one_tenant,
+    several_processes,
     snapshot_writes,
 )
 
@@ -47,4 +51,8 @@ WORKS: dict[str, Work] = {
     "postgres_many_tenants": postgres_many_tenants.WORK,
     "postgres_failures": postgres_failures.WORK,
     "postgres_snapshot": postgres_snapshot.WORK,
+    "forwarded_calls": forwarded_calls.WORK,
+    "several_processes": several_processes.WORK,
+    "forwarded_flood": forwarded_flood.WORK,
+    "owners": owners.WORK,
 }
