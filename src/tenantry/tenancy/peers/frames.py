@@ -31,9 +31,11 @@ class FrameConnection(asyncio.Protocol):
         self._frames_per_step = frames_per_step
         self._transport: asyncio.Transport | None = None
         self._received = bytearray()
+        self._message_bytes_max = FRAME_BYTES_MAX
         self._unsent: list[bytes] = []
+        self._unsent_bytes = 0
         self._is_reading_held = False  # by `hold_reading`
-        self._is_taking = False  # received frames wait for the next step
+        self._is_taking = False  # received frames are handled now, or wait for the next step
         self._is_ended = False
         self.peer_pid: int | None = None
         """The other process's id; None before the connection, and if the other process is in a pid namespace that is not visible here."""
@@ -46,8 +48,14 @@ class FrameConnection(asyncio.Protocol):
         """Whether the connection was closed or lost."""
         return self._is_ended
 
+    @property
+    def unread_bytes(self) -> int:
+        """The size of the sent messages that the other process has not read, without what the kernel buffers."""
+        buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()
+        return self._unsent_bytes + buffered
+
     def handle(self, call: int, message: bytes) -> None:
-        """Handle a received message."""
+        """Handle a received message. If this raises an error, the connection is closed."""
         raise NotImplementedError
 
     def ended(self) -> None:
@@ -66,6 +74,7 @@ class FrameConnection(asyncio.Protocol):
             self._loop.call_soon(self._flush)
         self._unsent.append(_HEAD.pack(len(message), call))
         self._unsent.append(message)
+        self._unsent_bytes += len(message)
 
     async def wait_writable(self) -> None:
         """Wait while the other process does not read what was sent."""
@@ -73,8 +82,10 @@ class FrameConnection(asyncio.Protocol):
             await self._writable.wait()
 
     def hold_reading(self, *, is_held: bool) -> None:
-        """Stop reading what the other process sends, or continue."""
+        """Stop reading and handling what the other process sends, or continue in the next step."""
         self._is_reading_held = is_held
+        if not is_held and not self._is_taking and self._received:
+            self._take_later()
         self._set_reading()
 
     def end(self) -> None:
@@ -84,6 +95,7 @@ class FrameConnection(asyncio.Protocol):
         self._is_ended = True
         self._received.clear()
         self._unsent.clear()
+        self._unsent_bytes = 0
         if self._transport is not None:
             self._transport.abort()
         self.resume_writing()
@@ -97,10 +109,11 @@ class FrameConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection only if the other process has the same user."""
         self._transport = cast("asyncio.Transport", transport)
-        found: socket.socket = transport.get_extra_info("socket")
-        pid, uid, _ = _CREDENTIALS.unpack(
-            found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-        )
+        # An event loop that is not asyncio's own may have no `getsockopt` (uvloop).
+        with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as found:
+            pid, uid, _ = _CREDENTIALS.unpack(
+                found.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+            )
         self.peer_pid, self.peer_uid = pid or None, uid
         if uid != os.geteuid():
             self._break_off(f"its user {uid} is not the user {os.geteuid()} of this process")
@@ -122,32 +135,46 @@ class FrameConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Handle the complete messages of the received data."""
+        if self._is_ended:
+            return
         self._received += data
         if not self._is_taking:
             self._take()
 
     def _take(self) -> None:
         received, at, left = self._received, 0, self._frames_per_step
-        self._is_taking = False
-        while not self._is_ended and len(received) - at >= _HEAD.size:
+        self._is_taking = True
+        is_more = False
+        while not self._is_ended and not self._is_reading_held and len(received) - at >= _HEAD.size:
             length, call = _HEAD.unpack_from(received, at)
-            if length > FRAME_BYTES_MAX:
-                self._break_off(f"it announced a message of {length} bytes, more than {FRAME_BYTES_MAX}")
+            if length > self._message_bytes_max:
+                self._break_off(
+                    f"it announced a message of {length} bytes, more than {self._message_bytes_max}"
+                )
                 return
             begin = at + _HEAD.size
             if len(received) - begin < length:
                 break
             if not left:
                 # Handle the rest in the next step, so that the calls of this process come between.
-                self._is_taking = True
-                self._loop.call_soon(self._take)
+                is_more = True
                 break
             left -= 1
             at = begin + length
-            self.handle(call, bytes(received[begin:at]))
+            try:
+                self.handle(call, bytes(received[begin:at]))
+            except Exception as error:  # noqa: BLE001  # a message that was handled in part must not be handled again
+                self._break_off(f"its message could not be handled ({error!r})")
+        self._is_taking = False
         if not self._is_ended:
             del received[:at]
+            if is_more:
+                self._take_later()
             self._set_reading()
+
+    def _take_later(self) -> None:
+        self._is_taking = True
+        self._loop.call_soon(self._take)
 
     def _set_reading(self) -> None:
         if self._transport is None or self._is_ended:
@@ -162,6 +189,6 @@ class FrameConnection(asyncio.Protocol):
         self.end()
 
     def _flush(self) -> None:
-        unsent, self._unsent = self._unsent, []
+        unsent, self._unsent, self._unsent_bytes = self._unsent, [], 0
         if self._transport is not None and not self._is_ended:
             self._transport.write(b"".join(unsent))

@@ -6,9 +6,10 @@ message, so that processes of two releases with one `PROTOCOL_VERSION` understan
 """
 
 from collections.abc import Sequence
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Annotated, Any, Final, NamedTuple, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from tenantry.errors import QueryError
 from tenantry.sql.statements import Fetch, Statement
@@ -19,6 +20,15 @@ PROTOCOL_VERSION: Final = 1
 FRAME_BYTES_MAX: Final = 64 * 1024 * 1024
 """The largest message."""
 
+HELLO_BYTES_MAX: Final = 64 * 1024
+"""The largest message of a process that has not introduced itself."""
+
+TOKEN_BYTES: Final = 16
+
+Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
+UnitNumber: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
+"""A number that SQLite can store, because marks have it."""
+
 
 class SentStatement(NamedTuple):
     """A `Statement` with its text in the dialect of the owner's database."""
@@ -27,6 +37,9 @@ class SentStatement(NamedTuple):
     sql: str
     parameters: tuple[Any, ...]
     fetch: Fetch
+
+
+Unit: TypeAlias = Annotated[list[SentStatement], Meta(min_length=1)]
 
 
 class _Message(msgspec.Struct, array_like=True):
@@ -45,7 +58,7 @@ class Hello(_Message, tag=1):
     """
 
     protocol: int
-    token: bytes
+    token: Token
     pid: int
     version: str
     schemas: dict[str, int]
@@ -75,11 +88,11 @@ class Write(_Message, tag=3):
     tenant_id: str
     uid: str
     remaining_seconds: float
-    number: int
-    answered_to: int
+    number: UnitNumber
+    answered_to: UnitNumber
     is_repeated: bool
     is_look_up: bool
-    statements: list[SentStatement]
+    statements: Unit
 
 
 class WriteOnce(_Message, tag=4):
@@ -90,7 +103,7 @@ class WriteOnce(_Message, tag=4):
     remaining_seconds: float
     key: str
     payload_hash: bytes
-    statements: list[SentStatement]
+    statements: Unit
 
 
 class Read(_Message, tag=5):
@@ -127,8 +140,8 @@ class Commit(_Message, tag=9):
     """Commits a transaction together with the mark of this number."""
 
     transaction: int
-    number: int
-    answered_to: int
+    number: UnitNumber
+    answered_to: UnitNumber
 
 
 class Rollback(_Message, tag=10):
