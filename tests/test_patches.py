@@ -14,6 +14,7 @@ TESTS = Path(__file__).parent
 SOURCE = Path(tenantry.__file__).parent.parent
 
 REPLACED = {
+    "tenantry.doctor.open_tenants.held_locks": "a kernel that lists no locks, as in a container",
     "tenantry.storage.archive.compression.check_cancelled": "counts how often a thread asks whether it was cancelled",
     "tenantry.storage.artifacts.check": "a copy whose check takes as long as a test needs",
     "tenantry.storage.postgres.copies.copy_out.read_rows": "a table that takes as long to read as a test needs",

@@ -1,10 +1,10 @@
-"""The report of an examination, and its findings."""
+"""The findings of an examination."""
 
 from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Final
 
-from pydantic import BaseModel, ConfigDict, computed_field
+from pydantic import BaseModel, ConfigDict
 
 SUBJECTS_MAX: Final = 20
 """The maximum number of tenants or files that a finding names."""
@@ -34,21 +34,6 @@ class Finding(BaseModel):
     found: str
     to_do: str = ""
     subjects: Sequence[str] = ()
-
-
-class Report(BaseModel):
-    """The result of an examination."""
-
-    model_config = ConfigDict(frozen=True)
-
-    data_dir: str
-    findings: Sequence[Finding]
-
-    @computed_field  # type: ignore[prop-decorator]  # as pydantic documents it
-    @property
-    def is_ok(self) -> bool:
-        """Whether no finding needs an action."""
-        return all(finding.level is not Level.WRONG for finding in self.findings)
 
 
 def ok(check: str, found: str) -> Finding:

@@ -58,6 +58,32 @@ def held_locks() -> set[int]:
     return inodes
 
 
+def holders_of(path: Path) -> set[int]:
+    """Return the ids of the processes that have locked a file or directory with flock(2), as far as they are visible here.
+
+    On a file system that reports another device to stat(2) than the kernel has, such as btrfs, no process is found.
+    """
+    found = path.stat()
+    locked = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+    lines = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    return {int(fields[4]) for fields in lines if fields[1] == "FLOCK" and fields[5] == locked}
+
+
+def is_locked(path: Path) -> bool:
+    """Return whether any process has an exclusive lock on a file, by trying a shared lock for a moment."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False  # the file was removed
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
+    return False
+
+
 def inode_of(path: Path) -> int | None:
     """Return the inode of a file, in the form that `held_locks` returns; None if the file does not exist."""
     found = lstat(path)

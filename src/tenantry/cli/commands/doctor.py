@@ -1,11 +1,12 @@
 """``tenantry doctor``: examines a data directory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 
 import typer
 from rich import box
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,7 @@ from tenantry.cli.output import plain, print_document
 
 _STYLES: Final = {"ok": "green", "note": "yellow", "wrong": "bold red"}
 _SUBJECTS_SHOWN: Final = 5
+_OPEN_TENANTS_SHOWN: Final = 20
 
 
 def doctor(
@@ -25,7 +27,10 @@ def doctor(
     schema: SchemaOption = None,
     is_json: JsonOption = False,
 ) -> None:
-    """Examine a data directory, which may be in use, without changing anything, and list problems with their remedies."""
+    """Examine a data directory, which may be in use, without changing anything.
+
+    List problems with their remedies, the processes that have the directory open, and the open tenants with their owners.
+    """
     from tenantry.config import RegistryConfig
     from tenantry.doctor import examine
     from tenantry.schemas.loading import load_schemas
@@ -47,8 +52,17 @@ def doctor(
 
 
 def _show(report: Mapping[str, Any]) -> RenderableType:
+    shown = [_findings(report["findings"])]
+    if report["processes"]:
+        shown.append(_processes(report["processes"]))
+    if report["open_tenants"]:
+        shown.append(_open_tenants(report["open_tenants"]))
+    return Group(*shown)
+
+
+def _findings(findings: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("check", "", "found", "to do", box=box.SIMPLE_HEAD, pad_edge=False)
-    for finding in report["findings"]:
+    for finding in findings:
         subjects = finding["subjects"][:_SUBJECTS_SHOWN]
         more = " …" if len(finding["subjects"]) > _SUBJECTS_SHOWN else ""
         named = f"\n{plain(', '.join(subjects))}{more}" if subjects else ""
@@ -56,4 +70,26 @@ def _show(report: Mapping[str, Any]) -> RenderableType:
         table.add_row(
             finding["check"], level, Text(plain(finding["found"]) + named), Text(plain(finding["to_do"]))
         )
+    return table
+
+
+def _processes(processes: Sequence[Mapping[str, Any]]) -> Table:
+    columns = ("process", "host", "state", "version", "open since", "socket", "tenants")
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
+    for one in processes:
+        since = one["open_since"]
+        opened = "" if since is None else f"{datetime.fromisoformat(since):%Y-%m-%d %H:%M:%S} UTC"
+        cells = (one["pid"], one["host"], one["state"], one["version"], opened, one["socket_name"])
+        table.add_row(*(Text(plain(str(cell or "-"))) for cell in cells), f"{one['owned_tenants']:,}")
+    return table
+
+
+def _open_tenants(tenants: Sequence[Mapping[str, Any]]) -> Table:
+    table = Table("open tenant", "owner", "host", "socket", box=box.SIMPLE_HEAD, pad_edge=False)
+    for one in tenants[:_OPEN_TENANTS_SHOWN]:
+        cells = (one["tenant_id"], one["pid"], one["host"], one["socket_name"])
+        table.add_row(*(Text(plain(str(cell or "-"))) for cell in cells))
+    more = len(tenants) - _OPEN_TENANTS_SHOWN
+    if more > 0:
+        table.caption = f"{more:,} more open tenants: --json lists all"
     return table
