@@ -30,6 +30,7 @@ REPLACED = {
     "tenantry.storage.sqlite.maintenance.online_backup.copy_database": "a disk that damages a copy",
     "tenantry.storage.sqlite.migrations.migrator.apply_migrations": "the moment between the plan and its first step",
     "tenantry.storage.sqlite.statements.batch.roll_back": "a ROLLBACK that fails",
+    "tenantry.storage.sqlite.statements.marks.find_results": "an owner that runs repeated units again without looking for their marks",
     "tenantry.storage.sqlite.tenant_files.replacement.place": "the death of a process before it places a file",
     "tenantry.tenancy.transfers.import_bundle.read_bundle": "a bundle that is unpacked for as long as a test needs, or on a disk that others fill",
 }
