@@ -207,9 +207,9 @@ class TenantActor:
     def submit_write(self, request: Request, waited_seconds: float) -> SubmittedCall:
         """Submit a unit that another process forwarded, without waiting; see `Channel.submit`. Raises like `write`."""
         self._check_is_writable()
-        return SubmittedCall(
-            self._writes, self._writes.submit(request[0].name, request, waited_seconds=waited_seconds)
-        )
+        call = self._writes.submit(request[0].name, request, waited_seconds=waited_seconds)
+        self._forwarded += 1
+        return SubmittedCall(self._writes, call)
 
     def submit_write_once(
         self, statements: Request, key: str, payload_hash: bytes, waited_seconds: float
@@ -219,13 +219,12 @@ class TenantActor:
 
     def submit_read(self, statement: Statement, waited_seconds: float) -> SubmittedCall:
         """Submit a read that another process forwarded; see `submit_write`."""
-        return SubmittedCall(
-            self._reads, self._reads.submit(statement.name, statement, waited_seconds=waited_seconds)
-        )
+        call = self._reads.submit(statement.name, statement, waited_seconds=waited_seconds)
+        self._forwarded += 1
+        return SubmittedCall(self._reads, call)
 
     def count_forwarded(self) -> int:
-        """Count a call of another process that has ended; return how many there were since the last call of this process."""
-        self._forwarded += 1
+        """Count a call of another process that was answered; return how many there were since the last call of this process."""
         own = self._writes.calls + self._reads.calls - self._forwarded
         if own > self._own_calls:
             self._own_calls, self._forwarded_in_a_row = own, 0
@@ -240,10 +239,15 @@ class TenantActor:
         """Write a consistent copy of the tenant's database into a new file; see `Store.copy_to`."""
         await self._store.copy_to(path)
 
-    async def begin(self) -> TransactionSession:
-        """Open a transaction after the earlier writes; the caller ends the transaction. Raises like `write`."""
+    async def begin(self, *, is_forwarded: bool = False) -> TransactionSession:
+        """Open a transaction after the earlier writes; the caller ends the transaction. Raises like `write`.
+
+        Args:
+            is_forwarded: Whether another process forwarded the call.
+        """
         self._check_is_outside("transaction")
         self._check_is_writable()
+        self._forwarded += is_forwarded
         return await self._writes.call_alone("transaction", self._hold, on_lost=TransactionSession.abandon)
 
     async def apply_record(self, entry: TenantRecord) -> None:

@@ -49,6 +49,11 @@ class FrameConnection(asyncio.Protocol):
         return self._is_ended
 
     @property
+    def is_writing_paused(self) -> bool:
+        """Whether the other process does not read what was sent."""
+        return self._writable is not None
+
+    @property
     def unread_bytes(self) -> int:
         """The size of the sent messages that the other process has not read, without what the kernel buffers."""
         buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()
@@ -109,6 +114,9 @@ class FrameConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Accept the connection only if the other process has the same user."""
         self._transport = cast("asyncio.Transport", transport)
+        if self._is_ended:  # the connection was refused before it was made
+            self._transport.abort()
+            return
         # An event loop that is not asyncio's own may have no `getsockopt` (uvloop).
         with socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno())) as found:
             pid, uid, _ = _CREDENTIALS.unpack(

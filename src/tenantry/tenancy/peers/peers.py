@@ -19,9 +19,12 @@ from tenantry.tenancy.peers.owner_connection import (
     NoAnswerError,
     OwnerConnection,
 )
+from tenantry.tenancy.peers.peer_limits import PeerLimits
 from tenantry.tenancy.peers.peer_socket import PeerSocket
 from tenantry.tenancy.peers.served_connection import ServedConnection
 from tenantry.tenancy.peers.served_tenants import ServedTenants
+
+PEERS_MANY: Final = "tenantry.peers.many"
 
 _DIALECT: Final = "sqlite"  # the only back end whose tenants have one owner
 
@@ -45,6 +48,7 @@ class Peers:
         connect_timeout_seconds: float,
         now: Callable[[], float],
         log: EventLog,
+        limits: PeerLimits | None = None,
     ) -> None:
         self._socket = socket
         self._served = served
@@ -53,9 +57,13 @@ class Peers:
         self._connect_timeout_seconds = connect_timeout_seconds
         self._now = now
         self._log = log
+        self._limits = limits or PeerLimits()
         self._owners: dict[str, OwnerConnection] = {}
         self._connecting: dict[str, asyncio.Task[OwnerConnection]] = {}
-        self._accepted: set[ServedConnection] = set()
+        self._accepted: dict[ServedConnection, None] = {}  # the oldest first
+        self._is_crowded = (
+            False  # the number of accepted connections has reached its limit, and the log says so
+        )
         self._by_token: dict[bytes, ServedConnection] = {}
         _all_peers.add(self)
 
@@ -156,11 +164,18 @@ class Peers:
         connection = ServedConnection(
             self._served,
             welcome,
+            self._limits,
             on_greeted=self._greeted,
             on_ended=self._served_ended,
             log=self._log,
         )
-        self._accepted.add(connection)
+        self._accepted[connection] = None
+        if len(self._accepted) > self._limits.connections_max:
+            if not self._is_crowded:
+                self._log.warning(PEERS_MANY, connections_max=self._limits.connections_max)
+            self._is_crowded = True
+            # The new connection is the last that has not introduced itself.
+            next(one for one in self._accepted if one.hello is None).end()
         return connection
 
     def _greeted(self, connection: ServedConnection) -> None:
@@ -171,7 +186,9 @@ class Peers:
             older.end()
 
     def _served_ended(self, connection: ServedConnection) -> None:
-        self._accepted.discard(connection)
+        self._accepted.pop(connection, None)
+        if len(self._accepted) < self._limits.connections_max // 2:
+            self._is_crowded = False
         hello = connection.hello
         if hello is not None and self._by_token.get(hello.token) is connection:
             del self._by_token[hello.token]

@@ -2,28 +2,27 @@
 
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from tenantry.errors import QueryError, ResultLostError, TenantError, TenantryError, TransactionClosedError
+from tenantry.errors import TenantError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Statement
-from tenantry.storage.plain_results import as_plain
 from tenantry.storage.protocol import MarkedRequest
 from tenantry.tenancy.actors.actor import SubmittedCall, TenantActor
+from tenantry.tenancy.actors.call_batch import as_tenantry_error
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import Lease
-from tenantry.tenancy.actors.transaction import TransactionSession
 from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.forwarded_tenant import LOOK_UP
 from tenantry.tenancy.peers.frames import FrameConnection
 from tenantry.tenancy.peers.messages import (
+    FRAME_BYTES_MAX,
+    HELLO_BYTES_MAX,
     PROTOCOL_VERSION,
     Begin,
     Cancel,
     Commit,
-    Done,
     Hello,
     NotOwner,
     Read,
@@ -36,8 +35,10 @@ from tenantry.tenancy.peers.messages import (
     WriteOnce,
     received,
 )
-from tenantry.tenancy.peers.sent_errors import pack_error
+from tenantry.tenancy.peers.peer_limits import PeerLimits
+from tenantry.tenancy.peers.sent_results import encode_error, encode_result
 from tenantry.tenancy.peers.served_tenants import ServedTenants
+from tenantry.tenancy.peers.served_transactions import ServedTransactions
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,15 +46,6 @@ if TYPE_CHECKING:
 PEER_CONNECTED: Final = "tenantry.peer.connected"
 PEER_DISCONNECTED: Final = "tenantry.peer.disconnected"
 PEER_BROKEN_OFF: Final = "tenantry.peer.broken_off"
-
-CALLS_MAX: Final = 1_024
-"""The largest number of unanswered calls of one process. This process then reads no more of that process's calls."""
-
-FRAMES_PER_STEP: Final = 16
-"""The largest number of calls of one process that are taken in one step of the event loop.
-
-With all calls in one step, a flood of forwarded reads multiplied the p99 latency of a quiet tenant by 3, and with 16 by 1.4.
-"""
 
 _NOT_OWNER: Final = messages.encode(NotOwner())
 
@@ -72,12 +64,14 @@ class ServedConnection(FrameConnection):
         self,
         tenants: ServedTenants,
         welcome: Welcome,
+        limits: PeerLimits,
         *,
         on_greeted: Callable[["ServedConnection"], None],
         on_ended: Callable[["ServedConnection"], None],
         log: EventLog,
     ) -> None:
-        super().__init__(frames_per_step=FRAMES_PER_STEP)
+        super().__init__(frames_per_step=limits.frames_per_step)
+        self._message_bytes_max = HELLO_BYTES_MAX
         self.hello: Hello | None = None
         """What the other process says about itself; None until it has introduced itself."""
         self._tenants = tenants
@@ -85,8 +79,13 @@ class ServedConnection(FrameConnection):
         self._on_greeted = on_greeted
         self._on_ended = on_ended
         self._log = log
-        self._calls: dict[int, asyncio.Future[Any]] = {}
-        self._transactions: dict[int, tuple[TransactionSession, Lease]] = {}
+        self._limits = limits
+        self._calls: dict[int, _Running] = {}
+        self._transactions = ServedTransactions(tenants, transactions_max=limits.transactions_max)
+        self._is_full = False  # the number of calls has reached its limit
+        self._patience: asyncio.TimerHandle | None = (
+            None  # until the other process must have sent or read something
+        )
 
     def handle(self, call: int, message: bytes) -> None:
         """Begin a call of the other process."""
@@ -100,8 +99,7 @@ class ServedConnection(FrameConnection):
         elif self.hello is None:
             self._break_off("it sent a call before it introduced itself")
         elif isinstance(request, Cancel):
-            if (running := self._calls.get(call)) is not None:
-                running.cancel()
+            self._give_up(call)
         elif call in self._calls or call in self._transactions:
             self._break_off(f"it used the number {call} for two calls at the same time")
         elif isinstance(request, (Write, Read, WriteOnce)):
@@ -109,14 +107,33 @@ class ServedConnection(FrameConnection):
         else:
             self._start(call, self._answered(call, request))
 
+    def connection_made(self, transport: "asyncio.BaseTransport") -> None:
+        """Wait for the other process's `Hello`."""
+        super().connection_made(transport)
+        if not self.is_ended:
+            seconds = self._limits.hello_seconds_max
+            self._expect_within(seconds, f"it did not introduce itself within {seconds:g} s")
+
+    def pause_writing(self) -> None:
+        """Read no more calls while the other process does not read its answers; after a while, end the connection."""
+        super().pause_writing()
+        seconds = self._limits.unread_seconds_max
+        self._expect_within(seconds, f"it did not read its answers within {seconds:g} s")
+        self._hold_or_read()
+
+    def resume_writing(self) -> None:
+        """Read calls again."""
+        super().resume_writing()
+        if not self.is_ended:
+            self._stop_waiting()
+            self._hold_or_read()
+
     def ended(self) -> None:
         """Give up the calls and transactions of the other process."""
-        for running in list(self._calls.values()):
-            running.cancel()
-        transactions, self._transactions = self._transactions, {}
-        for session, lease in transactions.values():
-            session.abandon()
-            self._tenants.release(lease)
+        self._stop_waiting()
+        for call in list(self._calls):
+            self._give_up(call)
+        self._transactions.abandon_all()
         if self.hello is not None:
             self._log.info(PEER_DISCONNECTED, pid=self.hello.pid)
         self._on_ended(self)
@@ -136,8 +153,10 @@ class ServedConnection(FrameConnection):
                 f"between processes, but process {hello.pid} with tenantry {hello.version} speaks version {hello.protocol}: run the same "
                 "release in all processes"
             )
-            self.send(call, messages.encode(pack_error(refusal)))
+            self.send(call, encode_error(refusal))
             return
+        self._stop_waiting()
+        self._message_bytes_max = FRAME_BYTES_MAX
         self.hello = hello
         self._on_greeted(self)
         self._log.info(PEER_CONNECTED, pid=hello.pid, version=hello.version)
@@ -145,7 +164,8 @@ class ServedConnection(FrameConnection):
 
     def _begin(self, call: int, request: TenantRequest) -> None:
         """Put a call into its tenant's mailbox at once if the tenant is open."""
-        lease = self._tenants.lease_nowait(request.tenant_id, request.uid)
+        named = (request.tenant_id, request.uid)
+        lease = self._tenants.lease_nowait(*named) or self._transactions.lease_inside(*named)
         if lease is None:
             self._start(call, self._begin_later(call, request))
         else:
@@ -167,9 +187,9 @@ class ServedConnection(FrameConnection):
             self._start(call, self._answer_not_owner(call, lease))
         except TenantryError as error:
             self._tenants.release(lease)
-            self.send(call, messages.encode(pack_error(error)))
+            self.send(call, encode_error(error))
         else:
-            self._add(call, submitted.result)
+            self._add(call, submitted)
             submitted.result.add_done_callback(partial(self._answer, call, lease, submitted))
 
     def _submitted(self, actor: TenantActor, request: TenantRequest) -> SubmittedCall:
@@ -196,7 +216,6 @@ class ServedConnection(FrameConnection):
         self._tenants.release(lease)
         self._remove(call)
         if future.cancelled():
-            submitted.take_back()
             return
         error = future.exception()
         if error is None:
@@ -208,7 +227,7 @@ class ServedConnection(FrameConnection):
         elif isinstance(error, ChannelClosedError):
             self._start(call, self._answer_not_owner(call, lease))
         else:
-            self.send(call, messages.encode(pack_error(_as_tenantry_error(error))))
+            self.send(call, encode_error(as_tenantry_error(error, submitted.call.operation)))
 
     async def _answer_not_owner(self, call: int, lease: Lease) -> None:
         """Answer only when the tenant has closed: until then the other process could not open it, and would ask here again."""
@@ -216,15 +235,8 @@ class ServedConnection(FrameConnection):
         self.send(call, _NOT_OWNER)
 
     def _send_result(self, call: int, result: Any, operation: str, *, is_unit: bool) -> None:
-        try:
-            plain = [as_plain(one) for one in result] if is_unit else as_plain(result)
-            answer = messages.encode(Done(plain))
-        except QueryError as error:
-            # A read has no effect, so its caller can repeat it; a unit is committed.
-            kind = ResultLostError if is_unit else QueryError
-            unsent = kind(f"{operation} was done, but its result cannot be sent: {error}")
-            answer = messages.encode(pack_error(unsent))
-        self.send(call, answer)
+        room_bytes = self._limits.unread_bytes_max - self.unread_bytes
+        self.send(call, encode_result(result, operation, is_unit=is_unit, room_bytes=room_bytes))
 
     async def _answered(self, call: int, request: messages.Request) -> None:
         """Do the work of a call, and answer with its result or error."""
@@ -232,8 +244,8 @@ class ServedConnection(FrameConnection):
             result = await self._run(call, request)
         except ChannelClosedError:
             self.send(call, _NOT_OWNER)
-        except TenantryError as error:
-            self.send(call, messages.encode(pack_error(error)))
+        except Exception as error:  # noqa: BLE001  # the caller waits for an answer
+            self.send(call, encode_error(as_tenantry_error(error, type(request).__name__)))
         else:
             self._send_result(
                 call, result, type(request).__name__, is_unit=isinstance(request, TransactionWrite)
@@ -242,85 +254,64 @@ class ServedConnection(FrameConnection):
     async def _run(self, call: int, request: messages.Request) -> Any:
         match request:
             case Begin():
-                await self._open_transaction(call, request)
-                return None
+                await self._transactions.begin(call, request)
             case TransactionWrite():
-                return await self._session(request.transaction).write(*received(request.statements))
+                session = self._transactions.session(request.transaction)
+                return await session.write(*received(request.statements))
             case TransactionRead():
-                return await self._session(request.transaction).read(Statement(*request.statement))
+                session = self._transactions.session(request.transaction)
+                return await session.read(Statement(*request.statement))
             case Commit():
-                await self._commit(request)
+                assert self.hello is not None
+                await self._transactions.commit(self.hello.token, request)
             case Rollback():
-                if request.transaction in self._transactions:
-                    await self._end_transaction(request.transaction, TransactionSession.rollback)
+                await self._transactions.rollback(request.transaction)
         return None
-
-    async def _open_transaction(self, call: int, request: Begin) -> None:
-        lease = await self._tenants.lease(request.tenant_id, request.uid)
-        if lease is None:
-            raise ChannelClosedError
-        try:
-            session = await lease.actor.begin()
-        except ChannelClosedError:
-            self._tenants.release(lease)
-            await lease.entry.closed.wait()
-            raise
-        except BaseException:
-            self._tenants.release(lease)
-            raise
-        if self.is_ended:
-            session.abandon()
-            self._tenants.release(lease)
-            return
-        lease.actor.count_forwarded()
-        self._transactions[call] = (session, lease)
-
-    def _session(self, transaction: int) -> TransactionSession:
-        found = self._transactions.get(transaction)
-        if found is None:
-            raise TransactionClosedError("the transaction has ended: open a new one")
-        return found[0]
-
-    async def _commit(self, request: Commit) -> None:
-        assert self.hello is not None
-        mark = MarkedRequest(
-            (LOOK_UP,),
-            sender=self.hello.token,
-            number=request.number,
-            answered_to=request.answered_to,
-        )
-        await self._end_transaction(request.transaction, lambda session: session.commit(mark))
-
-    async def _end_transaction(
-        self, transaction: int, end: Callable[[TransactionSession], Coroutine[Any, Any, None]]
-    ) -> None:
-        session = self._session(transaction)
-        _, lease = self._transactions.pop(transaction)
-        try:
-            await end(session)
-        finally:
-            session.abandon()
-            self._tenants.release(lease)
 
     def _start(self, call: int, work: Coroutine[Any, Any, None]) -> None:
         task = self._loop.create_task(work)
-        self._add(call, task)
-        task.add_done_callback(partial(self._forget, call))
+        if not task.done():  # an eager task may have ended, and another call may have its number now
+            self._add(call, task)
+            task.add_done_callback(partial(self._forget, call))
 
     def _forget(self, call: int, task: "asyncio.Future[Any]") -> None:
         if self._calls.get(call) is task:
             self._remove(call)
 
-    def _add(self, call: int, running: "asyncio.Future[Any]") -> None:
+    def _add(self, call: int, running: "_Running") -> None:
         self._calls[call] = running
-        if len(self._calls) == CALLS_MAX:
-            self.hold_reading(is_held=True)
+        if len(self._calls) >= self._limits.calls_max:
+            self._is_full = True
+            self._hold_or_read()
 
     def _remove(self, call: int) -> None:
         self._calls.pop(call, None)
-        if len(self._calls) == CALLS_MAX // 2:
-            self.hold_reading(is_held=False)
+        if self._is_full and len(self._calls) <= self._limits.calls_max // 2:
+            self._is_full = False
+            self._hold_or_read()
+
+    def _give_up(self, call: int) -> None:
+        """Take a call back from the tenant's mailbox at once, or cancel its task; roll back the transaction that the call opened."""
+        running = self._calls.get(call)
+        if isinstance(running, SubmittedCall):
+            running.result.cancel()
+            running.take_back()
+        elif running is not None:
+            running.cancel()
+        self._transactions.abandon(call)
+
+    def _hold_or_read(self) -> None:
+        self.hold_reading(is_held=self._is_full or self.is_writing_paused)
+
+    def _expect_within(self, seconds: float, otherwise: str) -> None:
+        self._stop_waiting()
+        self._patience = self._loop.call_later(seconds, self._break_off, otherwise)
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+            self._patience = None
 
 
-def _as_tenantry_error(error: BaseException) -> TenantryError:
-    return error if isinstance(error, TenantryError) else QueryError(repr(error), code=type(error).__name__)
+_Running: TypeAlias = "SubmittedCall | asyncio.Task[None]"
+"""A call in a tenant's mailbox, or a task."""
