@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 SCHEMES: Final = ("postgresql", "postgres")
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
-TENANTS_PER_CONNECTION_MAX: Final = 1_000
+TENANTS_PER_CONNECTION_MAX: Final = 400
 CONNECTION_AGE_SECONDS_MAX: Final = 3_600.0
 SPARE_CONNECTIONS: Final = 8
 """The connections for transactions and lifecycle operations, beside those for batches; see `PostgresConfig.connections_max`."""
@@ -66,7 +66,7 @@ class PostgresConfig(BaseModel):
         connections_max: The largest number of connections of one process; by default ``write_jobs_max + read_jobs_max + 8``.
         connect_timeout_seconds: The longest time that opening a connection takes.
         tenants_per_connection_max: The number of different tenants after which a connection is replaced. The server's process keeps
-            about 24 kB for each schema that it has used, until it ends.
+            about 55 kB for each schema whose tenant it has opened and written, until it ends.
         connection_age_seconds_max: The age after which a connection is replaced.
     """
 

@@ -188,6 +188,9 @@ class Forwarding:
     ) -> list[Result]:
         if lease.actor.uid != lost.uid:
             raise TenantError("the tenant was renamed or purged", tenant_id=lost.tenant_id)
+        if lease.actor.dialect != lost.dialect:
+            # A move takes no marks with it, so the unit could run twice.
+            raise TenantError("the tenant was moved to another back end", tenant_id=lost.tenant_id)
         repeated = MarkedRequest(
             request,
             sender=request.sender,
