@@ -120,6 +120,10 @@ _BOUNDED = (
 class RegistryConfig(BaseModel):
     """The settings of a `TenantRegistry`. Only `from_environment` reads environment variables.
 
+    Several processes may have one data directory open. The limits of open tenants, callers, batches, threads and scheduled snapshots count
+    in each process. The calls of all processes to a tenant wait in one mailbox, so ``mailbox_requests_max`` and the tenant's own limits count
+    once for all processes.
+
     Attributes:
         data_dir: The data directory, which must be on a local disk because of file locks. A missing directory is created. With
             ``database``, the directory has only temporary files, and the snapshots if there is no other storage for them.

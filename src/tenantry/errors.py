@@ -27,7 +27,7 @@
     │       ├── KeyRefusedError          the caller's API key is not valid any more
     │       ├── MalformedRowError        a stored row does not fit its model
     │       ├── StorageFullError         the disk is full, or the database reached its own limit
-    │       └── TransactionClosedError   a transaction was used after its end
+    │       └── TransactionClosedError   a transaction was used after its end, or ended with the tenant's owner
     └── TenantError                      a tenant or the registry cannot serve the call
         ├── TenantRequiredError          a request names no tenant, or more than one
         ├── InvalidTenantIdError         (also a ValueError)
@@ -42,7 +42,7 @@
         ├── RevisionError                the tenant was changed since it was read
         ├── TenantNotMovableError        a table of the tenant cannot be moved to the other back end
         ├── TenantBusyError              a lifecycle operation of the tenant is running
-        ├── TenantOwnedElsewhereError    another process holds the tenant's lock
+        ├── TenantOwnedElsewhereError    another process has the tenant open, and takes no calls of this one
         ├── LimitError                   a limit is reached; has retry_after_seconds
         │   ├── TenantOverloadedError    the tenant's mailbox is full, or too many of its calls are running
         │   ├── TenantRateLimitedError   the tenant made too many calls per second
@@ -257,10 +257,12 @@ class MissingSchemaError(MigrationError):
 
 
 class ResultLostError(PersistenceError):
-    """The write was committed, but the connection was lost before its result arrived. Do not repeat the write.
+    """The write was committed, but its result was lost on the way to the caller. Do not repeat the write.
 
-    Only a write that returns a row or a count can lose its result, and only on a database server. A write with an idempotency key
-    never does: if it is repeated with its key, it returns its result.
+    Only a write that returns rows or a count can lose its result. On a database server the connection was lost before the result arrived.
+    For a tenant that another process has open, the result was too large: for a message between the processes, or for the mark of the write
+    in the tenant's database, if the owner ended before it sent the result. If a write with an idempotency key is repeated with its key, it
+    returns its result.
     """
 
     outcome = "result_lost"
@@ -462,7 +464,11 @@ class StorageFullError(QueryError):
 
 
 class TransactionClosedError(QueryError):
-    """The transaction has ended: it was committed, was rolled back, or reached its deadline."""
+    """The transaction has ended: it was committed, was rolled back, or reached its deadline.
+
+    A transaction also ends if another process had the tenant open and has ended, or if another process has taken the tenant over. Then
+    nothing of the transaction was kept: open a new transaction.
+    """
 
     outcome = "transaction_closed"
 
@@ -620,7 +626,11 @@ class TenantBusyError(TenantError):
 
 
 class TenantOwnedElsewhereError(TenantError):
-    """Another process, or another registry of this process, has the tenant open.
+    """Another process, or another registry of this process, has the tenant open, and this process cannot forward its calls there.
+
+    Calls are not forwarded if the setting ``forwarding`` is off in one of the two processes, if the owner's socket in ``peers`` cannot be
+    reached, or if the two processes run releases with different versions of the protocol or of a schema pack. An operation that needs
+    the tenant closed raises this error if the owner does not close the tenant. The message names the owner and the reason.
 
     Attributes:
         pid: The process id of the owner; None if the lock file could not be read.
@@ -696,6 +706,10 @@ class CallTimeoutError(TenantError):
     Attributes:
         timeout_seconds: The timeout.
         was_started: Whether the call had started. A call that had not started has no effect; a started write may be committed.
+
+    If another process has the tenant open, the call counts as started as soon as it was sent, unless that process answers that the call
+    had not started. A process that was stopped, or whose event loop is blocked, does not answer. A write whose owner has ended counts as
+    started if no process could open the tenant in time to look for the mark of the write.
     """
 
     is_retryable = True
@@ -730,6 +744,9 @@ class JobNotFoundError(JobError):
 
 
 class RegistryClosedError(TenantError):
-    """The registry is not open, or was closed while the call waited."""
+    """The registry is not open in this process, or was closed while the call waited.
+
+    A process that was forked from the process of an open registry cannot use that registry.
+    """
 
     outcome = "closed"

@@ -55,7 +55,8 @@ async def ask_sockets(data_dir: Path) -> list[SocketAnswer]:
         async with limiter:
             return await _ask(socket, name)
 
-    answers = await asyncio.gather(*map(ask, socket.others()))
+    names = [name for name in socket.others() if (data_dir / "peers" / name).is_socket()]
+    answers = await asyncio.gather(*map(ask, names))
     return [answer for answer in answers if answer is not None]
 
 

@@ -18,6 +18,7 @@ from others import Other, other_process
 from registries import config
 from tenantry import TenantRegistry
 from tenantry.doctor import Finding, Level, Process, ProcessState, Report, examine
+from tenantry.errors import TenantOwnedElsewhereError
 from tenants import python, read_json
 
 _USER = 4711
@@ -83,6 +84,13 @@ def problems(report: Report) -> Sequence[Finding]:
     """Return what is not well with the processes and their sockets."""
     checks = {"processes", "sockets"}
     return [one for one in report.findings if one.check in checks and one.level is not Level.OK]
+
+
+async def check_refused(data_dir: Path, message: str) -> None:
+    """Check that this process cannot use the tenant ``acme``, and that the error says why."""
+    async with TenantRegistry(config(data_dir)) as registry:
+        with pytest.raises(TenantOwnedElsewhereError, match=message):
+            await registry.tenant("acme").tasks.list_tasks()
 
 
 def the_only(processes: Sequence[Process]) -> Process:
@@ -161,6 +169,7 @@ async def test_a_process_without_forwarding(made: Path):
         idle = the_only((await report_on(made)).processes)
         open_tenants(other, "acme")
         report = await report_on(made, forwarding=False)
+        await check_refused(made, "takes no calls of other processes")
     assert (idle.pid, idle.state, idle.owned_tenants) == (other.pid, ProcessState.NOT_LISTENING, 0)
     process = the_only(report.processes)
     assert (process.pid, process.state, process.owned_tenants) == (other.pid, ProcessState.NOT_LISTENING, 1)
@@ -175,6 +184,7 @@ async def test_a_socket_that_was_removed(made: Path, other: Other):
     process = the_only(report.processes)
     assert (process.pid, process.state, process.owned_tenants) == (other.pid, ProcessState.NOT_LISTENING, 1)
     assert process.reason == "its socket was removed"
+    await check_refused(made, "its socket takes no connections")
 
 
 async def test_a_file_in_the_place_of_the_sockets(made: Path):

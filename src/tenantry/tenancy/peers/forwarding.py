@@ -31,6 +31,8 @@ FORWARDED_MAX: Final = 16_384
 UNREACHABLE_SECONDS_MAX: Final = 1.0
 """The longest wait for an owner that holds a tenant's lock but does not listen: it is opening, closing, or about to die."""
 
+_UNREACHABLE: Final = "its socket takes no connections, so it is starting, ending or overloaded, or the socket was removed (see 'tenantry doctor')"
+
 _LOOKS_SECONDS: Final = (0.001, 0.05)
 """The first and the longest interval between two looks at a tenant's lock."""
 
@@ -109,7 +111,7 @@ class Forwarding:
                     return lease
                 until = self._now() + UNREACHABLE_SECONDS_MAX if until is None else until
                 if self._now() >= until:
-                    raise
+                    raise _refused(refused, _UNREACHABLE) from refused
             await anyio.sleep(interval_seconds)
             interval_seconds = min(2 * interval_seconds, interval_seconds_max)
 
@@ -125,7 +127,7 @@ class Forwarding:
         except CallTimeoutError:
             raise
         except TenantError as error:
-            raise _refused(refused, error) from error
+            raise _refused(refused, str(error)) from error
         lease = self.lease_nowait(tenant_id)
         if lease is not None:
             return lease
@@ -217,9 +219,9 @@ def _forwarded(entry: PoolEntry) -> ForwardedTenant:
     return cast("ForwardedTenant", entry.actor)
 
 
-def _refused(refused: TenantOwnedElsewhereError, error: TenantError) -> TenantOwnedElsewhereError:
+def _refused(refused: TenantOwnedElsewhereError, why: str) -> TenantOwnedElsewhereError:
     return TenantOwnedElsewhereError(
-        f"{refused}; this process cannot use it there: {error}",
+        f"{refused}; this process cannot use it there: {why}",
         tenant_id=refused.tenant_id,
         pid=refused.pid,
         host=refused.host,

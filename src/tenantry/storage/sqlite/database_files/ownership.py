@@ -142,6 +142,11 @@ class FileOwnership:
                 "in another registry of this process: use that registry, or close the tenant there; a registry that was lost "
                 "without aclose() releases the tenant at its garbage collection"
             )
+        elif socket_name is None:
+            where = (
+                f"in process {pid or 'unknown'} on {host or 'this host'}, which takes no calls of other processes: switch forwarding on "
+                "there, or close the tenant there"
+            )
         else:
             where = f"in process {pid or 'unknown'} on {host or 'this host'}: close the tenant there"
         return TenantOwnedElsewhereError(
