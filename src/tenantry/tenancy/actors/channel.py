@@ -282,8 +282,8 @@ class Channel(Generic[Item, Outcome]):
         call = Call(operation, request, self._now() - waited_seconds, loop.create_future(), alone)
         self._mailbox.append(call)
         self._calls += 1
-        if self._timer is None:
-            self._set_timer(self._limits.call_timeout_seconds - waited_seconds)
+        if self._timer is None or waited_seconds:
+            self._set_timer_before(self._limits.call_timeout_seconds - waited_seconds)
         if self._busy < self._limits.workers:
             self._advance()
         return call
@@ -428,10 +428,19 @@ class Channel(Generic[Item, Outcome]):
             elif not call.future.done():
                 self._time_out(call)
         for batch in self._batches:
-            if batch.calls[-1].submitted_seconds + timeout <= now:
+            if max(call.submitted_seconds for call in batch.calls) + timeout <= now:
                 batch.interrupt_if_abandoned()
         if not self.is_idle:
             self._set_timer(left_seconds)
+
+    def _set_timer_before(self, seconds: float) -> None:
+        """Set the timer, unless it is set for an earlier deadline."""
+        loop = asyncio.get_running_loop()
+        if self._timer is not None:
+            if self._timer.when() <= loop.time() + seconds:
+                return
+            self._timer.cancel()
+        self._set_timer(seconds)
 
     def _set_timer(self, seconds: float) -> None:
         loop = asyncio.get_running_loop()

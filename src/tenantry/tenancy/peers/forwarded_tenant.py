@@ -8,7 +8,6 @@ from tenantry.errors import CallTimeoutError, QueryError
 from tenantry.eventlog import EventLog
 from tenantry.events import CallForwarded, Hook
 from tenantry.sql.statements import Fetch, Result, Statement
-from tenantry.storage.plain_results import as_fetched
 from tenantry.storage.protocol import MarkedRequest, Request
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.peers import messages
@@ -20,6 +19,7 @@ from tenantry.tenancy.peers.owner_connection import (
     NotOwnerError,
     OwnerConnection,
 )
+from tenantry.tenancy.peers.received_results import read_result, unit_results
 from tenantry.tenancy.peers.sent_units import SentUnits
 
 T = TypeVar("T")
@@ -122,7 +122,7 @@ class ForwardedTenant:
             request.is_look_up,
             [sent(statement, self.dialect) for statement in request],
         )
-        return self._fetched(
+        return unit_results(
             request, await self._ask(request[0].name, messages.encode(message), until_seconds)
         )
 
@@ -139,7 +139,7 @@ class ForwardedTenant:
             [sent(statement, self.dialect) for statement in statements],
         )
         asked = self._ask_again(statements[0].name, messages.encode(message), until)
-        return self._fetched(statements, await asked)
+        return unit_results(statements, await asked)
 
     async def read(self, statement: Statement[T]) -> T:
         """Run one read-only statement at the owner; see `TenantActor.read`."""
@@ -148,7 +148,7 @@ class ForwardedTenant:
             self.tenant_id, self.uid, self._context.call_timeout_seconds, sent(statement, self.dialect)
         )
         answer = await self._ask_again(statement.name, messages.encode(message), until)
-        result: T = as_fetched(statement.fetch, answer)
+        result: T = read_result(statement, answer)
         return result
 
     async def begin(self) -> ForwardedTransaction:
@@ -224,12 +224,6 @@ class ForwardedTenant:
             seconds = self._context.now() - started_seconds
             self._context.report(CallForwarded(self.tenant_id, self._backend, operation, outcome, seconds))
         return result
-
-    @staticmethod
-    def _fetched(statements: Request, results: Any) -> list[Result]:
-        return [
-            as_fetched(statement.fetch, result) for statement, result in zip(statements, results, strict=True)
-        ]
 
     def _check_is_outside(self, what: str) -> None:
         """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""

@@ -1,12 +1,12 @@
 """A transaction on a tenant that another process has open; see `tenantry.tenancy.actors.transaction.TransactionSession`."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Final, Protocol, TypeVar
 
 from tenantry.errors import CallTimeoutError, TransactionClosedError
 from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Result, Statement
-from tenantry.storage.plain_results import as_fetched
 from tenantry.tenancy.actors.enclosing import EnclosingTransaction
 from tenantry.tenancy.peers import messages
 from tenantry.tenancy.peers.messages import Commit, Rollback, TransactionRead, TransactionWrite, sent
@@ -16,6 +16,7 @@ from tenantry.tenancy.peers.owner_connection import (
     NotOwnerError,
     OwnerConnection,
 )
+from tenantry.tenancy.peers.received_results import read_result, unit_results
 from tenantry.tenancy.peers.sent_units import SentUnits
 
 T = TypeVar("T")
@@ -99,16 +100,13 @@ class ForwardedTransaction(EnclosingTransaction):
             return []
         dialect = self._tenant.dialect
         message = TransactionWrite(self._number, [sent(statement, dialect) for statement in statements])
-        results = await self._ask(messages.encode(message))
-        return [
-            as_fetched(statement.fetch, result) for statement, result in zip(statements, results, strict=True)
-        ]
+        return unit_results(statements, await self._ask(messages.encode(message)))
 
     async def read(self, statement: Statement[T]) -> T:
         """Run one read-only statement inside the transaction; see `TransactionSession.read`."""
         self._check_open()
         message = TransactionRead(self._number, sent(statement, self._tenant.dialect))
-        result: T = as_fetched(statement.fetch, await self._ask(messages.encode(message)))
+        result: T = read_result(statement, await self._ask(messages.encode(message)))
         return result
 
     async def commit(self) -> None:
@@ -129,7 +127,12 @@ class ForwardedTransaction(EnclosingTransaction):
             except NotOwnerError:
                 raise TransactionClosedError(_OWNER_ENDED) from None
             except NoAnswerError as error:
+                self.abandon()
                 raise tenant.timed_out("the commit", error) from error
+            except asyncio.CancelledError:
+                # The commit may still wait to be sent: then nothing else would end the transaction.
+                self.abandon()
+                raise
             finally:
                 self._end()
 

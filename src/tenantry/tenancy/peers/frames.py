@@ -37,6 +37,8 @@ class FrameConnection(asyncio.Protocol):
         self._is_reading_held = False  # by `hold_reading`
         self._is_taking = False  # received frames are handled now, or wait for the next step
         self._is_ended = False
+        self.broken_off: str | None = None
+        """The reason for which this process has closed the connection; None if it is open, was lost, or was closed without a reason."""
         self.peer_pid: int | None = None
         """The other process's id; None before the connection, and if the other process is in a pid namespace that is not visible here."""
         self.peer_uid: int | None = None
@@ -193,6 +195,7 @@ class FrameConnection(asyncio.Protocol):
             self._transport.resume_reading()
 
     def _break_off(self, why: str) -> None:
+        self.broken_off = why
         self.refuse(why)
         self.end()
 

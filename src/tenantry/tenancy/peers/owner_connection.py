@@ -10,7 +10,7 @@ import msgspec
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.peers import messages
 from tenantry.tenancy.peers.frames import CALL_NUMBERS, FrameConnection
-from tenantry.tenancy.peers.messages import Cancel, Done, Failed, Hello, NotOwner, Welcome
+from tenantry.tenancy.peers.messages import Answer, Cancel, Done, Failed, Hello, NotOwner, Welcome
 from tenantry.tenancy.peers.sent_errors import unpack_error
 
 PEER_REFUSED: Final = "tenantry.peer.refused"
@@ -75,8 +75,9 @@ class OwnerConnection(FrameConnection):
         self._on_ended = on_ended
         self._log = log
         self._waiting: dict[int, _Waiting] = {}
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
+        self._timer_until_seconds = 0.0
 
     async def wait_idle(self) -> None:
         """Wait until no call waits for its answer."""
@@ -95,7 +96,7 @@ class OwnerConnection(FrameConnection):
 
     def next_call(self) -> int:
         """Return the number of the next call."""
-        return next(self._numbers) % CALL_NUMBERS
+        return 1 + next(self._numbers) % (CALL_NUMBERS - 1)
 
     async def ask(self, message: bytes, until_seconds: float, call: int | None = None) -> Any:
         """Send a call and return its result. Cancellation tells the owner to give the call up, which may still take effect.
@@ -125,14 +126,17 @@ class OwnerConnection(FrameConnection):
         future = self._loop.create_future()
         until_seconds += ANSWER_GRACE_SECONDS
         self._waiting[call] = _Waiting(future, until_seconds)
-        if self._timer is None:
-            self._timer = self._loop.call_later(until_seconds - self._now(), self._expire)
+        if self._timer is None or until_seconds < self._timer_until_seconds:
+            self._set_timer(until_seconds)
         self.send(call, message)
         try:
             return await future
         except asyncio.CancelledError:
-            if self._waiting.pop(call, None) is not None:
-                self.send(call, _CANCEL)
+            self._waiting.pop(call, None)
+            if future.done() and not future.cancelled():
+                future.exception()  # otherwise asyncio would log that nobody has seen the error
+            # Even if the answer is here: it may be the answer to a `Begin`, whose transaction nobody would end.
+            self.send(call, _CANCEL)
             raise
 
     async def _wait_writable_until(self, until_seconds: float) -> None:
@@ -149,17 +153,20 @@ class OwnerConnection(FrameConnection):
         except (msgspec.DecodeError, ValueError) as error:
             self._break_off(f"it sent an answer that cannot be read ({error})")
             return
-        waiting = self._waiting.pop(call, None)
-        if waiting is None or waiting.future.done():
+        waiting = self._waiting.get(call)
+        if waiting is None:
             return  # the caller has given the call up
-        if type(answer) is Done:
-            waiting.future.set_result(answer.result)
-        elif type(answer) is Failed:
-            waiting.future.set_exception(unpack_error(answer))
-        elif type(answer) is NotOwner:
-            waiting.future.set_exception(NotOwnerError())
+        if (call == _HELLO_CALL) is not isinstance(answer, Welcome) and not isinstance(answer, Failed):
+            self._break_off(f"it answered a call with {type(answer).__name__}")
+            return
+        failure = _error_of(answer)
+        del self._waiting[call]
+        if waiting.future.done():
+            return
+        if failure is not None:
+            waiting.future.set_exception(failure)
         else:
-            waiting.future.set_result(answer)
+            waiting.future.set_result(answer.result if isinstance(answer, Done) else answer)
 
     def ended(self) -> None:
         """Let the calls fail whose answers are missing."""
@@ -188,4 +195,16 @@ class OwnerConnection(FrameConnection):
                 waiting.future.set_exception(NoAnswerError(was_started=True))
         if self._waiting:
             until = min(waiting.until_seconds for waiting in self._waiting.values())
-            self._timer = self._loop.call_later(until - now, self._expire)
+            self._set_timer(until)
+
+    def _set_timer(self, until_seconds: float) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer_until_seconds = until_seconds
+        self._timer = self._loop.call_later(until_seconds - self._now(), self._expire)
+
+
+def _error_of(answer: Answer) -> Exception | None:
+    if isinstance(answer, Failed):
+        return unpack_error(answer)
+    return NotOwnerError() if isinstance(answer, NotOwner) else None

@@ -3,13 +3,14 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.metadata import version
 from typing import Final
 from weakref import WeakSet
 
 import anyio
 
-from tenantry.errors import CallTimeoutError, TenantError, TenantryError
+from tenantry.errors import CallTimeoutError, TenantError
 from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import HOST
 from tenantry.schemas.schema import Schema
@@ -113,7 +114,7 @@ class Peers:
             CallTimeoutError: The other process did not answer.
         """
         found = self._owners.get(name)
-        if found is not None:
+        if found is not None and not found.is_ended:
             return found
         task = self._connecting.get(name)
         if task is None:
@@ -140,11 +141,12 @@ class Peers:
             )
 
     async def _connect(self, name: str) -> OwnerConnection:
-        hello = Hello(PROTOCOL_VERSION, self._token, os.getpid(), version("tenantry"), self._versions())
+        hello = Hello(PROTOCOL_VERSION, self._token, os.getpid(), _version(), self._versions())
         connection = OwnerConnection(name, hello, now=self._now, on_ended=self._owner_ended, log=self._log)
         await self._socket.connect(name, lambda: connection)
         try:
             await connection.greet(self._now() + self._connect_timeout_seconds)
+            self._check_protocol(connection)
         except NoAnswerError as error:
             connection.end()
             raise CallTimeoutError(
@@ -153,14 +155,31 @@ class Peers:
                 timeout_seconds=self._connect_timeout_seconds,
                 was_started=False,
             ) from error
-        except TenantryError:
+        except ConnectionEndedError as error:
+            if connection.broken_off is not None:
+                raise TenantError(connection.broken_off) from error
+            raise
+        except BaseException:
             connection.end()
             raise
         self._owners[name] = connection
         return connection
 
+    @staticmethod
+    def _check_protocol(connection: OwnerConnection) -> None:
+        """Raise an error if the other process speaks another protocol, or if the connection has ended since its answer."""
+        if connection.is_ended:
+            raise ConnectionEndedError
+        assert connection.welcome is not None
+        if (theirs := connection.welcome).protocol != PROTOCOL_VERSION:
+            raise TenantError(
+                f"process {theirs.pid} runs tenantry {theirs.version} and speaks version {theirs.protocol} of the protocol between "
+                f"processes, but this process with tenantry {_version()} speaks version {PROTOCOL_VERSION}: run the same release in all "
+                "processes"
+            )
+
     def _accept(self) -> ServedConnection:
-        welcome = Welcome(PROTOCOL_VERSION, os.getpid(), version("tenantry"), self._versions(), HOST)
+        welcome = Welcome(PROTOCOL_VERSION, os.getpid(), _version(), self._versions(), HOST)
         connection = ServedConnection(
             self._served,
             welcome,
@@ -199,6 +218,11 @@ class Peers:
 
     def _versions(self) -> dict[str, int]:
         return {schema.name: len(schema.migrations(_DIALECT)) for schema in self._schemas}
+
+
+@cache
+def _version() -> str:
+    return version("tenantry")
 
 
 _all_peers: Final[WeakSet[Peers]] = WeakSet()

@@ -1,6 +1,9 @@
 """Sends an error of one process to the caller in another process."""
 
 import enum
+import math
+from functools import cache
+from inspect import signature
 from typing import Any, Final
 
 from tenantry import errors
@@ -9,6 +12,10 @@ from tenantry.lifecycle import TenantEvent, TenantState
 from tenantry.tenancy.peers.messages import Failed
 
 _PLAIN: Final = (str, int, float, bool, type(None))
+_FLAGS: Final = frozenset(["is_retryable", "is_transient", "was_started", "is_step_failure"])
+_MISSING: Final = {"was_started": True, "is_transient": False, "is_step_failure": False}
+"""The values of attributes that are missing: without a word about it, a call may have had an effect."""
+
 _ENUMS: Final[dict[str, type[enum.Enum]]] = {"state": TenantState, "event": TenantEvent}
 
 
@@ -27,8 +34,28 @@ def unpack_error(failed: Failed) -> TenantryError:
     # The constructors take different arguments, and an exception stores only its message.
     error = kind.__new__(kind)
     error.args = (failed.message,)
-    error.__dict__.update({name: _value(name, value) for name, value in failed.attributes.items()})
+    error.__dict__.update(_missing_attributes(kind.__name__))
+    error.__dict__.update(
+        {name: _value(name, value) for name, value in failed.attributes.items() if _is_fit(name, value)}
+    )
     return error
+
+
+@cache
+def _missing_attributes(class_name: str) -> dict[str, object]:
+    """Return the attributes that the constructors of an error's class set, with values for an error that came without them."""
+    kind: type[TenantryError] = getattr(errors, class_name)
+    constructors = [base.__init__ for base in kind.__mro__ if issubclass(base, TenantryError)]
+    parameters = [one for init in constructors for one in signature(init).parameters.values()]
+    names = dict.fromkeys(one.name for one in parameters if one.kind is one.KEYWORD_ONLY)
+    return {name: _MISSING.get(name) for name in names if name != "is_retryable"}
+
+
+def _is_fit(name: str, value: object) -> bool:
+    """Return whether an attribute may have this value, as far as callers compute with the attribute."""
+    if name == "retry_after_seconds":
+        return value is None or (isinstance(value, (int, float)) and 0 <= value < math.inf)
+    return name not in _FLAGS or isinstance(value, bool)
 
 
 def _is_plain(value: object) -> bool:

@@ -39,7 +39,10 @@ CREATE TABLE IF NOT EXISTS tenantry_forwarded (
 _FIND: Final = "SELECT units FROM tenantry_forwarded WHERE sender = ? AND number >= ?"
 _REMOVE_ANSWERED: Final = "DELETE FROM tenantry_forwarded WHERE sender = ? AND number <= ?"
 _REMOVE_OLD: Final = "DELETE FROM tenantry_forwarded WHERE written_at < ?"
-_ADD: Final = "INSERT INTO tenantry_forwarded (sender, number, written_at, units) VALUES (?, ?, ?, ?)"
+# A sender that uses a number twice breaks the protocol. It loses marks of its own, and nobody else's unit fails.
+_ADD: Final = (
+    "INSERT OR REPLACE INTO tenantry_forwarded (sender, number, written_at, units) VALUES (?, ?, ?, ?)"
+)
 
 _encode = msgspec.msgpack.encode
 _decode_units = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
