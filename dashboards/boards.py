@@ -42,6 +42,10 @@ _SERVED: Final = 'outcome=~"ok|timeout"'
 """Calls whose time is shown: refusals are over at once, and many of them would make all calls look quick."""
 _BACKEND: Final = 'backend=~"$backend"'
 """The back ends that were chosen above a dashboard."""
+_OUT: Final = 'direction="out"'
+_IN: Final = 'direction="in"'
+_HANDED_OVER: Final = 'reason="handed_over"'
+_PROCESS: Final = "{{instance}} {{process}}"
 _WRITES: Final = f'channel="write",{_SERVED}'
 _QUICK_WRITES: Final = f'{_WRITES},le="{SLOW_SECONDS:g}"'
 
@@ -63,9 +67,9 @@ OVERVIEW: Final = Board(
         row("Now"),
         number(
             "Processes",
-            "Processes that Prometheus reaches.",
+            "Processes that answer: those of the data directory, or Prometheus' targets if each shows only itself.",
             "none",
-            Query("sum(up{$here})"),
+            Query("sum(tenantry_process_up{$here}) or sum(up{$target})"),
             warn=1,
             is_low_bad=True,
         ),
@@ -73,7 +77,7 @@ OVERVIEW: Final = Board(
             "Ready",
             "Whether every process says at /readyz that it is ready: catalog, pool and disk.",
             "bool_yes_no",
-            Query("min(tenantry_ready{$here})"),
+            Query("min(tenantry_ready{$target})"),
             warn=1,
             is_low_bad=True,
         ),
@@ -176,19 +180,48 @@ OVERVIEW: Final = Board(
             "Memory",
             "Resident memory of each process.",
             "bytes",
-            Query("process_resident_memory_bytes{$here}", "{{instance}}"),
+            Query("tenantry_process_resident_memory_bytes{$here}", _PROCESS),
         ),
         chart(
             "Processor",
             "Processor time of each process; 100% is one core.",
             "percentunit",
-            Query("rate(process_cpu_seconds_total{$here}[$__rate_interval])", "{{instance}}"),
+            Query("rate(tenantry_process_cpu_seconds_total{$here}[$__rate_interval])", _PROCESS),
         ),
         chart(
             "Open files",
             "Of those that each process may have. An open tenant needs up to 4 + 2 * readers_per_tenant.",
             "percentunit",
-            Query("process_open_fds{$here} / process_max_fds{$here}", "{{instance}}"),
+            Query("tenantry_process_open_files{$here} / tenantry_process_capacity_files{$here}", _PROCESS),
+        ),
+        row("Processes on the data directory"),
+        chart(
+            "Processes that do not answer",
+            "1 for a process that did not answer the scraped process in time; its other series are missing.",
+            "none",
+            Query("1 - tenantry_process_up{$here}", _PROCESS),
+            width=6,
+        ),
+        chart(
+            "Time since the start",
+            "How long each process has had the data directory open.",
+            "s",
+            Query("time() - tenantry_opened_timestamp_seconds{$here}", _PROCESS),
+            width=6,
+        ),
+        chart(
+            "Calls to tenants of other processes",
+            "Calls that each process forwards to the owner of the tenant. The owner counts the call's operation.",
+            "reqps",
+            Query(rate("tenantry_forwarded_calls_total", "instance, process", _OUT), _PROCESS),
+            width=6,
+        ),
+        chart(
+            "Who is who",
+            "The process id and the release of each process, by the number that is its label.",
+            "none",
+            Query("tenantry_process_info{$here}", "{{process}}: pid {{pid}}, tenantry {{version}}"),
+            width=6,
         ),
     ],
 )
@@ -295,7 +328,7 @@ POOL: Final = Board(
             "Callers that wait",
             "For a tenant that is not open yet. Lasting waiters: the pool is too small, or somebody holds its tenants.",
             "none",
-            Query("sum by (instance) (tenantry_pool_waiters{$here})", "{{instance}}"),
+            Query("sum by (instance, process) (tenantry_pool_waiters{$here})", _PROCESS),
         ),
         chart(
             "Wait for a place",
@@ -313,7 +346,7 @@ POOL: Final = Board(
         chart(
             "Tenants closed",
             "To make room (capacity), because nobody used them (idle), by a lifecycle operation (state), because they could not "
-            "go on (failed), or at the end (shutdown).",
+            "go on (failed), because only another process used them (handed_over), or at the end (shutdown).",
             "ops",
             Query(rate("tenantry_pool_evictions_total", "reason"), "{{reason}}"),
         ),
@@ -406,6 +439,51 @@ POOL: Final = Board(
             Query("min by (instance) (tenantry_disk_free_bytes{$here})", "{{instance}} free"),
             Query("max by (instance) (tenantry_disk_size_bytes{$here})", "{{instance}} size"),
         ),
+        row("Between processes"),
+        chart(
+            "Forwarded calls by outcome",
+            "At the process that forwards. After not_owner and owner_lost the call is repeated, without an error for its caller.",
+            "reqps",
+            Query(rate("tenantry_forwarded_calls_total", "outcome", _OUT), "{{outcome}}"),
+        ),
+        chart(
+            "How long forwarded calls take",
+            "From the process that forwards to the owner and back, with the time at the owner. The dots name tenants.",
+            "s",
+            *quantiles("tenantry_forwarded_call_duration_seconds", where=_OK),
+            has_exemplars=True,
+        ),
+        chart(
+            "Calls served for other processes",
+            "Answers of each owner. Much of it at one process: its event loop is the limit, so send its tenants' requests to it.",
+            "reqps",
+            Query(rate("tenantry_forwarded_calls_total", "instance, process", _IN), _PROCESS),
+        ),
+        chart(
+            "Tenants handed over",
+            "Closed in fifteen minutes, because only another process used them. Again and again: requests of a tenant take turns.",
+            "none",
+            Query(
+                "sum by (instance, process) "
+                f"(increase(tenantry_pool_evictions_total{{$here,{_HANDED_OVER}}}[15m]))",
+                _PROCESS,
+            ),
+        ),
+        chart(
+            "Tenants of other processes",
+            "Tenants whose calls each process forwards.",
+            "none",
+            Query("sum by (instance, process) (tenantry_forwarded_tenants{$here})", _PROCESS),
+        ),
+        chart(
+            "Connections between processes",
+            "To other processes (out), and from them (in).",
+            "none",
+            Query(
+                "sum by (instance, process, direction) (tenantry_peers{$here})",
+                f"{_PROCESS} {{{{direction}}}}",
+            ),
+        ),
         row("Database servers"),
         chart(
             "Connections",
@@ -425,8 +503,8 @@ POOL: Final = Board(
             "Lasting waiters: raise tenantry_connections_max in the URL of the database, or look for long transactions.",
             "none",
             Query(
-                f"sum by (backend, instance) (tenantry_database_waiters{{$here,{_BACKEND}}})",
-                "{{backend}} {{instance}}",
+                f"sum by (backend, instance, process) (tenantry_database_waiters{{$here,{_BACKEND}}})",
+                f"{{{{backend}}}} {_PROCESS}",
             ),
         ),
         chart(

@@ -1,7 +1,7 @@
 """What a dashboard is made of, in Grafana's own JSON (schema version 39: Grafana 10 and later).
 
-An expression may say ``$here`` for the processes that were chosen above the dashboard, and ``$service`` for what is the same in
-all of them, like the tenants of the catalog.
+An expression may say ``$here`` for the processes that were chosen above the dashboard, ``$target`` for the targets of Prometheus
+that were chosen, and ``$service`` for what is the same in all processes, like the tenants of the catalog.
 """
 
 import json
@@ -13,7 +13,11 @@ from typing import Any, Final
 GRAFANA: Final = Path(__file__).parent / "grafana"
 
 _COLUMNS: Final = 24
-_SELECTORS: Final = {"$here": 'job="$job",instance=~"$instance"', "$service": 'job="$job"'}
+_SELECTORS: Final = {
+    "$here": 'job="$job",instance=~"$instance",process=~"$process"',
+    "$target": 'job="$job",instance=~"$instance"',
+    "$service": 'job="$job"',
+}
 _METRICS: Final = {"type": "prometheus", "uid": "${datasource}"}
 _LOGS: Final = {"type": "loki", "uid": "${logs}"}
 
@@ -206,7 +210,8 @@ def to_json(board: Board) -> str:
     variables = [
         source_variable("datasource", "Metrics", "prometheus"),
         query_variable("job", "Service", "tenantry_pool_capacity_tenants"),
-        many(query_variable("instance", "Process", 'tenantry_pool_capacity_tenants{job="$job"}')),
+        many(query_variable("instance", "Target", 'tenantry_pool_capacity_tenants{job="$job"}')),
+        many(query_variable("process", "Process", 'tenantry_pool_capacity_tenants{job="$job"}')),
         *board.variables,
     ]
     links = {"type": "dashboards", "title": "tenantry", "tags": ["tenantry"], "asDropdown": True}

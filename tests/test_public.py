@@ -60,7 +60,9 @@ DRIVERS = {
     "prometheus_client": [
         *(
             "observability/metrics.py",
+            "observability/exposition.py",
             "observability/certificate.py",
+            "integrations/scraping.py",
             "demo/run.py",
             "admin/app.py",
             "admin/routes/probes.py",

@@ -15,7 +15,7 @@ from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import DuplicateRecordError, TenantNotFoundError, TenantQuarantinedError
 from tenantry.events import BatchFinished, CallRefused, CallSample, FleetTenantFinished, TenantMoved
 from tenantry.observability import RegistryMetrics, export_metrics
-from tenantry.observability.metrics import OPERATIONS_MAX, SECONDS_BUCKETS
+from tenantry.tenancy.measurements.event_counts import OPERATIONS_MAX, SECONDS_BUCKETS
 from tenants import HANG_SECONDS, until
 
 FAMILIES = {
@@ -33,6 +33,9 @@ FAMILIES = {
     "tenantry_disk_free_bytes",
     "tenantry_disk_size_bytes",
     "tenantry_fleet_duration_seconds",
+    "tenantry_forwarded_call_duration_seconds",
+    "tenantry_forwarded_calls",
+    "tenantry_forwarded_tenants",
     "tenantry_lifecycle_duration_seconds",
     "tenantry_lifecycle_last_success_timestamp_seconds",
     "tenantry_lifecycle_unfinished_calls",
@@ -42,12 +45,18 @@ FAMILIES = {
     "tenantry_move_pause_duration_seconds",
     "tenantry_moved_rows",
     "tenantry_open_duration_seconds",
+    "tenantry_opened_timestamp_seconds",
+    "tenantry_peers",
     "tenantry_pool_capacity_tenants",
     "tenantry_pool_evictions",
     "tenantry_pool_idle_tenants",
     "tenantry_pool_open_tenants",
     "tenantry_pool_wait_duration_seconds",
     "tenantry_pool_waiters",
+    "tenantry_process_capacity_files",
+    "tenantry_process_cpu_seconds",
+    "tenantry_process_open_files",
+    "tenantry_process_resident_memory_bytes",
     "tenantry_query_duration_seconds",
     "tenantry_queue_wait_duration_seconds",
     "tenantry_snapshot_interval_seconds",

@@ -25,7 +25,7 @@ from tenantry.admin import create_admin_app
 from tenantry.company import Message, MessageType
 from tenantry.demo.company import Company, Timings
 from tenantry.errors import TenantryError
-from tenantry.observability import configure_logging, export_metrics
+from tenantry.observability import configure_logging
 from tenantry.observability.certificate import export_certificate
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
 
@@ -48,19 +48,20 @@ async def main(data_dir: Path, database_url: str) -> None:
         snapshot_interval_seconds=86_400,
     )
     registry = TenantRegistry(config)
-    export_metrics(registry, REGISTRY)
     # As of a service that encrypts.
     export_certificate(lambda: CERTIFICATE_ENDS_AT_SECONDS, REGISTRY)
     listening = socket.create_server(("127.0.0.1", 0))
     app = create_admin_app(registry)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
-    async with registry, anyio.create_task_group() as tasks:
+    # The same as another process: its calls to the tenants of the first registry are forwarded.
+    async with registry, TenantRegistry(config) as other, anyio.create_task_group() as tasks:
         companies = await _create(registry, data_dir)
         for company in companies[:BUSY]:
             for caller in range(CALLERS):
                 tasks.start_soon(_work, company, f"agent-{caller}", 0.02)
         for company in companies[BUSY:]:
             tasks.start_soon(_work, company, "agent-0", 0.5)
+        tasks.start_soon(_work, Company(other.tenant("busy-0"), Timings(), BUSY + QUIET), "forwarding", 0.1)
         tasks.start_soon(_operate, registry)
         print(listening.getsockname()[1], flush=True)  # noqa: T201  # what it is asked for
         # uvicorn ends with the signal and then sends it again, which is not to be the end of the registry too.

@@ -21,6 +21,7 @@ VARIABLES = {
     "$__interval": "1m",
     "$job": "tenantry",
     "$instance": ".*",
+    "$process": ".*",
 }
 VARIABLES |= {"$operation": ".*", "$backend": ".*"}
 

@@ -116,7 +116,7 @@ def create_admin_app(
     Args:
         registry: The registry of the tenants.
         authenticate: Identifies the caller, by default by API key. A stream calls `authenticate` every `authorization_seconds`.
-        collectors: The metrics that ``/metrics`` exposes.
+        collectors: The metrics of this process that ``/metrics`` exposes beside tenantry's own.
         has_probes: Whether to serve ``/healthz``, ``/readyz`` and ``/metrics``, which need no key.
         has_exemplars: Whether ``/metrics`` includes OpenMetrics exemplars, which reveal tenants to callers without a key.
         bodies: The limits of request bodies.

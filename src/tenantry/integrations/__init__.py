@@ -11,10 +11,12 @@ if TYPE_CHECKING:
         opened_registry,
         registry_lifespan,
     )
+    from tenantry.integrations.scraping import MetricsEndpoint
     from tenantry.integrations.sources import Source, from_header, from_path, from_subdomain
     from tenantry.integrations.sqlalchemy import SqlAlchemyCore
 
 __all__ = [
+    "MetricsEndpoint",
     "Source",
     "SqlAlchemyCore",
     "TenantDependency",
@@ -36,6 +38,7 @@ __getattr__ = _lazy_names(
             "opened_registry",
             "registry_lifespan",
         ),
+        "tenantry.integrations.scraping": ("MetricsEndpoint",),
         "tenantry.integrations.sources": ("Source", "from_header", "from_path", "from_subdomain"),
         "tenantry.integrations.sqlalchemy": ("SqlAlchemyCore",),
     },

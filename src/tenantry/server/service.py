@@ -23,7 +23,6 @@ from tenantry.admin.http.request_checks import RequestChecks
 from tenantry.admin.http.strangers import Strangers
 from tenantry.admin.routes.probes import Probes, make_probes
 from tenantry.errors import SettingsError, TenantryError
-from tenantry.observability import export_metrics
 from tenantry.observability.certificate import export_certificate
 from tenantry.observability.logging import log_libraries
 from tenantry.server.certificate import Certificate
@@ -59,7 +58,6 @@ async def run_service(
         stack.enter_context(stopping.at_signals())
         registry = await stack.enter_async_context(_opened(settings))
         await _check_keys(settings, registry, warn)
-        stack.callback(REGISTRY.unregister, export_metrics(registry, REGISTRY))
         ends_at = export_certificate(
             lambda: None if certificate is None else certificate.expires_at_seconds, REGISTRY
         )

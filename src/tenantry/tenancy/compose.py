@@ -40,6 +40,7 @@ from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.peers.forwarding import Forwarding
 from tenantry.tenancy.peers.peer_socket import PeerSocket
 from tenantry.tenancy.peers.peers import Peers
+from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_units import SentUnits
 from tenantry.tenancy.peers.served_tenants import ServedTenants
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
@@ -85,6 +86,7 @@ class Parts:
     leases: TenantLeases
     peers: Peers
     forwarding: Forwarding
+    served: ServedTenants
     scratch: Scratch
     directory_lock: DirectoryLock
     record_location: Callable[[], None]
@@ -125,6 +127,7 @@ def compose(
     state = RegistryState()
     all_hooks = Hooks(hooks, log)
     watch = ClockWatch(clock, config.clock_hold_seconds, all_hooks.report, log)
+    slots = ProcessSlots(config.data_dir, log=log)
     socket = PeerSocket(config.data_dir, is_wanted=config.forwarding, log=log)
     backends = make_backends(config, schemas, clock=clock, log=log, socket_name=socket.name)
     context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
@@ -134,7 +137,7 @@ def compose(
     )
     recorded_schemas = RecordedSchemas(catalog, schemas, clock)
     tools, failed_tenants = _open_tenants(catalog, context, backends, schemas, recorded_schemas, log)
-    peers, forwarding = _peers(socket, tools, schemas, log)
+    peers, served, forwarding = _peers(socket, slots, tools, schemas, log)
     leases = TenantLeases(tools, forwarding, state, schemas, log)
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config, backends.catalog, clock)
@@ -184,6 +187,7 @@ def compose(
         leases=leases,
         peers=peers,
         forwarding=forwarding,
+        served=served,
         scratch=snapshot_tools.scratch,
         directory_lock=DirectoryLock(config.data_dir),
         record_location=partial(record_location, config.data_dir, storage.location),
@@ -232,9 +236,9 @@ def _open_tenants(
 
 
 def _peers(
-    socket: PeerSocket, tools: OperationTools, schemas: Sequence[Schema], log: EventLog
-) -> tuple[Peers, Forwarding]:
-    """Return two parts: the connections to other processes, and the part that forwards calls to them."""
+    socket: PeerSocket, slots: ProcessSlots, tools: OperationTools, schemas: Sequence[Schema], log: EventLog
+) -> tuple[Peers, ServedTenants, Forwarding]:
+    """Return three parts: the connections to other processes, their use of tenants here, and the part that forwards calls to them."""
     config, now = tools.context.config, tools.context.clock.monotonic_seconds
     sent_units = SentUnits()
     served = ServedTenants(
@@ -244,6 +248,7 @@ def _peers(
     )
     peers = Peers(
         socket,
+        slots,
         served,
         schemas,
         token=sent_units.token,
@@ -262,7 +267,7 @@ def _peers(
         report=tools.context.report,
         log=log,
     )
-    return peers, forwarding
+    return peers, served, forwarding
 
 
 def _operations(

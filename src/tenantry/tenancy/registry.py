@@ -5,6 +5,7 @@ import sys
 import warnings
 from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final, Self
@@ -25,8 +26,17 @@ from tenantry.tenancy.catalog_move.recorded_place import record_catalog_place
 from tenantry.tenancy.compose import compose
 from tenantry.tenancy.data_directory import lock_for_registry
 from tenantry.tenancy.handle import TenantHandle
+from tenantry.tenancy.measurements.families import Family
+from tenantry.tenancy.measurements.measurements import Measurements
 from tenantry.tenancy.operator_api import OperatorAPI
-from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics, count_mailboxes
+from tenantry.tenancy.peers.process_measurements import (
+    MEASURE_TIMEOUT_SECONDS,
+    ProcessMeasured,
+    ProcessMeasurements,
+)
+from tenantry.tenancy.peers.sent_measurements import pack
+from tenantry.tenancy.registry_statistics import registry_statistics
+from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics
 from tenantry.threads import run_in_thread, running_loop
 
 REGISTRY_OPENED: Final = "tenantry.registry.opened"
@@ -69,6 +79,10 @@ class TenantRegistry(OperatorAPI):
             hooks=hooks,
             clock=clock or SystemClock(),
             snapshot_storage=snapshot_storage,
+        )
+        self._measurements = Measurements(parts.hooks, partial(registry_statistics, parts))
+        self._process_measurements = ProcessMeasurements(
+            self._measurements, parts.peers, now=parts.tools.context.clock.monotonic_seconds, log=parts.log
         )
         super().__init__(parts.catalog, parts.runner, parts.operations)
         self.audit = parts.audit
@@ -130,7 +144,7 @@ class TenantRegistry(OperatorAPI):
             RegistryClosedError: The registry was closed before and cannot be reopened: make a new one.
             TenantError: The registry is open on another event loop.
         """
-        parts = self._parts
+        parts, measurements = self._parts, self._measurements
         parts.state.check_loop(running_loop())
         async with self._lifecycle:
             if parts.state.was_closed:
@@ -142,7 +156,7 @@ class TenantRegistry(OperatorAPI):
                     schema.migrations(dialect)
             await self._open_storage()
             try:
-                await parts.peers.open()
+                await parts.peers.open(lambda: pack(measurements.measured()))
                 await parts.watch.open(parts.catalog)
                 if missing := await parts.recorded_schemas.missing():
                     parts.log.warning(SCHEMAS_MISSING, missing_schemas=missing)
@@ -231,20 +245,24 @@ class TenantRegistry(OperatorAPI):
 
     def statistics(self) -> RegistryStatistics:
         """Return the current statistics without I/O. The number of tenants in each state is updated in the background."""
-        parts = self._parts
-        waiting, waiting_peak = count_mailboxes(parts.pool)
-        return RegistryStatistics(
-            pool=parts.pool.statistics(),
-            tenants=dict(parts.periodic_tasks.states),
-            mailbox_requests=waiting,
-            mailbox_requests_peak=waiting_peak,
-            threads_max=parts.config.threads_max,
-            disk=parts.periodic_tasks.disk,
-            snapshot_interval_seconds=parts.config.snapshot_interval_seconds,
-            unfinished_operations=parts.runner.unfinished(),
-            connections=parts.backends.connections(),
-            clock_held_seconds=parts.watch.held_seconds,
-        )
+        return registry_statistics(self._parts)
+
+    def measure(self) -> None:
+        """Count the events of this registry for metrics from now on; idempotent.
+
+        Without this call, the counting begins when a process of the data directory first asks for the metrics of all processes.
+        """
+        self._measurements.start()
+
+    async def measurements(
+        self, timeout_seconds: float = MEASURE_TIMEOUT_SECONDS
+    ) -> tuple[Sequence[Family], Sequence[ProcessMeasured]]:
+        """Return the numbers of all processes that have the data directory open, for `tenantry.observability`.
+
+        Args:
+            timeout_seconds: The longest wait for the other processes. The numbers of a process that does not answer are missing.
+        """
+        return await self._process_measurements.of_all(timeout_seconds)
 
     def add_hook(self, hook: Hook) -> None:
         """Call `hook` with every event from now on."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import time
 from typing import Final
 from weakref import WeakSet
 
@@ -15,6 +16,7 @@ class RegistryState:
     Attributes:
         is_open: Whether the registry is open.
         was_closed: Whether the registry was closed and so cannot be opened again.
+        opened_at_seconds: The time at which the registry was opened, in seconds since 1970; None before.
         is_forked: Whether this process is a forked child of the process that opened the registry.
     """
 
@@ -22,12 +24,14 @@ class RegistryState:
         self.is_open = False
         self.was_closed = False
         self.is_forked = False
+        self.opened_at_seconds: float | None = None
         _all_states.add(self)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Record that the registry is open on this event loop."""
         self.is_open = True
+        self.opened_at_seconds = time.time()
         self._loop = loop
 
     def close(self) -> None:

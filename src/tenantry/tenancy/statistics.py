@@ -10,6 +10,24 @@ from tenantry.tenancy.data_directory import DiskSpace
 
 
 @dataclass(frozen=True, slots=True)
+class PeerStatistics:
+    """The connections between a registry and other processes, and the calls over them.
+
+    Attributes:
+        connected_out: The number of processes to which this one is connected.
+        connected_in: The number of processes that are connected to this one.
+        forwarded_tenants: The number of tenants that this process knows another process to have open.
+        answered_calls: The number of answers to calls of other processes, by outcome: ``ok``, the error's `outcome`, ``not_owner``
+            for a tenant that is not open here, or ``cancelled``.
+    """
+
+    connected_out: int
+    connected_in: int
+    forwarded_tenants: int
+    answered_calls: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class RegistryStatistics:
     """The statistics of a registry at one moment.
 
@@ -23,6 +41,8 @@ class RegistryStatistics:
         snapshot_interval_seconds: The interval of each tenant's scheduled snapshots; None without a schedule.
         unfinished_operations: The number of tenants with a lifecycle operation that cannot be finished for now, by action.
         connections: The connections to each database server, by the name of its back end.
+        peers: The connections to other processes that have the data directory open.
+        opened_at_seconds: The time at which the registry was opened, in seconds since 1970; None before.
         clock_held_seconds: The remaining time for which no old data is deleted after a jump of the clock; 0 without a jump.
     """
 
@@ -35,6 +55,8 @@ class RegistryStatistics:
     snapshot_interval_seconds: float | None
     unfinished_operations: dict[str, int]
     connections: dict[str, ConnectionCounts]
+    peers: PeerStatistics
+    opened_at_seconds: float | None
     clock_held_seconds: float
 
 

@@ -1,29 +1,25 @@
 """Endpoints for liveness, readiness and metrics, which need no key."""
 
-import asyncio
 import errno
 import shutil
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
-from copy import copy
+from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, Final
+from typing import Final
 
 import anyio
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import PlainTextResponse
 from prometheus_client import REGISTRY, CollectorRegistry
-from prometheus_client import exposition as text
 from prometheus_client.core import GaugeMetricFamily, Metric
-from prometheus_client.openmetrics import exposition as openmetrics
 from pydantic import BaseModel
 
 from tenantry.admin.http.single_flight import SingleFlight
 from tenantry.clock import Clock
 from tenantry.errors import TenantryError
 from tenantry.files.disk_space import DISK_BYTES_MIN
+from tenantry.observability import Exposition, accepts_openmetrics, expose_all_processes
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.threads import run_in_thread
 
@@ -34,7 +30,6 @@ KEPT_SECONDS: Final = 1.0
 NOT_READY_RETRY_AFTER_SECONDS: Final = 5
 
 _WRITTEN_BYTES: Final = 4096
-_OPENMETRICS_END: Final = b"# EOF\n"
 
 
 class Readiness(BaseModel):
@@ -109,7 +104,7 @@ def make_probes(
 
     Args:
         registry: The registry to check.
-        collectors: The metrics that ``/metrics`` exposes.
+        collectors: The metrics of this process that ``/metrics`` exposes beside tenantry's own.
         probes: The readiness checks; by default `Probes` with default settings.
         has_exemplars: Whether to expose OpenMetrics exemplars, which reveal tenants and therefore must not be public.
         clock: The clock that measures how long an exposition is reused.
@@ -135,53 +130,43 @@ def make_probes(
     for path, answer in (("/healthz", healthz), ("/readyz", readyz)):
         router.add_api_route(path, answer, methods=["HEAD"], include_in_schema=False)
 
-    async def expose_text() -> bytes:
-        return await _exposition(_families(collectors, await probes.look()), text.generate_latest)
+    # Other processes are asked for their metrics at each scrape, so this one counts from the start.
+    registry.measure()
 
-    async def expose_openmetrics() -> bytes:
-        families = _families(collectors, await probes.look())
-        shown = families if has_exemplars else map(_without_exemplars, families)
-        return await _exposition(shown, openmetrics.generate_latest, end=_OPENMETRICS_END)
+    def exposed(*, is_openmetrics: bool) -> SingleFlight[Exposition]:
+        async def expose() -> Exposition:
+            return await expose_all_processes(
+                registry,
+                collectors=collectors,
+                more=(_ready(await probes.look()),),
+                is_openmetrics=is_openmetrics,
+                has_exemplars=has_exemplars,
+            )
 
-    as_text = SingleFlight(expose_text, kept_seconds=KEPT_SECONDS, clock=clock)
-    as_openmetrics = SingleFlight(expose_openmetrics, kept_seconds=KEPT_SECONDS, clock=clock)
+        return SingleFlight(expose, kept_seconds=KEPT_SECONDS, clock=clock)
+
+    as_text, as_openmetrics = exposed(is_openmetrics=False), exposed(is_openmetrics=True)
     openmetrics_text = {"content": {"application/openmetrics-text": {"schema": {"type": "string"}}}}
 
     @router.get("/metrics", response_class=PlainTextResponse, responses={200: openmetrics_text})
     async def metrics(request: Request) -> Response:
-        """Return the metrics and the readiness as Prometheus text, or as OpenMetrics if the client accepts OpenMetrics."""
-        if "application/openmetrics-text" in request.headers.get("accept", ""):
-            return Response(await as_openmetrics(), media_type=openmetrics.CONTENT_TYPE_LATEST)
-        return Response(await as_text(), media_type=text.CONTENT_TYPE_LATEST)
+        """Return the metrics of all processes that have the data directory open, and the readiness of this process.
+
+        The format is Prometheus text, or OpenMetrics if the client accepts OpenMetrics.
+        """
+        is_openmetrics = accepts_openmetrics(request.headers.get("accept", ""))
+        body, media_type = await (as_openmetrics if is_openmetrics else as_text)()
+        return Response(body, media_type=media_type)
 
     return router
 
 
-def _families(collectors: CollectorRegistry, readiness: Readiness) -> Iterator[Metric]:
-    """Yield the metrics, and the readiness as a gauge, because Prometheus cannot read ``/readyz``."""
-    yield from collectors.collect()
+def _ready(readiness: Readiness) -> Metric:
+    """Return the readiness as a gauge, because Prometheus cannot read ``/readyz``."""
     ready = GaugeMetricFamily("tenantry_ready", "Whether a probe of /readyz went well.", labels=("probe",))
     for probe, answer in readiness.model_dump(exclude={"is_ready"}).items():
         ready.add_metric((probe,), answer == "ok")
-    yield ready
-
-
-async def _exposition(families: Iterator[Metric], write: Callable[[Any], bytes], end: bytes = b"") -> bytes:
-    """Return the exposition of all metric families, and let the event loop run tenants' calls between two families.
-
-    Writing the text on a thread would block the event loop for longer than one metric family does, by the interpreter lock.
-    """
-    pieces = []
-    for family in families:
-        pieces.append(write(SimpleNamespace(collect=lambda one=family: (one,))).removesuffix(end))
-        await asyncio.sleep(0)
-    return b"".join(pieces) + end
-
-
-def _without_exemplars(family: Metric) -> Metric:
-    found = copy(family)  # a copy, because the collector may keep the original family
-    found.samples = [sample._replace(exemplar=None) for sample in family.samples]
-    return found
+    return ready
 
 
 def _disk(data_dir: Path) -> str | None:

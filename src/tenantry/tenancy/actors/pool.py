@@ -262,6 +262,7 @@ class ActorPool:
             loop.call_later(self._wait_timeout_seconds * PREEMPT_AFTER_SHARE, self._preempt, waiter),
         ]
         outcome = "ok"
+        is_reported = True
         try:
             return await waiter.future
         except asyncio.CancelledError:
@@ -271,12 +272,15 @@ class ActorPool:
             raise
         except TenantryError as error:
             outcome = error.outcome
+            # If the owner takes calls, the caller forwards its calls to the owner, and reports a failure to do so itself.
+            is_reported = not isinstance(error, TenantOwnedElsewhereError) or error.socket_name is None
             raise
         finally:
             for timer in timers:
                 timer.cancel()
             self._dequeue(tenant_id, waiter)
-            self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
+            if is_reported:
+                self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
 
     def release(self, lease: Lease) -> None:
         """Release a lease. After the last lease is released, a draining tenant closes, and another tenant becomes idle."""

@@ -72,6 +72,11 @@ class TenantLeases:
         """Release a lease."""
         self._pool.release(lease)
 
+    @property
+    def forwarded_tenants(self) -> int:
+        """The number of tenants that another process is known to have open."""
+        return self._forwarding.tenants
+
     def actor_statistics(self, tenant_id: TenantId) -> ActorStatistics | None:
         """Return the tenant's counters; None while the tenant is closed."""
         actor = self._pool.actor(tenant_id)

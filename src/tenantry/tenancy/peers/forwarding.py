@@ -6,9 +6,15 @@ from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
-from tenantry.errors import CallTimeoutError, LimitError, TenantError, TenantOwnedElsewhereError
+from tenantry.errors import (
+    CallTimeoutError,
+    LimitError,
+    TenantError,
+    TenantOwnedElsewhereError,
+    TenantryError,
+)
 from tenantry.eventlog import EventLog
-from tenantry.events import Hook
+from tenantry.events import Hook, PoolWaited
 from tenantry.ids import TenantId
 from tenantry.sql.statements import Result
 from tenantry.storage.protocol import MarkedRequest
@@ -72,11 +78,17 @@ class Forwarding:
         self._sent_units = sent_units
         self._call_timeout_seconds = call_timeout_seconds
         self._now = now
+        self._report = report
         self._log = log
         self._context = ForwardedContext(
             sent_units, call_timeout_seconds, now, report, self._repeat, self._forget
         )
         self._entries: OrderedDict[TenantId, PoolEntry] = OrderedDict()
+
+    @property
+    def tenants(self) -> int:
+        """The number of tenants that another process is known to have open."""
+        return len(self._entries)
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease if another process is known to have the tenant open."""
@@ -101,17 +113,25 @@ class Forwarding:
             CallTimeoutError: The owner does not answer.
         """
         interval_seconds, interval_seconds_max = _LOOKS_SECONDS
+        started_seconds = self._now()
         until: float | None = None
         while True:
             try:
                 return await self._pool.lease(tenant_id)
             except TenantOwnedElsewhereError as refused:
-                lease = await self._forwarded_lease(tenant_id, refused)
-                if lease is not None:
-                    return lease
-                until = self._now() + UNREACHABLE_SECONDS_MAX if until is None else until
-                if self._now() >= until:
-                    raise _refused(refused, _UNREACHABLE) from refused
+                if refused.socket_name is None:
+                    raise
+                try:
+                    lease = await self._forwarded_lease(tenant_id, refused)
+                    if lease is not None:
+                        return lease
+                    until = self._now() + UNREACHABLE_SECONDS_MAX if until is None else until
+                    if self._now() >= until:
+                        raise _refused(refused, _UNREACHABLE) from refused
+                except TenantryError as error:
+                    # The pool reports no wait that ends at an owner with a socket, because most of these calls are forwarded.
+                    self._report(PoolWaited(tenant_id, error.outcome, self._now() - started_seconds))
+                    raise
             await anyio.sleep(interval_seconds)
             interval_seconds = min(2 * interval_seconds, interval_seconds_max)
 

@@ -28,6 +28,8 @@ TOKEN_BYTES: Final = 16
 Token: TypeAlias = Annotated[bytes, Meta(min_length=TOKEN_BYTES, max_length=TOKEN_BYTES)]
 UnitNumber: TypeAlias = Annotated[int, Meta(ge=0, le=2**63 - 1)]
 """A number that SQLite can store, because marks have it."""
+MEASUREMENTS_BYTES_MAX: Final = 8 * 1024 * 1024
+"""The largest answer to `Measure`. A process with all 200 operations and ten outcomes of each has about 500 kB."""
 
 
 class SentStatement(NamedTuple):
@@ -178,11 +180,35 @@ class NotOwner(_Message, tag=14):
     """The answer to a call of a tenant that the process does not have open. The call ran nowhere."""
 
 
+class Measure(_Message, tag=40):
+    """Asks for the numbers of the process; see `tenantry.tenancy.measurements`."""
+
+
+class SentMeasurements(_Message, tag=41):
+    """The answer to `Measure`.
+
+    Attributes:
+        families: The families, encoded by `tenantry.tenancy.peers.sent_measurements`.
+    """
+
+    families: Annotated[bytes, msgspec.Meta(max_length=MEASUREMENTS_BYTES_MAX)]
+
+
 TenantRequest: TypeAlias = Write | WriteOnce | Read
 Request: TypeAlias = (
-    Hello | Write | WriteOnce | Read | Begin | TransactionWrite | TransactionRead | Commit | Rollback | Cancel
+    Hello
+    | Write
+    | WriteOnce
+    | Read
+    | Begin
+    | TransactionWrite
+    | TransactionRead
+    | Commit
+    | Rollback
+    | Cancel
+    | Measure
 )
-Answer: TypeAlias = Welcome | Done | Failed | NotOwner
+Answer: TypeAlias = Welcome | Done | Failed | NotOwner | SentMeasurements
 
 _encoder = msgspec.msgpack.Encoder()
 decode_request = msgspec.msgpack.Decoder(Request).decode

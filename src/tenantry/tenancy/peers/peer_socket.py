@@ -10,6 +10,7 @@ A Unix socket's address has at most 107 bytes, so the socket is bound and connec
 import asyncio
 import contextlib
 import os
+import re
 import socket
 import uuid
 from collections.abc import Callable, Iterator
@@ -26,6 +27,8 @@ _DIRECTORY_MODE: Final = 0o700
 _SOCKET_MODE: Final = 0o600
 _UNBOUND: Final = ".new"
 """The end of the name of a socket that does not listen yet."""
+_NAME: Final = re.compile(rf"[0-9a-f]{{12}}({re.escape(_UNBOUND)})?")
+"""The folder also has the lock files of `tenantry.tenancy.peers.process_slots`."""
 
 
 class PeerSocket:
@@ -106,7 +109,9 @@ class PeerSocket:
             names = sorted(path.name for path in self._directory.iterdir())
         except OSError:
             return []
-        return [name for name in names if name != self._name and not name.endswith(_UNBOUND)]
+        return [
+            name for name in names if (found := _NAME.fullmatch(name)) and not found[1] and name != self._name
+        ]
 
     @contextmanager
     def _opened_directory(self) -> Iterator[tuple[str, int]]:
@@ -118,7 +123,7 @@ class PeerSocket:
 
     def _remove_abandoned(self, path: str, fd: int) -> None:
         """Remove the names of sockets at which no process listens any more."""
-        for name in os.listdir(fd):
+        for name in filter(_NAME.fullmatch, os.listdir(fd)):
             with (
                 contextlib.suppress(OSError),
                 socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe,

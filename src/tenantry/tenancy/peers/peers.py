@@ -3,7 +3,7 @@
 import asyncio
 import os
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from importlib.metadata import version
 from typing import Final
 from weakref import WeakSet
@@ -22,8 +22,10 @@ from tenantry.tenancy.peers.owner_connection import (
 )
 from tenantry.tenancy.peers.peer_limits import PeerLimits
 from tenantry.tenancy.peers.peer_socket import PeerSocket
+from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.served_connection import ServedConnection
 from tenantry.tenancy.peers.served_tenants import ServedTenants
+from tenantry.threads import run_in_thread
 
 PEERS_MANY: Final = "tenantry.peers.many"
 
@@ -36,12 +38,14 @@ class Peers:
     There is one connection to each other process, and one from each. If a process connects again, its older connection ends.
 
     Args:
+        slots: The numbers of the processes, for their metrics.
         token: The random token of this registry.
     """
 
     def __init__(
         self,
         socket: PeerSocket,
+        slots: ProcessSlots,
         served: ServedTenants,
         schemas: Sequence[Schema],
         *,
@@ -52,6 +56,7 @@ class Peers:
         limits: PeerLimits | None = None,
     ) -> None:
         self._socket = socket
+        self.slots = slots
         self._served = served
         self._schemas = tuple(schemas)
         self._token = token
@@ -68,9 +73,19 @@ class Peers:
         self._by_token: dict[bytes, ServedConnection] = {}
         _all_peers.add(self)
 
-    async def open(self) -> None:
-        """Listen for other processes."""
-        await self._socket.open(self._accept)
+    async def open(self, measure: Callable[[], bytes]) -> None:
+        """Listen for other processes.
+
+        Args:
+            measure: Returns the numbers of this registry, as another process gets them.
+        """
+        await self._socket.open(partial(self._accept, measure))
+        if (name := self._socket.name()) is not None:
+            await run_in_thread(self.slots.take, name)
+
+    def counts(self) -> tuple[int, int]:
+        """Return the number of connections to other processes, and the number of those from them."""
+        return len(self._owners), len(self._by_token)
 
     async def wait_answered(self, timeout_seconds: float) -> None:
         """Wait until this registry's forwarded calls have their answers."""
@@ -81,6 +96,7 @@ class Peers:
     def close(self) -> None:
         """End every connection, and stop listening; idempotent."""
         self._socket.close()
+        self.slots.release()
         for task in self._connecting.values():
             task.cancel()
         for connection in [*self._owners.values(), *self._accepted]:
@@ -89,6 +105,7 @@ class Peers:
     def abandon(self) -> None:
         """Close the sockets of a registry that was lost without a close, from any thread."""
         self._socket.close()
+        self.slots.release()
         self.close_descriptors()
 
     def close_descriptors(self) -> None:
@@ -119,11 +136,16 @@ class Peers:
         task = self._connecting.get(name)
         if task is None:
             task = self._connecting[name] = asyncio.create_task(self._connect(name))
-            task.add_done_callback(lambda _: self._connecting.pop(name, None))
+            task.add_done_callback(partial(self._connecting_ended, name))
         try:
             return await asyncio.shield(task)
         except (OSError, ConnectionEndedError):
             return None
+
+    def _connecting_ended(self, name: str, task: "asyncio.Task[OwnerConnection]") -> None:
+        self._connecting.pop(name, None)
+        if not task.cancelled():
+            task.exception()  # the callers that wanted the connection may have gone
 
     def check_schemas(self, owner: OwnerConnection) -> None:
         """Raise an error unless the owner has the same version of each schema pack of this process.
@@ -141,7 +163,7 @@ class Peers:
             )
 
     async def _connect(self, name: str) -> OwnerConnection:
-        hello = Hello(PROTOCOL_VERSION, self._token, os.getpid(), _version(), self._versions())
+        hello = Hello(PROTOCOL_VERSION, self._token, os.getpid(), own_version(), self._versions())
         connection = OwnerConnection(name, hello, now=self._now, on_ended=self._owner_ended, log=self._log)
         await self._socket.connect(name, lambda: connection)
         try:
@@ -174,16 +196,17 @@ class Peers:
         if (theirs := connection.welcome).protocol != PROTOCOL_VERSION:
             raise TenantError(
                 f"process {theirs.pid} runs tenantry {theirs.version} and speaks version {theirs.protocol} of the protocol between "
-                f"processes, but this process with tenantry {_version()} speaks version {PROTOCOL_VERSION}: run the same release in all "
+                f"processes, but this process with tenantry {own_version()} speaks version {PROTOCOL_VERSION}: run the same release in all "
                 "processes"
             )
 
-    def _accept(self) -> ServedConnection:
-        welcome = Welcome(PROTOCOL_VERSION, os.getpid(), _version(), self._versions(), HOST)
+    def _accept(self, measure: Callable[[], bytes]) -> ServedConnection:
+        welcome = Welcome(PROTOCOL_VERSION, os.getpid(), own_version(), self._versions(), HOST)
         connection = ServedConnection(
             self._served,
             welcome,
             self._limits,
+            measure=measure,
             on_greeted=self._greeted,
             on_ended=self._served_ended,
             log=self._log,
@@ -221,7 +244,8 @@ class Peers:
 
 
 @cache
-def _version() -> str:
+def own_version() -> str:
+    """Return the version of tenantry in this process."""
     return version("tenantry")
 
 

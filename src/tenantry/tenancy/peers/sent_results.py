@@ -12,13 +12,17 @@ _MESSAGE_CHARACTERS_MAX: Final = 10_000
 
 
 def encode_result(result: Any, operation: str, *, is_unit: bool, room_bytes: int) -> bytes:
-    """Return the answer with the result of a call, or with an error if the result cannot be sent.
+    """Return the answer with the result of a call.
 
     Args:
         result: The result of a statement, or the results of a unit.
         operation: The call's name, for errors.
         is_unit: Whether the call was a unit, which is committed whether its results can be sent or not.
         room_bytes: The size of the answers that may be sent now.
+
+    Raises:
+        ResultLostError: The unit was committed, but its results cannot be sent.
+        QueryError: The result of a statement cannot be sent.
     """
     try:
         answer = messages.encode(Done([as_plain(one) for one in result] if is_unit else as_plain(result)))
@@ -33,7 +37,7 @@ def encode_result(result: Any, operation: str, *, is_unit: bool, room_bytes: int
         )
     # A read has no effect, so its caller can repeat it; a unit is committed.
     kind = ResultLostError if is_unit else QueryError
-    return encode_error(kind(f"{operation} was done, but its result cannot be sent: {why}"))
+    raise kind(f"{operation} was done, but its result cannot be sent: {why}")
 
 
 def encode_error(error: TenantryError) -> bytes:

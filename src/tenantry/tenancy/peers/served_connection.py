@@ -24,9 +24,11 @@ from tenantry.tenancy.peers.messages import (
     Cancel,
     Commit,
     Hello,
+    Measure,
     NotOwner,
     Read,
     Rollback,
+    SentMeasurements,
     TenantRequest,
     TransactionRead,
     TransactionWrite,
@@ -54,6 +56,7 @@ class ServedConnection(FrameConnection):
     """Serves the calls of one other process.
 
     Args:
+        measure: Returns the numbers of this registry, for another process's metrics.
         on_greeted: The function that is called when the other process has introduced itself. Older connections of the same process end
             there, before any call of this connection is handled: a call that is repeated here must not run while its first attempt
             still waits unread on an older connection.
@@ -66,6 +69,7 @@ class ServedConnection(FrameConnection):
         welcome: Welcome,
         limits: PeerLimits,
         *,
+        measure: Callable[[], bytes],
         on_greeted: Callable[["ServedConnection"], None],
         on_ended: Callable[["ServedConnection"], None],
         log: EventLog,
@@ -76,6 +80,7 @@ class ServedConnection(FrameConnection):
         """What the other process says about itself; None until it has introduced itself."""
         self._tenants = tenants
         self._welcome = welcome
+        self._measure = measure
         self._on_greeted = on_greeted
         self._on_ended = on_ended
         self._log = log
@@ -100,6 +105,8 @@ class ServedConnection(FrameConnection):
             self._break_off("it sent a call before it introduced itself")
         elif isinstance(request, Cancel):
             self._give_up(call)
+        elif isinstance(request, Measure):
+            self.send(call, messages.encode(SentMeasurements(self._measure())))
         elif call in self._calls or call in self._transactions:
             self._break_off(f"it used the number {call} for two calls at the same time")
         elif isinstance(request, (Write, Read, WriteOnce)):
@@ -175,7 +182,7 @@ class ServedConnection(FrameConnection):
         lease = await self._tenants.lease(request.tenant_id, request.uid)
         self._remove(call)
         if lease is None:
-            self.send(call, _NOT_OWNER)
+            self._send_not_owner(call)
         else:
             self._submit(call, request, lease)
 
@@ -187,7 +194,7 @@ class ServedConnection(FrameConnection):
             self._start(call, self._answer_not_owner(call, lease))
         except TenantryError as error:
             self._tenants.release(lease)
-            self.send(call, encode_error(error))
+            self._send_error(call, error)
         else:
             self._add(call, submitted)
             submitted.result.add_done_callback(partial(self._answer, call, lease, submitted))
@@ -216,6 +223,7 @@ class ServedConnection(FrameConnection):
         self._tenants.release(lease)
         self._remove(call)
         if future.cancelled():
+            self._tenants.count_answer("cancelled")
             return
         error = future.exception()
         if error is None:
@@ -227,25 +235,39 @@ class ServedConnection(FrameConnection):
         elif isinstance(error, ChannelClosedError):
             self._start(call, self._answer_not_owner(call, lease))
         else:
-            self.send(call, encode_error(as_tenantry_error(error, submitted.call.operation)))
+            self._send_error(call, as_tenantry_error(error, submitted.call.operation))
 
     async def _answer_not_owner(self, call: int, lease: Lease) -> None:
         """Answer only when the tenant has closed: until then the other process could not open it, and would ask here again."""
         await lease.entry.closed.wait()
+        self._send_not_owner(call)
+
+    def _send_not_owner(self, call: int) -> None:
+        self._tenants.count_answer("not_owner")
         self.send(call, _NOT_OWNER)
+
+    def _send_error(self, call: int, error: TenantryError) -> None:
+        self._tenants.count_answer(error.outcome)
+        self.send(call, encode_error(error))
 
     def _send_result(self, call: int, result: Any, operation: str, *, is_unit: bool) -> None:
         room_bytes = self._limits.unread_bytes_max - self.unread_bytes
-        self.send(call, encode_result(result, operation, is_unit=is_unit, room_bytes=room_bytes))
+        try:
+            answer = encode_result(result, operation, is_unit=is_unit, room_bytes=room_bytes)
+        except TenantryError as error:
+            self._send_error(call, error)
+        else:
+            self._tenants.count_answer("ok")
+            self.send(call, answer)
 
     async def _answered(self, call: int, request: messages.Request) -> None:
         """Do the work of a call, and answer with its result or error."""
         try:
             result = await self._run(call, request)
         except ChannelClosedError:
-            self.send(call, _NOT_OWNER)
+            self._send_not_owner(call)
         except Exception as error:  # noqa: BLE001  # the caller waits for an answer
-            self.send(call, encode_error(as_tenantry_error(error, type(request).__name__)))
+            self._send_error(call, as_tenantry_error(error, type(request).__name__))
         else:
             self._send_result(
                 call, result, type(request).__name__, is_unit=isinstance(request, TransactionWrite)

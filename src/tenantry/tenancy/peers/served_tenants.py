@@ -21,6 +21,16 @@ class ServedTenants:
         self._pool = pool
         self._call_timeout_seconds = call_timeout_seconds
         self._handed_over_after_calls = handed_over_after_calls
+        self._answered: dict[str, int] = {}
+
+    @property
+    def answered_calls(self) -> dict[str, int]:
+        """The number of answers to calls of other processes, by outcome."""
+        return dict(self._answered)
+
+    def count_answer(self, outcome: str) -> None:
+        """Count an answer to a call of another process. No event is reported, because the tenant's batches already report the call."""
+        self._answered[outcome] = self._answered.get(outcome, 0) + 1
 
     def lease_nowait(self, tenant_id: str, uid: str) -> Lease | None:
         """Return a lease if this process has the tenant open now; None otherwise."""

@@ -1,0 +1,1 @@
+"""What a registry measures, as plain numbers; `tenantry.observability` turns the numbers into Prometheus metrics."""
