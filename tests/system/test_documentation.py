@@ -1,5 +1,6 @@
 """What the documentation shows is run as it stands."""
 
+import ast
 import os
 import re
 import subprocess
@@ -94,6 +95,34 @@ def test_the_whole_program_runs(tmp_path: Path):
     )
     assert done.returncode == 0, done.stdout
     assert "1 passed" in done.stdout
+
+
+def test_commands_for_several_processes_are_those_of_the_examples():
+    """Each command of docs/processes.md is in an example, with whose commands tests start servers."""
+    page = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
+    shown = [
+        line for block in re.findall(r"```sh\n(.*?)```", page, flags=re.DOTALL) for line in block.splitlines()
+    ]
+    examples = [path.read_text(encoding="utf-8") for path in (ROOT / "examples" / "processes").glob("*.py")]
+    assert len(shown) > 3
+    assert [line for line in shown if not any(line in example for example in examples)] == []
+
+
+def test_the_troubleshooting_of_several_processes_quotes_messages():
+    """Each message and log event in the table of docs/processes.md is in the source."""
+    page = (ROOT / "docs" / "processes.md").read_text(encoding="utf-8")
+    table = page.partition("\n## Troubleshooting\n")[2].partition("\n## ")[0]
+    quoted = re.findall(r'^\| .*?"(.+?)" \|', table, flags=re.MULTILINE) + re.findall(
+        r"`(tenantry\.peer[\w.]+)`", table
+    )
+    texts = {
+        node.value
+        for path in (ROOT / "src").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    assert len(quoted) > 10
+    assert [one for one in quoted if not any(one in text for text in texts)] == []
 
 
 def test_lifecycle_diagram_is_the_tables():
