@@ -2,9 +2,10 @@
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Final, NoReturn, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
-from tenantry.errors import CallTimeoutError, QueryError
+from tenantry.errors import CallTimeoutError, QueryError, TenantError
 from tenantry.eventlog import EventLog
 from tenantry.events import CallForwarded, Hook
 from tenantry.sql.statements import Fetch, Result, Statement
@@ -22,12 +23,21 @@ from tenantry.tenancy.peers.owner_connection import (
 from tenantry.tenancy.peers.received_results import read_result, unit_results
 from tenantry.tenancy.peers.sent_units import SentUnits
 
+if TYPE_CHECKING:
+    from tenantry.tenancy.actors.actor import TenantActor
+
 T = TypeVar("T")
 
 LOOK_UP: Final = Statement("transaction", "SELECT 1", (), Fetch.ONE)
 """The statement of a request for the mark of a transaction."""
 
-Repeat = Callable[["ForwardedTenant", MarkedRequest, float], Awaitable[list[Result]]]
+Again = Callable[["TenantActor | ForwardedTenant", float], Awaitable[list[Result]]]
+"""Sends a unit again to an owner of the tenant, of this process or of another, with the unit's deadline.
+
+Raises what the owner raises, and `ConnectionEndedError` if that owner is lost too.
+"""
+
+Repeat = Callable[["ForwardedTenant", Again, float], Awaitable[list[Result]]]
 """Sends a unit again to whoever owns the tenant now, until its deadline."""
 
 
@@ -89,8 +99,6 @@ class ForwardedTenant:
     async def write(self, request: Request) -> list[Result]:
         """Run one unit at the owner; see `TenantActor.write`. If the owner is lost, find out whether the unit was committed."""
         self._check_is_outside("write")
-        if isinstance(request, MarkedRequest):
-            return await self.write_marked(request, self.deadline())
         until = self.deadline()
         with self.sent_units.numbered(self.uid) as number:
             marked = MarkedRequest(
@@ -102,7 +110,7 @@ class ForwardedTenant:
             try:
                 return await self.write_marked(marked, until)
             except ConnectionEndedError:
-                return await self._context.repeat(self, marked, until)
+                return await self._context.repeat(self, partial(self._write_again, marked), until)
 
     async def write_marked(self, request: MarkedRequest, until_seconds: float) -> list[Result]:
         """Run one unit at the owner, or return the results of its mark.
@@ -130,16 +138,57 @@ class ForwardedTenant:
         """Run one unit with an idempotency key at the owner; see `TenantActor.write_once`."""
         self._check_is_outside("write")
         until = self.deadline()
+        try:
+            return await self.write_keyed(statements, key, payload_hash, until)
+        except ConnectionEndedError:
+            again = partial(self._write_keyed_again, statements, key, payload_hash)
+            return await self._context.repeat(self, again, until)
+
+    async def write_keyed(
+        self, statements: Request, key: str, payload_hash: bytes, until_seconds: float
+    ) -> list[Result]:
+        """Run one unit with an idempotency key at the owner. Raises like `write_marked`."""
         message = WriteOnce(
             self.tenant_id,
             self.uid,
-            self._context.call_timeout_seconds,
+            until_seconds - self._context.now(),
             key,
             payload_hash,
             [sent(statement, self.dialect) for statement in statements],
         )
-        asked = self._ask_again(statements[0].name, messages.encode(message), until)
-        return unit_results(statements, await asked)
+        return unit_results(
+            statements, await self._ask(statements[0].name, messages.encode(message), until_seconds)
+        )
+
+    async def _write_again(
+        self, request: MarkedRequest, actor: "TenantActor | ForwardedTenant", until_seconds: float
+    ) -> list[Result]:
+        if actor.dialect != self.dialect:
+            # A move takes no marks with it, so the unit could run twice.
+            raise TenantError("the tenant was moved to another back end", tenant_id=self.tenant_id)
+        repeated = MarkedRequest(
+            request,
+            sender=request.sender,
+            number=request.number,
+            answered_to=self.sent_units.answered_to(self.uid),
+            is_repeated=True,
+            is_look_up=request.is_look_up,
+        )
+        if isinstance(actor, ForwardedTenant):
+            return await actor.write_marked(repeated, until_seconds)
+        return await actor.write(repeated)
+
+    @staticmethod
+    async def _write_keyed_again(
+        statements: Request,
+        key: str,
+        payload_hash: bytes,
+        actor: "TenantActor | ForwardedTenant",
+        until_seconds: float,
+    ) -> list[Result]:
+        if isinstance(actor, ForwardedTenant):
+            return await actor.write_keyed(statements, key, payload_hash, until_seconds)
+        return await actor.write_once(statements, key, payload_hash)
 
     async def read(self, statement: Statement[T]) -> T:
         """Run one read-only statement at the owner; see `TenantActor.read`."""
@@ -173,10 +222,9 @@ class ForwardedTenant:
             sender=self.sent_units.token,
             number=number,
             answered_to=self.sent_units.answered_to(self.uid),
-            is_repeated=True,
             is_look_up=True,
         )
-        await self._context.repeat(self, look_up, until_seconds)
+        await self._context.repeat(self, partial(self._write_again, look_up), until_seconds)
 
     def timed_out(self, what: str, error: NoAnswerError) -> CallTimeoutError:
         """Return the error for a call that the owner did not answer."""

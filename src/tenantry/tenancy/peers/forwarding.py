@@ -8,7 +8,9 @@ import anyio
 
 from tenantry.errors import (
     CallTimeoutError,
-    LimitError,
+    DatabaseCorruptError,
+    PersistenceConnectionError,
+    PersistenceError,
     TenantError,
     TenantOwnedElsewhereError,
     TenantryError,
@@ -17,13 +19,12 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited
 from tenantry.ids import TenantId
 from tenantry.sql.statements import Result
-from tenantry.storage.protocol import MarkedRequest
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import EntryState, Lease, PoolEntry
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.opening.tenant_opener import check_opens
-from tenantry.tenancy.peers.forwarded_tenant import ForwardedContext, ForwardedTenant
+from tenantry.tenancy.peers.forwarded_tenant import Again, ForwardedContext, ForwardedTenant
 from tenantry.tenancy.peers.owner_connection import ConnectionEndedError, OwnerConnection
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.sent_units import SentUnits
@@ -41,6 +42,10 @@ _UNREACHABLE: Final = "its socket takes no connections, so it is starting, endin
 
 _LOOKS_SECONDS: Final = (0.001, 0.05)
 """The first and the longest interval between two looks at a tenant's lock."""
+
+
+_FIRST_ATTEMPT_UNKNOWN: Final = (TenantError, PersistenceConnectionError, DatabaseCorruptError)
+"""The errors of a repeated unit after which it is not known whether the first attempt was committed. With other errors the unit ran."""
 
 
 class Forwarding:
@@ -75,7 +80,6 @@ class Forwarding:
         self._peers = peers
         self._is_wanted = is_wanted
         self._catalog = catalog
-        self._sent_units = sent_units
         self._call_timeout_seconds = call_timeout_seconds
         self._now = now
         self._report = report
@@ -174,56 +178,45 @@ class Forwarding:
         if entry is not None and _forwarded(entry) is forwarded:
             del self._entries[tenant_id]
 
-    async def _repeat(
-        self, lost: ForwardedTenant, request: MarkedRequest, until_seconds: float
-    ) -> list[Result]:
-        """Send a unit again whose owner was lost, to whoever owns the tenant now.
+    async def _repeat(self, lost: ForwardedTenant, again: Again, until_seconds: float) -> list[Result]:
+        """Send a unit again whose owner was lost, to whoever owns the tenant now, until that succeeds or the deadline passes.
 
         Raises:
             CallTimeoutError: It is not known whether the unit was committed.
             PersistenceError: The unit failed, and has no effect.
         """
         tenant_id = TenantId(lost.tenant_id)
+        why = "no other process has opened the tenant in time"
         while self._now() < until_seconds:
             try:
                 with anyio.fail_after(until_seconds - self._now()):
-                    lease = self._pool.lease_nowait(tenant_id) or self.lease_nowait(tenant_id)
-                    lease = lease or await self.lease(tenant_id)
-            except (TenantError, TimeoutError) as error:
-                raise self._unknown(tenant_id, str(error)) from error
-            try:
-                return await self._repeated(lost, request, lease, until_seconds)
+                    return await self._repeated(lost, again, until_seconds)
             except (ChannelClosedError, ConnectionEndedError):
                 continue
-            except LimitError as error:
-                # The tenant is overloaded, which says nothing about the first attempt.
+            except TimeoutError:
+                break
+            except _FIRST_ATTEMPT_UNKNOWN as error:
+                if not error.is_retryable:
+                    raise self._unknown(tenant_id, str(error)) from error
+                why = str(error)
                 retry_seconds = error.retry_after_seconds or _LOOKS_SECONDS[1]
-                await anyio.sleep(min(retry_seconds, until_seconds - self._now()))
-            except TenantError as error:
-                raise self._unknown(tenant_id, str(error)) from error
-            finally:
-                self._pool.release(lease)
-        raise self._unknown(tenant_id, "no other process has opened the tenant in time")
+                await anyio.sleep(min(retry_seconds, max(until_seconds - self._now(), 0.0)))
+        raise self._unknown(tenant_id, why)
 
-    async def _repeated(
-        self, lost: ForwardedTenant, request: MarkedRequest, lease: Lease, until_seconds: float
-    ) -> list[Result]:
-        if lease.actor.uid != lost.uid:
-            raise TenantError("the tenant was renamed or purged", tenant_id=lost.tenant_id)
-        if lease.actor.dialect != lost.dialect:
-            # A move takes no marks with it, so the unit could run twice.
-            raise TenantError("the tenant was moved to another back end", tenant_id=lost.tenant_id)
-        repeated = MarkedRequest(
-            request,
-            sender=request.sender,
-            number=request.number,
-            answered_to=self._sent_units.answered_to(lost.uid),
-            is_repeated=True,
-            is_look_up=request.is_look_up,
-        )
-        if lease.entry.state is EntryState.FORWARDED:
-            return await _forwarded(lease.entry).write_marked(repeated, until_seconds)
-        return await lease.actor.write(repeated)
+    async def _repeated(self, lost: ForwardedTenant, again: Again, until_seconds: float) -> list[Result]:
+        tenant_id = TenantId(lost.tenant_id)
+        try:
+            lease = self._pool.lease_nowait(tenant_id) or self.lease_nowait(tenant_id)
+            lease = lease or await self.lease(tenant_id)
+        except PersistenceError as error:
+            # The tenant could not be opened, which says nothing about the unit.
+            raise _not_opened(tenant_id, error) from error
+        try:
+            if lease.actor.uid != lost.uid:
+                raise TenantError("the tenant was renamed or purged", tenant_id=tenant_id)
+            return await again(lease.actor, until_seconds)
+        finally:
+            self._pool.release(lease)
 
     def _unknown(self, tenant_id: TenantId, why: str) -> CallTimeoutError:
         return CallTimeoutError(
@@ -237,6 +230,12 @@ class Forwarding:
 
 def _forwarded(entry: PoolEntry) -> ForwardedTenant:
     return cast("ForwardedTenant", entry.actor)
+
+
+def _not_opened(tenant_id: TenantId, error: PersistenceError) -> TenantError:
+    not_opened = TenantError(str(error), tenant_id=tenant_id)
+    not_opened.is_retryable = error.is_retryable
+    return not_opened
 
 
 def _refused(refused: TenantOwnedElsewhereError, why: str) -> TenantOwnedElsewhereError:

@@ -20,7 +20,7 @@ from typing import Final, TypeGuard
 from tenantry.errors import DatabaseCorruptError, QueryError, TenantryError
 from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, MarkedRequest, ReadOutcome, Request, WriteOutcome
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, map_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full, map_error
 from tenantry.storage.sqlite.statements import idempotency, marks
 from tenantry.storage.sqlite.statements.execution import DIALECT, run_statement
 
@@ -33,9 +33,13 @@ _FIRST_KEYWORD: Final = re.compile(r"(?:[\s\ufeff;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*
 
 
 class _TransactionLostError(Exception):
-    """The error of one request made SQLite roll back the transaction of the whole batch."""
+    """The transaction of the whole batch was rolled back because of one request.
 
-    def __init__(self, index: int, error: TenantryError) -> None:
+    Attributes:
+        index: The request whose error made SQLite roll the transaction back; None if there was no space for the batch's marks.
+    """
+
+    def __init__(self, index: int | None, error: TenantryError) -> None:
         super().__init__(index, error)
         self.index = index
         self.error = error
@@ -135,7 +139,7 @@ def run_unit_of_transaction(request: Request, connection: sqlite3.Connection) ->
 def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Result]:
     """Run a unit's statements inside the unit's savepoint; return the stored results if the unit has run before."""
     if isinstance(request, MarkedRequest) and request.is_repeated:
-        found = marks.find_results(request, connection)
+        found = _found_results(request, connection)
         if found is not None:
             return found
     if not isinstance(request, KeyedRequest):
@@ -146,6 +150,13 @@ def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Re
     results = [run_statement(statement, connection) for statement in request]
     idempotency.keep_results(request, results, connection)
     return results
+
+
+def _found_results(request: MarkedRequest, connection: sqlite3.Connection) -> list[Result] | None:
+    try:
+        return marks.find_results(request, connection)
+    except DRIVER_ERRORS as error:
+        raise marks.not_looked_up(request, map_error(error, request[0].name)) from error
 
 
 def read_one(statement: Statement, connection: sqlite3.Connection) -> ReadOutcome:
@@ -191,17 +202,45 @@ def _write_together(
             if isinstance(outcome, TenantryError) and not connection.in_transaction:
                 raise _TransactionLostError(index, outcome)
         if any(request.__class__ is MarkedRequest for request in requests):
-            marks.keep_results(requests, outcomes, connection)
+            _keep_marks(requests, outcomes, connection)
         connection.execute("COMMIT")
     except (*DRIVER_ERRORS, TenantryError) as error:
-        # Nothing was committed, so no request may be acknowledged. Requests that failed earlier keep their errors.
+        # Nothing was committed, so no request may be acknowledged.
         return [
-            outcome if isinstance(outcome, TenantryError) else map_error(error, request[0].name)
+            _outcome_without_commit(request, outcome, error)
             for request, outcome in zip_longest(requests, outcomes)
         ]
     finally:
         roll_back(connection)
     return outcomes
+
+
+def _keep_marks(
+    requests: Sequence[Request], outcomes: Sequence[WriteOutcome], connection: sqlite3.Connection
+) -> None:
+    try:
+        marks.keep_results(requests, outcomes, connection)
+    except DRIVER_ERRORS as error:
+        if is_full(error) and len(requests) > 1:
+            # Only units whose own marks find no space may fail. The units run again, each with its own mark.
+            raise _TransactionLostError(None, map_error(error, "mark")) from error
+        raise
+
+
+def _outcome_without_commit(
+    request: Request, outcome: WriteOutcome | None, error: BaseException
+) -> WriteOutcome:
+    """Return a request's outcome after its batch was rolled back.
+
+    A request that failed earlier keeps its error. A repeated unit that had been committed before keeps the results of its mark. If the
+    batch failed before it looked for a repeated unit's mark, the error does not mean that the unit has no effect.
+    """
+    if isinstance(outcome, (TenantryError, marks.FoundResults)):
+        return outcome
+    mapped = map_error(error, request[0].name)
+    if outcome is None and isinstance(request, MarkedRequest) and request.is_repeated:
+        return marks.not_looked_up(request, mapped)
+    return mapped
 
 
 def _write_alone(request: Request, guard: Guard, connection: sqlite3.Connection) -> WriteOutcome:

@@ -16,7 +16,13 @@ from typing import Any, Final
 
 import msgspec
 
-from tenantry.errors import ResultLostError, TransactionClosedError
+from tenantry.errors import (
+    DatabaseCorruptError,
+    ResultLostError,
+    TenantError,
+    TenantryError,
+    TransactionClosedError,
+)
 from tenantry.sql.statements import Result
 from tenantry.storage.plain_results import as_fetched, as_plain
 from tenantry.storage.protocol import MarkedRequest, Request, WriteOutcome
@@ -71,6 +77,24 @@ def find_results(request: MarkedRequest, connection: sqlite3.Connection) -> Foun
             "transaction"
         )
     return None
+
+
+def not_looked_up(request: MarkedRequest, error: TenantryError) -> TenantryError:
+    """Return the error for a repeated unit whose mark was not looked for because of another error: the unit may have been committed.
+
+    Errors that the tenant's actor handles are returned unchanged: damage, an interrupted batch, and another owner.
+    """
+    if (
+        isinstance(error, (DatabaseCorruptError, TenantError))
+        or getattr(error, "code", "") == "SQLITE_INTERRUPT"
+    ):
+        return error
+    unknown = TenantError(
+        f"it could not be looked up whether {request[0].name} was committed before: {error}"
+    )
+    unknown.is_retryable = error.is_retryable
+    unknown.__cause__ = error
+    return unknown
 
 
 def keep_results(
