@@ -155,7 +155,9 @@ def _run_statements(request: Request, connection: sqlite3.Connection) -> list[Re
 def _found_results(request: MarkedRequest, connection: sqlite3.Connection) -> list[Result] | None:
     try:
         return marks.find_results(request, connection)
-    except DRIVER_ERRORS as error:
+    except TenantryError:
+        raise
+    except Exception as error:  # a mark that cannot be read proves nothing, whatever is wrong with it
         raise marks.not_looked_up(request, map_error(error, request[0].name)) from error
 
 
