@@ -3,8 +3,11 @@
 The socket has a random name. The lock file of each tenant that the registry owns has that name, so that other processes find the
 owner. A process id would not do, because each container may have a process 1.
 
-A Unix socket's address has at most 107 bytes, so the socket is bound and connected through the descriptor of its folder:
-``/proc/self/fd/<descriptor>/<name>``.
+A Unix socket's address has at most 107 bytes. The socket of a directory with a longer path is bound and connected through the
+descriptor of its folder: ``/proc/self/fd/<descriptor>/<name>``. Only such a directory needs ``/proc``.
+
+The folder is open to its user only, and both ends of a connection check the other's user (`frames`). A folder of another user, or a
+symbolic link, is not used.
 """
 
 import asyncio
@@ -12,6 +15,8 @@ import contextlib
 import os
 import re
 import socket
+import stat
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,8 +32,11 @@ _DIRECTORY_MODE: Final = 0o700
 _SOCKET_MODE: Final = 0o600
 _UNBOUND: Final = ".new"
 """The end of the name of a socket that does not listen yet."""
+_UNBOUND_SECONDS_MAX: Final = 60.0
+"""The age at which a socket that never listened is removed, because its process has died."""
 _NAME: Final = re.compile(rf"[0-9a-f]{{12}}({re.escape(_UNBOUND)})?")
 """The folder also has the lock files of `tenantry.tenancy.peers.process_slots`."""
+_ADDRESS_BYTES_MAX: Final = 107
 
 
 class PeerSocket:
@@ -61,14 +69,16 @@ class PeerSocket:
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._directory.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)
-            with self._opened_directory() as (path, fd):
-                self._remove_abandoned(path, fd)
+            with self._opened_directory() as fd:
+                _protect(fd, self._directory)
+                self._remove_abandoned(fd)
                 os.fchmod(listening.fileno(), _SOCKET_MODE)
                 # A socket gets its name only when it listens, so that nobody takes it for the socket of a dead process.
-                listening.bind(f"{path}/{self._name}{_UNBOUND}")
-                os.chmod(f"{path}/{self._name}{_UNBOUND}", _SOCKET_MODE)  # noqa: PTH101  # the folder is a descriptor
+                unbound = f"{self._name}{_UNBOUND}"
+                listening.bind(self._address(unbound, fd))
+                os.chmod(unbound, _SOCKET_MODE, dir_fd=fd)
                 listening.listen(_BACKLOG)
-                os.rename(f"{self._name}{_UNBOUND}", self._name, src_dir_fd=fd, dst_dir_fd=fd)
+                os.rename(unbound, self._name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
             listening.close()
             self._log.warning(PEERS_NOT_HEARD, directory=str(self._directory), error=str(error))
@@ -93,10 +103,13 @@ class PeerSocket:
         Raises:
             OSError: Nobody listens at this name.
         """
+        if not is_socket_name(name):
+            raise FileNotFoundError(f"{name!r} is not the name of a socket")
         connecting = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            with self._opened_directory() as (path, _):
-                await asyncio.get_running_loop().sock_connect(connecting, f"{path}/{name}")
+            with self._opened_directory() as fd:
+                # This never waits: if too many connections wait to be accepted, the error is EAGAIN.
+                connecting.connect(self._address(name, fd))
             _, protocol = await asyncio.get_running_loop().create_unix_connection(factory, sock=connecting)
         except BaseException:
             connecting.close()
@@ -109,27 +122,55 @@ class PeerSocket:
             names = sorted(path.name for path in self._directory.iterdir())
         except OSError:
             return []
-        return [
-            name for name in names if (found := _NAME.fullmatch(name)) and not found[1] and name != self._name
-        ]
+        return [name for name in names if is_socket_name(name) and name != self._name]
 
     @contextmanager
-    def _opened_directory(self) -> Iterator[tuple[str, int]]:
-        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    def _opened_directory(self) -> Iterator[int]:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            yield f"/proc/self/fd/{fd}", fd
+            yield fd
         finally:
             os.close(fd)
 
-    def _remove_abandoned(self, path: str, fd: int) -> None:
+    def _address(self, name: str, fd: int) -> str:
+        """Return the address of a socket in the folder, which has the descriptor."""
+        address = str(self._directory / name)
+        return address if len(os.fsencode(address)) <= _ADDRESS_BYTES_MAX else f"/proc/self/fd/{fd}/{name}"
+
+    def _remove_abandoned(self, fd: int) -> None:
         """Remove the names of sockets at which no process listens any more."""
         for name in filter(_NAME.fullmatch, os.listdir(fd)):
-            with (
-                contextlib.suppress(OSError),
-                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe,
-            ):
-                try:
-                    probe.connect(f"{path}/{name}")
-                except ConnectionRefusedError:
-                    if not name.endswith(_UNBOUND):
-                        os.unlink(name, dir_fd=fd)
+            with contextlib.suppress(OSError):
+                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                if stat.S_ISSOCK(found.st_mode) and not self._is_heard(name, fd, found.st_mtime):
+                    os.unlink(name, dir_fd=fd)
+
+    def _is_heard(self, name: str, fd: int, made_at: float) -> bool:
+        """Return whether a process listens at a socket, or is about to."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+            try:
+                probe.connect(self._address(name, fd))
+            except ConnectionRefusedError:
+                return name.endswith(_UNBOUND) and time.time() - made_at < _UNBOUND_SECONDS_MAX
+        return True
+
+
+def is_socket_name(name: str) -> bool:
+    """Return whether a name is the name of a listening socket."""
+    found = _NAME.fullmatch(name)
+    return found is not None and not found[1]
+
+
+def _protect(fd: int, directory: Path) -> None:
+    """Let only this process's user use the folder.
+
+    Raises:
+        PermissionError: The folder belongs to another user.
+    """
+    found = os.fstat(fd)
+    if found.st_uid != os.geteuid():
+        raise PermissionError(
+            f"{directory} belongs to user {found.st_uid}, and this process has user {os.geteuid()}: run all processes as one user"
+        )
+    if stat.S_IMODE(found.st_mode) != _DIRECTORY_MODE:
+        os.fchmod(fd, _DIRECTORY_MODE)
