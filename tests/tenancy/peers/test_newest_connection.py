@@ -6,7 +6,7 @@ and runs. If the first attempt were then read, it would run too. So a new connec
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,8 @@ import pytest
 from peers import Pair, open_pair, texts
 from raw_peers import RawPeer, frame, hello, raw_peer, socket_of, uid_of, with_limits, write
 from tenantry.errors import TransactionClosedError
-from tenantry.eventlog import EventLog
-from tenantry.tenancy.peers.messages import PROTOCOL_VERSION, Done, Welcome
-from tenantry.tenancy.peers.peer_limits import PeerLimits
+from tenantry.tenancy.peers.messages import Done
 from tenantry.tenancy.peers.served_connection import ServedConnection
-from tenantry.tenancy.peers.served_tenants import ServedTenants
 from tenants import until
 
 CALLS_MAX = 4
@@ -80,7 +77,7 @@ async def test_an_unread_unit_runs_once(pair: Pair):
 
 async def test_without_the_rule_it_would_run_twice(pair: Pair, data_dir: Path):
     """The control: the same bytes, where a new connection leaves the older ones alone."""
-    async with listening(pair, data_dir / "peers" / "control", on_greeted=lambda _: None) as path:
+    async with listening(pair, data_dir / "peers" / "control") as path:
         found = await written_twice(pair, path)
     assert found.count(UNIT) == 2
 
@@ -120,23 +117,12 @@ async def test_a_transaction_of_an_older_connection_is_rolled_back(pair: Pair):
 
 
 @asynccontextmanager
-async def listening(
-    pair: Pair, path: Path, *, on_greeted: Callable[[ServedConnection], None]
-) -> AsyncIterator[Path]:
-    """Serve the owner's tenants at another socket, with another rule for connections."""
-    tenants = ServedTenants(pair.owner._parts.pool, call_timeout_seconds=30, handed_over_after_calls=10**6)
-    accepted: list[ServedConnection] = []
+async def listening(pair: Pair, path: Path) -> AsyncIterator[Path]:
+    """Let the owner listen at another socket too, where new connections leave the older connections alone."""
 
     def accept() -> ServedConnection:
-        connection = ServedConnection(
-            tenants,
-            Welcome(PROTOCOL_VERSION, os.getpid(), "test", {}),
-            PeerLimits(calls_max=CALLS_MAX),
-            on_greeted=on_greeted,
-            on_ended=lambda _: None,
-            log=EventLog(),
-        )
-        accepted.append(connection)
+        connection = pair.owner._parts.peers._accept()
+        connection._on_greeted = lambda _: None
         return connection
 
     server = await asyncio.get_running_loop().create_unix_server(accept, path)
@@ -144,5 +130,3 @@ async def listening(
         yield path
     finally:
         server.close()
-        for connection in accepted:
-            connection.end()
