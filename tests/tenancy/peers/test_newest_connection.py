@@ -121,7 +121,7 @@ async def listening(pair: Pair, path: Path) -> AsyncIterator[Path]:
     """Let the owner listen at another socket too, where new connections leave the older connections alone."""
 
     def accept() -> ServedConnection:
-        connection = pair.owner._parts.peers._accept()
+        connection = pair.owner._parts.peers._accept(bytes)
         connection._on_greeted = lambda _: None
         return connection
 
