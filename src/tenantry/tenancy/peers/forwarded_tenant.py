@@ -196,7 +196,7 @@ class ForwardedTenant:
         message = Read(
             self.tenant_id, self.uid, self._context.call_timeout_seconds, sent(statement, self.dialect)
         )
-        answer = await self._ask_again(statement.name, messages.encode(message), until)
+        answer = await self._ask(statement.name, messages.encode(message), until, is_repeatable=True)
         result: T = read_result(statement, answer)
         return result
 
@@ -205,7 +205,7 @@ class ForwardedTenant:
         self._check_is_outside("transaction")
         call = self.connection.next_call()
         message = messages.encode(Begin(self.tenant_id, self.uid))
-        await self._ask_again("transaction", message, self.deadline(), call)
+        await self._ask("transaction", message, self.deadline(), call, is_repeatable=True)
         transaction = ForwardedTransaction(self, call, log=self._log, on_ended=self._transactions.discard)
         self._transactions.add(transaction)
         return transaction
@@ -238,18 +238,16 @@ class ForwardedTenant:
             was_started=error.was_started,
         )
 
-    async def _ask_again(
-        self, operation: str, message: bytes, until_seconds: float, call: int | None = None
-    ) -> Any:
-        """Ask the owner; a call that the caller may repeat raises `ChannelClosedError` if the owner was lost."""
-        try:
-            return await self._ask(operation, message, until_seconds, call)
-        except ConnectionEndedError:
-            raise ChannelClosedError(until_seconds) from None
-
     async def _ask(
-        self, operation: str, message: bytes, until_seconds: float, call: int | None = None
+        self,
+        operation: str,
+        message: bytes,
+        until_seconds: float,
+        call: int | None = None,
+        *,
+        is_repeatable: bool = False,
     ) -> Any:
+        """Ask the owner. If the owner is lost, a call that the caller may repeat raises `ChannelClosedError`."""
         started_seconds, outcome = self._context.now(), "error"
         try:
             result = await self.connection.ask(message, until_seconds, call)
@@ -261,6 +259,8 @@ class ForwardedTenant:
         except ConnectionEndedError:
             outcome = "owner_lost"
             self._context.forget(self)
+            if is_repeatable:
+                raise ChannelClosedError(until_seconds) from None
             raise
         except NoAnswerError as error:
             outcome = CallTimeoutError.outcome

@@ -73,11 +73,21 @@ class FrameConnection(asyncio.Protocol):
         """Log that the other process broke the protocol; the connection is closed afterwards."""
         raise NotImplementedError
 
-    def send(self, call: int, message: bytes) -> None:
-        """Send a message in the next step of the event loop; do nothing if the connection has ended."""
+    def send(self, call: int, message: bytes, *, is_lone: bool = False) -> None:
+        """Send a message in the next step of the event loop; do nothing if the connection has ended.
+
+        Args:
+            call: The number of the call.
+            message: The encoded message.
+            is_lone: Whether no other message is about to be sent. Such a message is sent immediately, because there is nothing to send
+                with it, and the next step would come later.
+        """
         if self._is_ended:
             return
         if not self._unsent:
+            if is_lone and self._transport is not None:
+                self._transport.write(_HEAD.pack(len(message), call) + message)
+                return
             self._loop.call_soon(self._flush)
         self._unsent.append(_HEAD.pack(len(message), call))
         self._unsent.append(message)

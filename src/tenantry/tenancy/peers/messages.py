@@ -44,8 +44,8 @@ class SentStatement(NamedTuple):
 Unit: TypeAlias = Annotated[list[SentStatement], Meta(min_length=1)]
 
 
-class _Message(msgspec.Struct, array_like=True):
-    """A message; a subclass has a number as its tag."""
+class _Message(msgspec.Struct, array_like=True, gc=False):
+    """A message; a subclass has a number as its tag. The garbage collector skips messages, because no message refers to itself."""
 
 
 class Hello(_Message, tag=1):

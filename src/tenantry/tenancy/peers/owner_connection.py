@@ -92,7 +92,7 @@ class OwnerConnection(FrameConnection):
             NoAnswerError: The other process did not answer in time.
             ConnectionEndedError: The connection ended.
         """
-        self.welcome = await self._answer_to(_HELLO_CALL, messages.encode(self._hello), until_seconds)
+        self.welcome = await self.ask(messages.encode(self._hello), until_seconds, _HELLO_CALL)
 
     def next_call(self) -> int:
         """Return the number of the next call."""
@@ -114,30 +114,37 @@ class OwnerConnection(FrameConnection):
         """
         if self._writable is not None:
             await self._wait_writable_until(until_seconds)
-        return await self._answer_to(self.next_call() if call is None else call, message, until_seconds)
+        if call is None:
+            call = self.next_call()
+        future = self._sent(call, message, until_seconds)
+        try:
+            return await future
+        except asyncio.CancelledError:
+            self._give_up(call, future)
+            raise
 
     def tell(self, message: bytes) -> None:
         """Send a request whose answer nobody needs."""
         self.send(self.next_call(), message)
 
-    async def _answer_to(self, call: int, message: bytes, until_seconds: float) -> Any:
-        if self.is_ended:
+    def _sent(self, call: int, message: bytes, until_seconds: float) -> "asyncio.Future[Any]":
+        """Send a call, and return the future of its answer."""
+        if self._is_ended:
             raise ConnectionEndedError
         future = self._loop.create_future()
         until_seconds += ANSWER_GRACE_SECONDS
         self._waiting[call] = _Waiting(future, until_seconds)
         if self._timer is None or until_seconds < self._timer_until_seconds:
             self._set_timer(until_seconds)
-        self.send(call, message)
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._waiting.pop(call, None)
-            if future.done() and not future.cancelled():
-                future.exception()  # otherwise asyncio would log that nobody has seen the error
-            # Even if the answer is here: it may be the answer to a `Begin`, whose transaction nobody would end.
-            self.send(call, _CANCEL)
-            raise
+        self.send(call, message, is_lone=len(self._waiting) == 1)
+        return future
+
+    def _give_up(self, call: int, future: "asyncio.Future[Any]") -> None:
+        self._waiting.pop(call, None)
+        if future.done() and not future.cancelled():
+            future.exception()  # otherwise asyncio would log that nobody has seen the error
+        # Even if the answer is here: it may be the answer to a `Begin`, whose transaction nobody would end.
+        self.send(call, _CANCEL)
 
     async def _wait_writable_until(self, until_seconds: float) -> None:
         try:

@@ -227,9 +227,7 @@ class ServedConnection(FrameConnection):
             return
         error = future.exception()
         if error is None:
-            is_unit = isinstance(submitted.call.request, tuple) and not isinstance(
-                submitted.call.request, Statement
-            )
+            is_unit = not isinstance(submitted.call.request, Statement)
             self._send_result(call, future.result(), submitted.call.operation, is_unit=is_unit)
             self._tenants.count(lease)
         elif isinstance(error, ChannelClosedError):
@@ -243,12 +241,16 @@ class ServedConnection(FrameConnection):
         self._send_not_owner(call)
 
     def _send_not_owner(self, call: int) -> None:
-        self._tenants.count_answer("not_owner")
-        self.send(call, _NOT_OWNER)
+        self._reply(call, "not_owner", _NOT_OWNER)
 
     def _send_error(self, call: int, error: TenantryError) -> None:
-        self._tenants.count_answer(error.outcome)
-        self.send(call, encode_error(error))
+        self._reply(call, error.outcome, encode_error(error))
+
+    def _reply(self, call: int, outcome: str, message: bytes) -> None:
+        """Send the answer of a call, and count the outcome."""
+        self._remove(call)
+        self._tenants.count_answer(outcome)
+        self.send(call, message, is_lone=not self._calls)
 
     def _send_result(self, call: int, result: Any, operation: str, *, is_unit: bool) -> None:
         room_bytes = self._limits.unread_bytes_max - self.unread_bytes
@@ -257,8 +259,7 @@ class ServedConnection(FrameConnection):
         except TenantryError as error:
             self._send_error(call, error)
         else:
-            self._tenants.count_answer("ok")
-            self.send(call, answer)
+            self._reply(call, "ok", answer)
 
     async def _answered(self, call: int, request: messages.Request) -> None:
         """Do the work of a call, and answer with its result or error."""
