@@ -3,6 +3,7 @@
 Import it by name (``tests`` is on pytest's path): ``from others import other_process``.
 """
 
+import asyncio
 import json
 import os
 import signal
@@ -81,6 +82,10 @@ class Other:
         """
         self.begin(action, *arguments, **keywords)
         return self.answer()
+
+    async def ask(self, action: str, *arguments: str, **keywords: Any) -> Any:
+        """Have it do something for which it needs this process, whose event loop must run meanwhile; return like `do`."""
+        return await asyncio.to_thread(self.do, action, *arguments, **keywords)
 
     def begin(self, action: str, *arguments: str, **keywords: Any) -> None:
         """Have it begin something."""

@@ -44,11 +44,11 @@ class TestProcesses:
     """Several processes on one data directory."""
 
     async def test_a_tenant_is_open_in_one_process(self, registry: TenantRegistry, other: Other):
-        """One works, the other is told which process has it; after kill -9 of that one, the second works at once."""
+        """Without forwarding, the others are told which process has it; after kill -9 of that one, the next works at once."""
         await registry.create("acme")
         await registry.aclose()
         assert other.do("save", "acme", "theirs") == "ok"
-        async with TenantRegistry(registry.config) as mine:
+        async with TenantRegistry(registry.config.model_copy(update={"forwarding": False})) as mine:
             with pytest.raises(
                 TenantOwnedElsewhereError, match=f"'acme' is open in process {other.pid} on"
             ) as caught:
@@ -60,16 +60,30 @@ class TestProcesses:
             )
             assert caught.value.is_retryable
             await mine.create("globex")
-            assert other.do("save", "globex") == {"error": "TenantOwnedElsewhereError", "pid": os.getpid()}
+            outcome = await other.ask("save", "globex")
+            assert outcome == {"error": "TenantOwnedElsewhereError", "pid": os.getpid()}
             other.kill()
             await mine.tenant("acme").messages.save(make_message("ours"))
             history = await mine.tenant("acme").messages.get_history("general")
             assert {message.content for message in history} == {"theirs", "ours"}
 
-    async def test_two_registries_of_one_process(self, registry: TenantRegistry):
-        """The lock keeps a second registry of the same process off too."""
+    async def test_what_two_processes_write(self, registry: TenantRegistry, other: Other):
+        """One has the tenant open, and the calls of both reach it; after kill -9 of that one, the other works at once."""
         await registry.create("acme")
-        async with TenantRegistry(registry.config) as second:
+        await registry.aclose()
+        assert other.do("save", "acme", "theirs") == "ok"
+        async with TenantRegistry(registry.config) as mine:
+            await mine.tenant("acme").messages.save(make_message("ours"))
+            assert mine.statistics().pool.open_tenants == 0
+            other.kill()
+            await mine.tenant("acme").messages.save(make_message("later"))
+            history = await mine.tenant("acme").messages.get_history("general")
+            assert {message.content for message in history} == {"theirs", "ours", "later"}
+
+    async def test_two_registries_of_one_process(self, registry: TenantRegistry):
+        """The lock keeps a second registry of the same process off too, unless it forwards."""
+        await registry.create("acme")
+        async with TenantRegistry(registry.config.model_copy(update={"forwarding": False})) as second:
             with pytest.raises(TenantOwnedElsewhereError) as caught:
                 await second.tenant("acme").messages.get_history("general")
             assert caught.value.pid == os.getpid()
@@ -79,17 +93,17 @@ class TestProcesses:
         """What another process did to a tenant is noticed while it is open here: it is closed, and its calls are refused."""
         hook = Recorder()
         async with TenantRegistry(
-            config(data_dir, catalog_poll_interval_seconds=0.02), hooks=[hook]
+            config(data_dir, catalog_poll_interval_seconds=1.0), hooks=[hook]
         ) as registry:
             for tenant_id in ("acme", "globex"):
                 await registry.create(tenant_id)
-            assert other.do("suspend", "acme") == "ok"
-            await hook.wait_for(TenantClosed, tenant_id="acme", reason="state")
+            assert await other.ask("suspend", "acme") == "ok"
+            assert hook.of(TenantClosed, tenant_id="acme", reason="state")
             with pytest.raises(TenantSuspendedError):
                 await registry.tenant("acme").messages.save(make_message())
             assert registry.tenant("globex").statistics() is not None
             assert hook.of(TenantClosed) == hook.of(TenantClosed, tenant_id="acme")
-            assert other.do("resume", "acme") == "ok"
+            assert await other.ask("resume", "acme") == "ok"
             await registry.tenant("acme").messages.save(make_message())
 
     async def test_a_closed_tenant_is_looked_up_before_it_opens(self, registry: TenantRegistry, other: Other):

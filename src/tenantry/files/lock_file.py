@@ -161,6 +161,23 @@ class LockFile(_Locked):
         except OSError:
             return b""
 
+    def holder(self) -> "Holder | None":
+        """Return the named holder of the lock, without acquiring the lock; None if nobody holds it."""
+        if read_holder(self.read()) == NAMELESS:
+            return None
+        try:
+            fd = self._open(self.path, os.O_RDONLY | os.O_NOFOLLOW)
+            with contextlib.suppress(BlockingIOError):
+                # A shared lock shows whether the file is locked. It is held only for this moment.
+                fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+                return None
+            found = read_holder(_read_content(fd))
+        except OSError:
+            return None
+        finally:
+            self._close()
+        return None if found == NAMELESS else found
+
     def remove(self) -> None:
         """Remove the lock file if this object holds the lock, and release the lock; ignore a failed removal."""
         if self._fd is not None:

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 from tenantry.config import Durability
 from tenantry.errors import TenantOwnedElsewhereError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.files.lock_file import Holder
 from tenantry.ids import TenantId
 from tenantry.limits import TenantLimits
 from tenantry.schemas.migration import Migration
@@ -557,6 +558,12 @@ class Backend(Protocol):
             PersistenceConnectionError: The database cannot be locked.
         """
 
+    async def owner(self, place: Place) -> Holder | None:
+        """Return the process that has the tenant's database open, without opening it.
+
+        The result is None if no process has it open, and on a back end where several processes may have it open.
+        """
+
     def lock(self, name: str) -> AbstractAsyncContextManager[None]:
         """Hold the lock with the given name, which excludes other processes, until the block or the process ends.
 
@@ -564,6 +571,9 @@ class Backend(Protocol):
             LockTakenError: Another process or registry holds the lock.
             PersistenceConnectionError, StorageFullError: The lock cannot be acquired.
         """
+
+    async def may_be_locked(self, name: str) -> bool:
+        """Return False if it is certain that no process holds the lock with the given name; see `lock`."""
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
         """Return the version of each schema in a database that no process has open, without a lock; None if a process may have it open."""

@@ -38,10 +38,12 @@ from tenantry.tenancy.operations.repair import Repair
 from tenantry.tenancy.operations.runner import Finisher, OperationRunner, finishers_of
 from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.peers.forwarding import Forwarding
+from tenantry.tenancy.peers.owners import Owners
 from tenantry.tenancy.peers.peer_socket import PeerSocket
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_units import SentUnits
+from tenantry.tenancy.peers.served_operations import ServedOperations
 from tenantry.tenancy.peers.served_tenants import ServedTenants
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
@@ -136,8 +138,45 @@ def compose(
         backends.catalog, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
     )
     recorded_schemas = RecordedSchemas(catalog, schemas, clock)
-    tools, failed_tenants = _open_tenants(catalog, context, backends, schemas, recorded_schemas, log)
-    peers, served, forwarding = _peers(socket, slots, tools, schemas, log)
+    failures = FailureReports()
+    opener = TenantOpener(
+        catalog, schemas, context, backends, recorded_schemas, log=log, on_failure=failures.report
+    )
+    pool = _pool(opener, context, log)
+    served = ServedTenants(
+        pool,
+        call_timeout_seconds=config.call_timeout_seconds,
+        handed_over_after_calls=config.handed_over_after_calls,
+    )
+    sent_units = SentUnits()
+    peers = _peers(socket, slots, served, pool, catalog, context, schemas, sent_units.token, log)
+    tools = OperationTools(
+        catalog,
+        context,
+        pool,
+        opener,
+        backends,
+        recorded_schemas,
+        Owners(
+            peers,
+            backends,
+            config.data_dir,
+            silent_seconds_max=config.call_timeout_seconds,
+        ),
+    )
+    failed_tenants = FailedTenants(tools, log)
+    failures.subscribe(failed_tenants.start_closing)
+    forwarding = Forwarding(
+        pool,
+        peers,
+        sent_units,
+        catalog,
+        is_wanted=config.forwarding,
+        call_timeout_seconds=config.call_timeout_seconds,
+        now=clock.monotonic_seconds,
+        report=all_hooks.report,
+        log=log,
+    )
     leases = TenantLeases(tools, forwarding, state, schemas, log)
     storage = snapshot_storage or LocalStorage(default_location(config.data_dir))
     storage_owner = StorageOwner(storage, config, backends.catalog, clock)
@@ -160,6 +199,7 @@ def compose(
     )
     snapshots = Snapshots(runner, snapshot_tools, snapshot_operations, storage_owner)
     fleet_tools = FleetTools(
+        tools,
         catalog,
         tools.pool,
         runner,
@@ -205,21 +245,9 @@ def compose(
     )
 
 
-def _open_tenants(
-    catalog: Catalog,
-    context: ActorContext,
-    backends: Backends,
-    schemas: Sequence[Schema],
-    recorded_schemas: RecordedSchemas,
-    log: EventLog,
-) -> tuple[OperationTools, FailedTenants]:
-    """Return two parts: the tools of lifecycle operations, which include the pool, and the part that closes failed tenants."""
+def _pool(opener: TenantOpener, context: ActorContext, log: EventLog) -> ActorPool:
     config = context.config
-    failures = FailureReports()
-    opener = TenantOpener(
-        catalog, schemas, context, backends, recorded_schemas, log=log, on_failure=failures.report
-    )
-    pool = ActorPool(
+    return ActorPool(
         opener.open,
         open_tenants_max=config.open_tenants_max,
         waiters_max=config.pool_waiters_max,
@@ -229,45 +257,32 @@ def _open_tenants(
         report=context.report,
         log=log,
     )
-    tools = OperationTools(catalog, context, pool, opener, backends, recorded_schemas)
-    failed_tenants = FailedTenants(tools, log)
-    failures.subscribe(failed_tenants.start_closing)
-    return tools, failed_tenants
 
 
 def _peers(
-    socket: PeerSocket, slots: ProcessSlots, tools: OperationTools, schemas: Sequence[Schema], log: EventLog
-) -> tuple[Peers, ServedTenants, Forwarding]:
-    """Return three parts: the connections to other processes, their use of tenants here, and the part that forwards calls to them."""
-    config, now = tools.context.config, tools.context.clock.monotonic_seconds
-    sent_units = SentUnits()
-    served = ServedTenants(
-        tools.pool,
-        call_timeout_seconds=config.call_timeout_seconds,
-        handed_over_after_calls=config.handed_over_after_calls,
-    )
-    peers = Peers(
+    socket: PeerSocket,
+    slots: ProcessSlots,
+    served: ServedTenants,
+    pool: ActorPool,
+    catalog: Catalog,
+    context: ActorContext,
+    schemas: Sequence[Schema],
+    token: bytes,
+    log: EventLog,
+) -> Peers:
+    """Return the connections to other processes."""
+    config = context.config
+    return Peers(
         socket,
         slots,
         served,
+        ServedOperations(served, pool, catalog, config.data_dir / "scratch"),
         schemas,
-        token=sent_units.token,
+        token=token,
         connect_timeout_seconds=config.call_timeout_seconds,
-        now=now,
+        now=context.clock.monotonic_seconds,
         log=log,
     )
-    forwarding = Forwarding(
-        tools.pool,
-        peers,
-        sent_units,
-        tools.catalog,
-        is_wanted=config.forwarding,
-        call_timeout_seconds=config.call_timeout_seconds,
-        now=now,
-        report=tools.context.report,
-        log=log,
-    )
-    return peers, served, forwarding
 
 
 def _operations(

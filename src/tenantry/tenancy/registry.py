@@ -224,10 +224,12 @@ class TenantRegistry(OperatorAPI):
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
+            TenantOwnedElsewhereError: The process that has the tenant open does not answer.
         """
         tenant = await self.get(tenant_id)
         size = await self._parts.backends.of(tenant.backend).size_bytes(tenant.place)
-        return TenantStatistics(size, self._parts.leases.actor_statistics(tenant.id))
+        counted = self._parts.leases.actor_statistics(tenant.id)
+        return TenantStatistics(size, counted or await self._parts.tools.owners.statistics(tenant))
 
     async def backend_reports(self) -> Sequence[AskedBackend]:
         """Ask each back end for a report. The default back end of new tenants is first.

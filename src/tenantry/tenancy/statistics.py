@@ -66,7 +66,8 @@ class TenantStatistics:
 
     Attributes:
         database_bytes: The size of the tenant's database and its write-ahead log.
-        actor: The tenant's counters since this process opened it; None while the tenant is closed.
+        actor: The tenant's counters since the process that has it open has opened it; None while the tenant is closed, or if that
+            process cannot be asked.
     """
 
     database_bytes: int

@@ -19,6 +19,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import DatabaseCorruptError, DataDirectoryError, PersistenceError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.files.durable_files import remove_files
+from tenantry.files.lock_file import Holder
 from tenantry.ids import TenantId
 from tenantry.limits import TenantLimits
 from tenantry.postgres_config import PostgresConfig
@@ -213,11 +214,21 @@ class PostgresBackend:
         """Hold the tenant's lock during a block, and fence off all stores; see `Backend.exclusive`."""
         return closed_database(self._tools, place, backend=self.name, is_waited_for=is_waited_for)
 
+    async def owner(self, place: Place) -> Holder | None:
+        """Return None, because several processes may have the tenant open; see `Backend.owner`."""
+        del place
+        return None
+
     @asynccontextmanager
     async def lock(self, name: str) -> AsyncIterator[None]:
         """Hold an advisory lock during a block; see `Backend.lock`."""
         async with locks.held(self._tools.locks, locks.name_key(name)):
             yield
+
+    async def may_be_locked(self, name: str) -> bool:
+        """Return True: a query would cost more than the wait that it could save; see `Backend.may_be_locked`."""
+        del name
+        return True
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
         """Read the versions from the schema; see `Backend.closed_versions`. They are right even while a store is connected."""

@@ -11,7 +11,7 @@ from tenantry.config import RegistryConfig
 from tenantry.errors import DataDirectoryError, SnapshotError
 from tenantry.eventlog import EventLog
 from tenantry.files.durable_files import FILE_MODE, make_directories, move, sync_file
-from tenantry.files.lock_file import LockFile, LockHeldError, lock_error, remove_abandoned
+from tenantry.files.lock_file import Holder, LockFile, LockHeldError, lock_error, remove_abandoned
 from tenantry.ids import TenantId
 from tenantry.limits import TenantLimits
 from tenantry.schemas.schema import Schema
@@ -192,7 +192,12 @@ class SQLiteBackend:
             schemas=self._schemas,
             wait_seconds=self._config.call_timeout_seconds if is_waited_for else 0.0,
             monotonic_seconds=self._clock.monotonic_seconds,
+            socket_name=self._socket_name(),
         )
+
+    async def owner(self, place: Place) -> Holder | None:
+        """Return the process that holds the tenant's lock; see `Backend.owner`."""
+        return await run_in_thread(LockFile(self._paths(place).lock).holder)
 
     @asynccontextmanager
     async def lock(self, name: str) -> AsyncIterator[None]:
@@ -209,6 +214,10 @@ class SQLiteBackend:
         finally:
             # Remove the lock even if the caller was cancelled, because the thread has acquired the lock at this point.
             lock.remove()
+
+    async def may_be_locked(self, name: str) -> bool:
+        """Return whether a process holds the lock file; see `Backend.may_be_locked`."""
+        return await run_in_thread(LockFile(self._locks_directory / name).holder) is not None
 
     async def closed_versions(self, place: Place) -> dict[str, int] | None:
         """Read the versions from the closed database's file; see `Backend.closed_versions`."""

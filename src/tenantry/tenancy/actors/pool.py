@@ -219,10 +219,15 @@ class ActorPool:
     async def lease_if_open(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease, after waiting for an opening; None when the tenant is closed. This does not open the tenant.
 
-        A draining tenant either closes or accepts callers again; a closing tenant is waited for.
+        A draining tenant either closes or accepts callers again; a closing tenant is waited for, and so is the end of a hold.
         """
-        while (entry := self._entries.get(tenant_id)) is not None:
-            if entry.state is EntryState.OPENING:
+        while True:
+            entry = self._entries.get(tenant_id)
+            if entry is None:
+                if (hold := self._holds.get(tenant_id)) is None:
+                    return None
+                await hold.released.wait()
+            elif entry.state is EntryState.OPENING:
                 await entry.opened.wait()
             elif entry.state is EntryState.CLOSING:
                 await entry.closed.wait()
@@ -231,7 +236,6 @@ class ActorPool:
             else:
                 with anyio.move_on_after(DRAINING_LOOKS_SECONDS):
                     await entry.closed.wait()
-        return None
 
     async def opened(self, tenant_id: TenantId) -> TenantActor | None:
         """Return the tenant's actor, or None if the tenant is not open; if the tenant is being opened, wait first."""

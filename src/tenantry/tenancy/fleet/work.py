@@ -33,6 +33,7 @@ from tenantry.tenancy.move.move import Move
 from tenantry.tenancy.opening.tenant_leases import TenantLeases
 from tenantry.tenancy.operations.operation import Operation
 from tenantry.tenancy.operations.runner import OperationRunner
+from tenantry.tenancy.operations.tools import OperationTools
 from tenantry.tenancy.refusals import busy_error
 from tenantry.tenancy.snapshots.snapshots import Snapshots
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -68,6 +69,7 @@ class JobHaltedError(Exception):
 class FleetTools:
     """The components that the work uses."""
 
+    operations: OperationTools
     catalog: Catalog
     pool: ActorPool
     runner: OperationRunner
@@ -183,13 +185,14 @@ class FleetWork:
 
     async def _migrate(self, tenant: TenantRecord, item: PendingTenant, _: FleetJob) -> Outcome:
         try:
-            lease = await self._tools.leases.lease(tenant.id)
+            lease = await self._tools.leases.lease_here(tenant.id)
         except TenantOwnedElsewhereError:
             # The process that has the tenant open has migrated the tenant, and has recorded the versions in the catalog.
             latest = await self._tools.catalog.find_by_uid(tenant.uid)
-            if latest is None or not self._are_current(latest.schema_versions, self._backend_of(latest)):
-                raise
-            return Outcome(SKIPPED)
+            if latest is not None and self._are_current(latest.schema_versions, self._backend_of(latest)):
+                return Outcome(SKIPPED)
+            # That process has fewer migrations than this one.
+            lease = await self._tools.operations.take_over(tenant, MIGRATE)
         item.detail["schema_versions"] = lease.actor.schema_versions
         self._tools.leases.release(lease)
         return Outcome(OK)
@@ -224,12 +227,19 @@ class FleetWork:
             check = partial(self._check_closed, is_thorough=is_thorough)
             await self._tools.runner.run(tenant.id, CHECK, check, by=job.created_by)
             return Outcome(OK)
-        lease = await self._tools.leases.lease(tenant.id)
+        await self._tools.operations.owners.do(
+            tenant,
+            lambda: self._check_open(tenant, is_thorough=is_thorough),
+            lambda owned: owned.check_integrity(is_thorough=is_thorough),
+        )
+        return Outcome(OK)
+
+    async def _check_open(self, tenant: TenantRecord, *, is_thorough: bool) -> None:
+        lease = await self._tools.leases.lease_here(tenant.id)
         try:
             await lease.actor.check_integrity(is_thorough=is_thorough)
         finally:
             self._tools.leases.release(lease)
-        return Outcome(OK)
 
     async def _check_closed(self, operation: Operation, *, is_thorough: bool) -> None:
         """Check the database of a tenant that serves no calls, while other operations on the tenant wait."""
@@ -237,7 +247,9 @@ class FleetWork:
         if tenant.state.allows(Permission.READ) or not tenant.state.allows(Permission.CHECK):
             # The tenant's state was changed after the job read it.
             raise busy_error(tenant.id, "resume", self._tools.limits.retry_seconds[0])
-        async with self._backend_of(tenant).exclusive(tenant.place, is_waited_for=False) as closed:
+        async with self._tools.operations.owners.exclusive(
+            self._backend_of(tenant), tenant.place, CHECK, is_waited_for=False
+        ) as closed:
             await closed.check(is_thorough=is_thorough)
 
     async def _take_snapshot(self, tenant: TenantRecord, item: PendingTenant, job: FleetJob) -> Outcome:

@@ -31,7 +31,7 @@ from typing import Final
 import anyio
 
 from tenantry.events import TenantMoved
-from tenantry.storage.protocol import Backend, Capability, Place
+from tenantry.storage.protocol import Backend, Place
 from tenantry.tenancy.catalog.catalog import StaleTenantError
 from tenantry.tenancy.move import phase
 from tenantry.tenancy.move.phase import MovePhase
@@ -135,11 +135,11 @@ class Move:
             lease = stack.enter_context(ExitStack())
             if moving.is_served and self._operations.opener.is_behind(moving):
                 # Opening migrates the tenant. A migration during the move would change the tables that the journal is about.
-                self._operations.pool.release(await self._operations.pool.lease(moving.id))
+                self._operations.pool.release(await self._operations.take_over(moving, self.action))
             await self._install(operation, moving, replication)
             if moving.is_served:
                 # The lease keeps the tenant open, and so the log from which the passes read.
-                held = await self._operations.pool.lease(moving.id)
+                held = await self._operations.take_over(moving, self.action)
                 lease.callback(self._operations.pool.release, held)
             await self._place_copy(operation, moving, progress)
             await stack.enter_async_context(replication.connected())
@@ -151,12 +151,9 @@ class Move:
             return await self._switch(operation, moving, progress)
 
     async def _install(self, operation: Operation, moving: TenantRecord, replication: Replication) -> None:
-        source = self._operations.backend_of(moving)
-        # A process that has the only access to a tenant keeps it while it serves, so waiting for another process would be in vain.
-        is_waited_for = Capability.SHARED in source.capabilities
         async with (
             self._operations.pool.held(moving.id, self.action),
-            source.exclusive(moving.place, is_waited_for=is_waited_for),
+            self._operations.exclusive(moving, self.action),
         ):
             await replication.install_journal()
         operation.step("journaled")
@@ -198,7 +195,7 @@ class Move:
         catalog = self._operations.catalog
         source = self._operations.backend_of(moving)
         switching = await catalog.change(moving, intent=phase.with_phase(moving, MovePhase.SWITCHING))
-        async with source.exclusive(moving.place):
+        async with self._operations.exclusive(moving, self.action):
             if await source.closed_versions(moving.place) not in (None, progress.versions):
                 raise tables_changed(moving)
             await progress.replication.complete(is_counted=not moving.is_served)
@@ -217,7 +214,8 @@ class Move:
     async def _complete(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
         """Remove the original of a tenant that has moved, and clear the intent."""
         name, place = phase.source_of(tenant)
-        async with self._operations.backends.of(name).exclusive(place) as closed:
+        source = self._operations.backends.of(name)
+        async with self._operations.owners.exclusive(source, place, self.action) as closed:
             await self._check_owned(operation, tenant)
             await closed.remove()
         target, place = self._target(tenant)
@@ -235,7 +233,7 @@ class Move:
             source = self._operations.backend_of(tenant)
             async with (
                 self._operations.pool.held(tenant.id, self.action),
-                source.exclusive(tenant.place),
+                self._operations.exclusive(tenant, self.action),
             ):
                 await source.original(tenant.place).remove()
         # The copy is removed last: its back end may be unreachable, and then the intent stays until the copy can be removed.

@@ -58,6 +58,19 @@ class TenantLeases:
             RegistryClosedError: The registry is not open.
             TenantError, PersistenceError: The tenant cannot be opened.
         """
+        await self._check(tenant_id)
+        return await self._forwarding.lease(tenant_id)
+
+    async def lease_here(self, tenant_id: TenantId) -> Lease:
+        """Return a lease of the tenant in this process; open the tenant if it is closed. Raises like `lease`.
+
+        Raises:
+            TenantOwnedElsewhereError: Another process has the tenant open.
+        """
+        await self._check(tenant_id)
+        return await self._pool.lease(tenant_id)
+
+    async def _check(self, tenant_id: TenantId) -> None:
         self._state.check_open(tenant_id)
         if (
             self._pool.is_full
@@ -66,7 +79,6 @@ class TenantLeases:
         ):
             # Check before the pool evicts another tenant, so that calls to an unknown or suspended tenant evict no tenant.
             check_opens(await self._tools.catalog.get(tenant_id))
-        return await self._forwarding.lease(tenant_id)
 
     def release(self, lease: Lease) -> None:
         """Release a lease."""

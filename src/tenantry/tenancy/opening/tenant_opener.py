@@ -12,6 +12,7 @@ from tenantry.errors import (
     PersistenceConnectionError,
     PersistenceError,
     TenantBusyError,
+    TenantError,
     TenantOwnedElsewhereError,
     TenantQuarantinedError,
     TenantryError,
@@ -95,7 +96,9 @@ class TenantOpener:
                 # A tenant that has moved can be opened at its new place immediately.
                 has_moved = latest.uid == tenant.uid and not latest.is_at_place_of(tenant)
                 is_repeated = has_moved or is_missing
-                if not is_repeated and (not self._waits_for_others(tenant) or self._now() >= until):
+                if not is_repeated and (
+                    self._now() >= until or not await self._waits_for_others(tenant, error)
+                ):
                     raise
             if not is_repeated:
                 await anyio.sleep(OTHERS_INTERVAL_SECONDS)
@@ -145,15 +148,20 @@ class TenantOpener:
         )
         return error if tenant.uid in self._for_operations else await self.quarantine(tenant, error)
 
-    def _waits_for_others(self, tenant: TenantRecord) -> bool:
+    async def _waits_for_others(self, tenant: TenantRecord, error: TenantError) -> bool:
         """Return whether an opening waits for the operation of another process, as callers wait for one of their own process.
 
-        The others need the database to themselves only for a moment where several processes may have the tenant open. Elsewhere
-        one process may keep the tenant for ever, so its callers are refused immediately.
+        Where several processes may have the tenant open, the others need the database to themselves only for a moment. Elsewhere one
+        process may keep the tenant for ever, and the calls are forwarded to that process. An operation there is waited for while its
+        process is alive.
         """
+        if tenant.uid in self._for_operations:
+            return False
         backend = self._backends.find(tenant.backend)
-        is_shared = backend is not None and Capability.SHARED in backend.capabilities
-        return is_shared and tenant.uid not in self._for_operations
+        if backend is not None and Capability.SHARED in backend.capabilities:
+            return True
+        is_busy = isinstance(error, TenantBusyError) and self._context.config.forwarding
+        return is_busy and await self._backends.catalog.may_be_locked(tenant.uid)
 
     async def is_damaged(self, tenant: TenantRecord) -> bool:
         """Check a closed tenant's database again, because a temporary disk failure looks like damage.

@@ -40,9 +40,9 @@ class Archive:
             raise
 
     async def _compact(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
-        await self._tools.close(tenant)
+        await self._tools.close(tenant, self.action)
         operation.step("closed")
-        async with self._tools.backend_of(tenant).exclusive(tenant.place) as closed:
+        async with self._tools.exclusive(tenant, self.action) as closed:
             await closed.compact()
         operation.step("compacted")
         return await operation.complete(tenant)

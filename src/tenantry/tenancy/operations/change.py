@@ -30,7 +30,7 @@ class Change:
         self._tools.backend_of(tenant)  # an unknown back end is refused before anything is changed
         tenant = await operation.apply(tenant, event, reason=reason)
         if tenant.state.allows(Permission.STAY_OPEN):
-            await self._tools.apply_record(tenant)
+            await self._tools.apply_record_at_owner(tenant)
         else:
             await self._close(operation, tenant)
         if not tenant.state.allows(Permission.WRITE):
@@ -72,9 +72,9 @@ class Change:
         tenant = await operation.change(tenant, **changed) if changed else tenant
         if "limits" in changes:
             # Apply limits even if the catalog has them already: an earlier request may have changed the catalog and then failed.
-            await self._tools.apply_record(tenant)
+            await self._tools.apply_record_at_owner(tenant)
         return tenant
 
     async def _close(self, operation: Operation, tenant: TenantRecord) -> None:
-        await self._tools.close(tenant)
+        await self._tools.close(tenant, operation.action)
         operation.step("closed")

@@ -73,8 +73,8 @@ class Purge:
         )
 
     async def _remove(self, operation: Operation, tenant: TenantRecord) -> TenantRecord:
-        await self._tools.close(tenant)
-        async with self._tools.backend_of(tenant).exclusive(tenant.place) as closed:
+        await self._tools.close(tenant, self.action)
+        async with self._tools.exclusive(tenant, self.action) as closed:
             # Call `remove` even if the files are missing: another process may have died between their removal and the sync.
             await closed.remove()
         operation.step("removed")

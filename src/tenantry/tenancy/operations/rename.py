@@ -33,7 +33,7 @@ class Rename:
         await self._check_free(new_id)
         async with self._tools.pool.held(tenant.id, self.action), operation.begun(tenant) as under_way:
             # Otherwise another process could serve this tenant's data to callers of a new tenant with the old id.
-            async with self._tools.backend_of(under_way).exclusive(under_way.place):
+            async with self._tools.exclusive(under_way, self.action):
                 operation.step("closed")
             self._tools.opener.forget_opened(tenant.id)
             return await operation.complete(under_way, id=new_id, previous_id=tenant.id)

@@ -29,7 +29,7 @@ class Repair:
             operation.detail = {**operation.detail, "is_checked": False}
             return tenant
         async with operation.begun(tenant) as damaged:
-            async with self._tools.backend_of(damaged).exclusive(damaged.place) as closed:
+            async with self._tools.exclusive(damaged, self.action) as closed:
                 await closed.check_repairable()
                 with operation.preparing():
                     await closed.repair()

@@ -11,6 +11,7 @@ from tenantry.errors import (
     DatabaseCorruptError,
     PersistenceConnectionError,
     PersistenceError,
+    TenantBusyError,
     TenantError,
     TenantOwnedElsewhereError,
     TenantryError,
@@ -156,7 +157,10 @@ class Forwarding:
         if lease is not None:
             return lease
         tenant = await self._catalog.get(tenant_id)
-        check_opens(tenant)
+        try:
+            check_opens(tenant)
+        except TenantBusyError:
+            return None  # the tenant's next opening here waits for the operation
         return self._remember(tenant_id, tenant.uid, tenant.backend, connection)
 
     def _remember(self, tenant_id: TenantId, uid: str, backend: str, connection: OwnerConnection) -> Lease:

@@ -180,6 +180,59 @@ class NotOwner(_Message, tag=14):
     """The answer to a call of a tenant that the process does not have open. The call ran nowhere."""
 
 
+class Release(_Message, tag=15):
+    """Closes a tenant, and keeps it closed at the receiver. The answer means that the tenant is closed.
+
+    The tenant's callers at the receiver wait until the sender gives this call up with `Cancel`, or the connection ends.
+
+    Attributes:
+        action: The name of the operation that needs the database, for errors.
+    """
+
+    tenant_id: str
+    uid: str
+    action: str
+
+
+class Refresh(_Message, tag=16):
+    """Asks the owner to apply the tenant's record, which the sender has changed in the catalog."""
+
+    tenant_id: str
+    uid: str
+
+
+class Copy(_Message, tag=17):
+    """Asks for a consistent copy of a tenant's database in a new file.
+
+    Attributes:
+        path: The path of the file, relative to the folder ``scratch`` of the data directory: two containers may mount the data
+            directory at different paths.
+    """
+
+    tenant_id: str
+    uid: str
+    path: str
+
+
+class Check(_Message, tag=18):
+    """Asks for a check of a tenant's database; see `TenantActor.check_integrity`."""
+
+    tenant_id: str
+    uid: str
+    is_thorough: bool
+
+
+class Statistics(_Message, tag=19):
+    """Asks for the counters of an open tenant, an `ActorStatistics`."""
+
+    tenant_id: str
+    uid: str
+
+
+class Ping(_Message, tag=20):
+    """Asks for an answer, as a sign that the receiver's event loop runs."""
+
+
 class Measure(_Message, tag=40):
     """Asks for the numbers of the process; see `tenantry.tenancy.measurements`."""
 
@@ -195,18 +248,10 @@ class SentMeasurements(_Message, tag=41):
 
 
 TenantRequest: TypeAlias = Write | WriteOnce | Read
+TransactionRequest: TypeAlias = Begin | TransactionWrite | TransactionRead | Commit | Rollback
+OperatorRequest: TypeAlias = Refresh | Copy | Check | Statistics
 Request: TypeAlias = (
-    Hello
-    | Write
-    | WriteOnce
-    | Read
-    | Begin
-    | TransactionWrite
-    | TransactionRead
-    | Commit
-    | Rollback
-    | Cancel
-    | Measure
+    Hello | TenantRequest | TransactionRequest | OperatorRequest | Release | Ping | Cancel | Measure
 )
 Answer: TypeAlias = Welcome | Done | Failed | NotOwner | SentMeasurements
 

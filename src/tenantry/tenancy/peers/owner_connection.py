@@ -2,6 +2,7 @@
 
 import asyncio
 import itertools
+import math
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
@@ -10,7 +11,7 @@ import msgspec
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.peers import messages
 from tenantry.tenancy.peers.frames import CALL_NUMBERS, FrameConnection
-from tenantry.tenancy.peers.messages import Answer, Cancel, Done, Failed, Hello, NotOwner, Welcome
+from tenantry.tenancy.peers.messages import Answer, Cancel, Done, Failed, Hello, NotOwner, Ping, Welcome
 from tenantry.tenancy.peers.sent_errors import unpack_error
 
 PEER_REFUSED: Final = "tenantry.peer.refused"
@@ -21,6 +22,7 @@ ANSWER_GRACE_SECONDS: Final = 0.25
 _FRAMES_PER_STEP: Final = 64
 _HELLO_CALL: Final = 0
 _CANCEL: Final = messages.encode(Cancel())
+_PING: Final = messages.encode(Ping())
 
 
 class ConnectionEndedError(Exception):
@@ -123,6 +125,31 @@ class OwnerConnection(FrameConnection):
             self._give_up(call, future)
             raise
 
+    async def ask_at_length(self, message: bytes, silent_seconds_max: float, call: int | None = None) -> Any:
+        """Send a call that may take long, and return its result. The call fails only if the owner's event loop does not run.
+
+        Args:
+            message: The encoded request.
+            silent_seconds_max: The interval at which the owner is asked for a sign of life, and the time that it has to give one.
+            call: The number of the call, from `next_call`.
+
+        Raises:
+            NoAnswerError, NotOwnerError, ConnectionEndedError, TenantryError: See `ask`.
+        """
+        number = self.next_call() if call is None else call
+        future = self._sent(number, message, math.inf)
+        try:
+            while not (await asyncio.wait([future], timeout=silent_seconds_max))[0]:
+                await self.ask(_PING, self._now() + silent_seconds_max)
+        except BaseException:
+            self._give_up(number, future)
+            raise
+        return future.result()
+
+    def give_up(self, call: int) -> None:
+        """Tell the owner that this process does not need the result or the effect of a call any more."""
+        self.send(call, _CANCEL)
+
     def tell(self, message: bytes) -> None:
         """Send a request whose answer nobody needs."""
         self.send(self.next_call(), message)
@@ -134,7 +161,7 @@ class OwnerConnection(FrameConnection):
         future = self._loop.create_future()
         until_seconds += ANSWER_GRACE_SECONDS
         self._waiting[call] = _Waiting(future, until_seconds)
-        if self._timer is None or until_seconds < self._timer_until_seconds:
+        if until_seconds < math.inf and (self._timer is None or until_seconds < self._timer_until_seconds):
             self._set_timer(until_seconds)
         self.send(call, message, is_lone=len(self._waiting) == 1)
         return future
@@ -200,8 +227,8 @@ class OwnerConnection(FrameConnection):
             self.send(call, _CANCEL)
             if not waiting.future.done():
                 waiting.future.set_exception(NoAnswerError(was_started=True))
-        if self._waiting:
-            until = min(waiting.until_seconds for waiting in self._waiting.values())
+        until = min((waiting.until_seconds for waiting in self._waiting.values()), default=math.inf)
+        if until < math.inf:
             self._set_timer(until)
 
     def _set_timer(self, until_seconds: float) -> None:

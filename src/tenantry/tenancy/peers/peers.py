@@ -24,6 +24,7 @@ from tenantry.tenancy.peers.peer_limits import PeerLimits
 from tenantry.tenancy.peers.peer_socket import PeerSocket
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.served_connection import ServedConnection
+from tenantry.tenancy.peers.served_operations import ServedOperations
 from tenantry.tenancy.peers.served_tenants import ServedTenants
 from tenantry.threads import run_in_thread
 
@@ -47,6 +48,7 @@ class Peers:
         socket: PeerSocket,
         slots: ProcessSlots,
         served: ServedTenants,
+        operations: ServedOperations,
         schemas: Sequence[Schema],
         *,
         token: bytes,
@@ -58,6 +60,7 @@ class Peers:
         self._socket = socket
         self.slots = slots
         self._served = served
+        self._operations = operations
         self._schemas = tuple(schemas)
         self._token = token
         self._connect_timeout_seconds = connect_timeout_seconds
@@ -124,7 +127,7 @@ class Peers:
             os.close(nothing)
 
     async def connection_to(self, name: str) -> OwnerConnection | None:
-        """Return the connection to the process that listens at this name; None if nobody listens there.
+        """Return the connection to the process that listens at this name; None if nobody listens there, or this registry does.
 
         Raises:
             TenantError: The other process runs a release that this one cannot talk to.
@@ -133,6 +136,8 @@ class Peers:
         found = self._owners.get(name)
         if found is not None and not found.is_ended:
             return found
+        if name == self._socket.name():
+            return None
         task = self._connecting.get(name)
         if task is None:
             task = self._connecting[name] = asyncio.create_task(self._connect(name))
@@ -204,6 +209,7 @@ class Peers:
         welcome = Welcome(PROTOCOL_VERSION, os.getpid(), own_version(), self._versions(), HOST)
         connection = ServedConnection(
             self._served,
+            self._operations,
             welcome,
             self._limits,
             measure=measure,

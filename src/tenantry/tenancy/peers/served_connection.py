@@ -23,14 +23,19 @@ from tenantry.tenancy.peers.messages import (
     Begin,
     Cancel,
     Commit,
+    Done,
     Hello,
     Measure,
     NotOwner,
+    OperatorRequest,
+    Ping,
     Read,
+    Release,
     Rollback,
     SentMeasurements,
     TenantRequest,
     TransactionRead,
+    TransactionRequest,
     TransactionWrite,
     Welcome,
     Write,
@@ -39,6 +44,7 @@ from tenantry.tenancy.peers.messages import (
 )
 from tenantry.tenancy.peers.peer_limits import PeerLimits
 from tenantry.tenancy.peers.sent_results import encode_error, encode_result
+from tenantry.tenancy.peers.served_operations import ServedOperations
 from tenantry.tenancy.peers.served_tenants import ServedTenants
 from tenantry.tenancy.peers.served_transactions import ServedTransactions
 
@@ -50,6 +56,7 @@ PEER_DISCONNECTED: Final = "tenantry.peer.disconnected"
 PEER_BROKEN_OFF: Final = "tenantry.peer.broken_off"
 
 _NOT_OWNER: Final = messages.encode(NotOwner())
+_DONE: Final = messages.encode(Done(None))
 
 
 class ServedConnection(FrameConnection):
@@ -66,6 +73,7 @@ class ServedConnection(FrameConnection):
     def __init__(
         self,
         tenants: ServedTenants,
+        operations: ServedOperations,
         welcome: Welcome,
         limits: PeerLimits,
         *,
@@ -79,6 +87,7 @@ class ServedConnection(FrameConnection):
         self.hello: Hello | None = None
         """What the other process says about itself; None until it has introduced itself."""
         self._tenants = tenants
+        self._operations = operations
         self._welcome = welcome
         self._measure = measure
         self._on_greeted = on_greeted
@@ -111,6 +120,10 @@ class ServedConnection(FrameConnection):
             self._break_off(f"it used the number {call} for two calls at the same time")
         elif isinstance(request, (Write, Read, WriteOnce)):
             self._begin(call, request)
+        elif isinstance(request, Ping):
+            self.send(call, _DONE)
+        elif isinstance(request, Release):
+            self._start(call, self._release(call, request))
         else:
             self._start(call, self._answered(call, request))
 
@@ -261,7 +274,18 @@ class ServedConnection(FrameConnection):
         else:
             self._reply(call, "ok", answer)
 
-    async def _answered(self, call: int, request: messages.Request) -> None:
+    async def _release(self, call: int, request: Release) -> None:
+        """Close the tenant, and keep it closed until the other process gives the call up."""
+        try:
+            async with self._operations.released(request):
+                self.send(call, _DONE)
+                await self._loop.create_future()
+        except ChannelClosedError:
+            self.send(call, _NOT_OWNER)
+        except Exception as error:  # noqa: BLE001  # the other process waits for an answer
+            self.send(call, encode_error(as_tenantry_error(error, "Release")))
+
+    async def _answered(self, call: int, request: TransactionRequest | OperatorRequest) -> None:
         """Do the work of a call, and answer with its result or error."""
         try:
             result = await self._run(call, request)
@@ -274,7 +298,7 @@ class ServedConnection(FrameConnection):
                 call, result, type(request).__name__, is_unit=isinstance(request, TransactionWrite)
             )
 
-    async def _run(self, call: int, request: messages.Request) -> Any:
+    async def _run(self, call: int, request: TransactionRequest | OperatorRequest) -> Any:
         match request:
             case Begin():
                 await self._transactions.begin(call, request)
@@ -289,6 +313,8 @@ class ServedConnection(FrameConnection):
                 await self._transactions.commit(self.hello.token, request)
             case Rollback():
                 await self._transactions.rollback(request.transaction)
+            case _:
+                return await self._operations.run(request)
         return None
 
     def _start(self, call: int, work: Coroutine[Any, Any, None]) -> None:

@@ -21,7 +21,7 @@ from tenantry.tenancy.tenant_record import TenantRecord
 
 
 class _Source(Protocol):
-    """An open database to copy: a tenant's actor or store."""
+    """An open database to copy: a tenant's actor or store, in this process or another."""
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file."""
@@ -64,7 +64,14 @@ class Copies:
         return await self._copy_open(tenant, path)
 
     async def _copy_open(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Copy a tenant through its actor; the actor quarantines a damaged tenant."""
+        """Copy a tenant through its actor, here or in the process that has it open; the actor quarantines a damaged tenant."""
+        return await self._tools.owners.do(
+            tenant,
+            lambda: self._copy_leased(tenant, path),
+            lambda owned: self._copied(tenant, owned, path),
+        )
+
+    async def _copy_leased(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         lease = await self._pool.lease(tenant.id)
         try:
             if lease.actor.uid != tenant.uid:
@@ -101,7 +108,14 @@ class Copies:
                 raise await self._tools.opener.quarantine(tenant, error) from error
 
     async def _copy_closed(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
-        """Copy a tenant that nobody else can open during the copy."""
+        """Copy a tenant that nobody else can open during the copy; if another process has it open, that process makes the copy."""
+        return await self._tools.owners.do(
+            tenant,
+            lambda: self._copy_store(tenant, path),
+            lambda owned: self._copied(tenant, owned, path),
+        )
+
+    async def _copy_store(self, tenant: TenantRecord, path: Path) -> DatabaseReport:
         store = self._tools.backend_of(tenant).store(
             tenant.place, limits=tenant.limits, log=self._log.bind(tenant_id=tenant.id)
         )

@@ -111,7 +111,7 @@ class Exchange:
         """Exchange the database of a held tenant."""
         point = _point_of(tenant)
         operation.step("closed")
-        async with self._operations.backend_of(tenant).exclusive(tenant.place) as closed:
+        async with self._operations.exclusive(tenant, operation.action) as closed:
             await closed.keep(point, is_as_found=self.is_kept_as_found)
             operation.step("kept")
             await closed.exchange(point)

@@ -95,13 +95,17 @@ async def closed_database(
     schemas: Sequence[Schema],
     wait_seconds: float,
     monotonic_seconds: Callable[[], float],
+    socket_name: str | None,
 ) -> AsyncIterator[SQLiteClosedDatabase]:
-    """Hold the lock of a tenant that is closed in this process; see `Backend.exclusive`. A tenant without a directory needs no lock."""
+    """Hold the lock of a tenant that is closed in this process; see `Backend.exclusive`. A tenant without a directory needs no lock.
+
+    With the name of its socket in the lock file, this process gets the calls of other processes, which then wait here.
+    """
     await run_in_thread(check_own_path, data_dir, paths.database)
     if not await run_in_thread(paths.directory.exists):
         yield SQLiteClosedDatabase(paths, limits, schemas)
         return
-    ownership = FileOwnership(paths.lock, place.uid, place.tenant_id)
+    ownership = FileOwnership(paths.lock, place.uid, place.tenant_id, socket_name=socket_name)
     try:
         await _acquire(ownership, monotonic_seconds, wait_seconds)
         yield SQLiteClosedDatabase(paths, limits, schemas)
