@@ -32,6 +32,7 @@ class Process(BaseModel):
         schemas: The version of each schema pack, if the process answers.
         open_since: The time at which the process opened the data directory, if the process listens.
         socket_name: The name of the process's socket in ``peers``, if the process listens.
+        number: The value of the label ``process`` in metrics, if the process has a number.
         owned_tenants: The number of tenants that the process has open.
     """
 
@@ -45,6 +46,7 @@ class Process(BaseModel):
     schemas: Mapping[str, int] | None = None
     open_since: datetime | None = None
     socket_name: str | None = None
+    number: int | None = None
     owned_tenants: int = 0
 
     def __str__(self) -> str:

@@ -11,8 +11,10 @@ from tenantry.doctor.machine import holders_of
 from tenantry.doctor.open_tenants import find_open_tenants
 from tenantry.doctor.process import OpenTenant, Process, ProcessState
 from tenantry.doctor.sockets import SocketAnswer, ask_sockets
+from tenantry.eventlog import EventLog
 from tenantry.files.durable_files import lstat
 from tenantry.files.lock_file import HOST
+from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.tenant_record import TenantRecord
 
 PEERS: Final = "peers"
@@ -47,7 +49,14 @@ async def find_processes(data_dir: Path, tenants: Sequence[TenantRecord]) -> Pro
         # The owner has closed its registry in the meantime, or its socket was removed: the tenants' locks say which.
         still_open = find_open_tenants(data_dir, tenants)
         open_tenants = [one for one in open_tenants if one in still_open]
-    listening = [_listening(data_dir, answer, open_tenants) for answer in answers if answer.state is not None]
+    numbers = {
+        holder.socket_name: holder.number for holder in ProcessSlots(data_dir, log=EventLog()).others()
+    }
+    listening = [
+        _listening(data_dir, answer, open_tenants, numbers.get(answer.name))
+        for answer in answers
+        if answer.state is not None
+    ]
     others = list(_without_socket(names, open_tenants))
     known = {answer.pid for answer in answers} | {one.pid for one in (*listening, *others)}
     # A registry has a shared lock on the data directory while it is open.
@@ -56,7 +65,9 @@ async def find_processes(data_dir: Path, tenants: Sequence[TenantRecord]) -> Pro
     return Processes([*listening, *others, *ownerless], open_tenants, abandoned)
 
 
-def _listening(data_dir: Path, answer: SocketAnswer, open_tenants: Iterable[OpenTenant]) -> Process:
+def _listening(
+    data_dir: Path, answer: SocketAnswer, open_tenants: Iterable[OpenTenant], number: int | None
+) -> Process:
     assert answer.state is not None
     owned = [tenant for tenant in open_tenants if tenant.socket_name == answer.name]
     pid, host, version, schemas = answer.pid, None, None, None
@@ -79,6 +90,7 @@ def _listening(data_dir: Path, answer: SocketAnswer, open_tenants: Iterable[Open
         # The socket was made when the process opened the data directory.
         open_since=None if found is None else datetime.fromtimestamp(found.st_mtime, UTC),
         socket_name=answer.name,
+        number=number,
         owned_tenants=len(owned),
     )
 

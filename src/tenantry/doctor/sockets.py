@@ -25,8 +25,6 @@ ANSWER_SECONDS_MAX: Final = 1.0
 _ASKED_MAX: Final = 64
 """The largest number of processes that are asked at the same time."""
 
-_NOBODY: Final = -1
-
 
 class SocketAnswer(NamedTuple):
     """The answer at a socket.
@@ -55,8 +53,7 @@ async def ask_sockets(data_dir: Path) -> list[SocketAnswer]:
         async with limiter:
             return await _ask(socket, name)
 
-    names = [name for name in socket.others() if (data_dir / "peers" / name).is_socket()]
-    answers = await asyncio.gather(*map(ask, names))
+    answers = await asyncio.gather(*map(ask, socket.others()))
     return [answer for answer in answers if answer is not None]
 
 
@@ -76,12 +73,14 @@ async def _ask(socket: PeerSocket, name: str) -> SocketAnswer | None:
         return None
     except ConnectionRefusedError:
         return SocketAnswer(name, None)
+    except BlockingIOError:
+        state, reason = ProcessState.SILENT, "too many connections wait at its socket"
     except (TimeoutError, NoAnswerError):
         state, reason = ProcessState.SILENT, f"no answer within {ANSWER_SECONDS_MAX:g} s"
     except ConnectionEndedError:
         if name not in socket.others():
             return None  # the process has just closed its registry
-        state, reason = _ended(connection)
+        state, reason = ProcessState.REFUSING, _ended(connection)
     except (OSError, TenantryError) as error:
         state, reason = ProcessState.REFUSING, str(error)
     finally:
@@ -89,10 +88,8 @@ async def _ask(socket: PeerSocket, name: str) -> SocketAnswer | None:
     return SocketAnswer(name, state, reason, connection.peer_pid, connection.welcome)
 
 
-def _ended(connection: OwnerConnection) -> tuple[ProcessState, str]:
-    """Return the state of a process whose connection has ended, and the reason."""
-    if connection.peer_uid == _NOBODY:
-        return ProcessState.SILENT, "too many connections wait at its socket"
+def _ended(connection: OwnerConnection) -> str:
+    """Return the reason for which a connection has ended."""
     if connection.peer_uid != os.geteuid():
-        return ProcessState.REFUSING, f"it answers only to its own user {connection.peer_uid}"
-    return ProcessState.REFUSING, "it closed the connection"
+        return f"it answers only to its own user {connection.peer_uid}"
+    return "it closed the connection"

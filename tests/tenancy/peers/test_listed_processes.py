@@ -1,11 +1,14 @@
 """What `tenantry doctor` says about the processes that have a directory open, and about the owners of tenants."""
 
 import asyncio
+import errno
 import json
 import os
 import shutil
 import signal
+import socket
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -113,6 +116,7 @@ async def test_processes_and_owners(made: Path, other: Other):
         assert (process.version, process.schemas) == (version("tenantry"), {"company": 1})
         assert process.open_since is not None
         assert timedelta() <= now - process.open_since < timedelta(hours=1)
+    assert {process.number for process in report.processes} == {0, 1}
     sockets = {process.pid: process.socket_name for process in report.processes}
     assert [(one.tenant_id, one.pid, one.socket_name) for one in report.open_tenants] == [
         ("acme", other.pid, sockets[other.pid]),
@@ -149,6 +153,25 @@ async def test_a_process_that_is_stopped(made: Path, other: Other):
     assert (finding.level, f"process {other.pid} on" in finding.subjects[0]) == (Level.WRONG, True)
     open_tenants(other, "acme")
     assert the_only((await report_on(made)).processes).state is ProcessState.ANSWERING
+
+
+async def test_a_process_that_accepts_nothing(made: Path, other: Other):
+    """A stopped process whose queue of connections is full is found without a wait."""
+    [address] = [path for path in (made / "peers").iterdir() if path.is_socket()]
+    os.kill(other.pid, signal.SIGSTOP)
+    try:
+        with ExitStack() as stack:
+            error = 0
+            while not error:
+                waiting = stack.enter_context(socket.socket(socket.AF_UNIX))
+                waiting.setblocking(False)
+                error = waiting.connect_ex(str(address))
+            assert error == errno.EAGAIN
+            process = the_only((await report_on(made)).processes)
+    finally:
+        os.kill(other.pid, signal.SIGCONT)
+    assert (process.state, process.owned_tenants) == (ProcessState.SILENT, 1)
+    assert process.reason == "too many connections wait at its socket"
 
 
 async def test_a_process_that_was_killed(made: Path, other: Other):

@@ -74,13 +74,21 @@ def _findings(findings: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _processes(processes: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("process", "host", "state", "version", "open since", "socket", "tenants")
+    columns = ("process", "number", "host", "state", "version", "open since", "socket", "tenants")
     table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False)
     for one in processes:
         since = one["open_since"]
         opened = "" if since is None else f"{datetime.fromisoformat(since):%Y-%m-%d %H:%M:%S} UTC"
-        cells = (one["pid"], one["host"], one["state"], one["version"], opened, one["socket_name"])
-        table.add_row(*(Text(plain(str(cell or "-"))) for cell in cells), f"{one['owned_tenants']:,}")
+        cells = (
+            one["pid"],
+            one["number"],
+            one["host"],
+            one["state"],
+            one["version"],
+            opened,
+            one["socket_name"],
+        )
+        table.add_row(*map(_cell, cells), f"{one['owned_tenants']:,}")
     return table
 
 
@@ -88,8 +96,12 @@ def _open_tenants(tenants: Sequence[Mapping[str, Any]]) -> Table:
     table = Table("open tenant", "owner", "host", "socket", box=box.SIMPLE_HEAD, pad_edge=False)
     for one in tenants[:_OPEN_TENANTS_SHOWN]:
         cells = (one["tenant_id"], one["pid"], one["host"], one["socket_name"])
-        table.add_row(*(Text(plain(str(cell or "-"))) for cell in cells))
+        table.add_row(*map(_cell, cells))
     more = len(tenants) - _OPEN_TENANTS_SHOWN
     if more > 0:
         table.caption = f"{more:,} more open tenants: --json lists all"
     return table
+
+
+def _cell(value: object) -> Text:
+    return Text("-" if value in {None, ""} else plain(str(value)))
