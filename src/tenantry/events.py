@@ -90,7 +90,9 @@ class CallForwarded(NamedTuple):
     """A call to a tenant of another process has ended, in the process of the caller.
 
     Attributes:
-        outcome: ``ok``, the error's `outcome`, ``not_owner`` or ``owner_lost``. After the last two, the call is repeated.
+        operation: The name of the first statement, or ``transaction``, ``commit`` or ``rollback``.
+        outcome: ``ok``, the error's `outcome`, ``cancelled``, ``not_owner`` or ``owner_lost``. After the last two, a call outside a
+            transaction is repeated.
     """
 
     tenant_id: str

@@ -295,14 +295,14 @@ def held_writer(path: Path, kind: str = "IMMEDIATE") -> Iterator[None]:
 
 
 def open_files(data_dir: Path) -> list[str]:
-    """Return the files below `data_dir` that this process has open, once for each descriptor."""
+    """Return the files below `data_dir` that this process has open, once for each descriptor; without the locks of the registries' numbers."""
     found = []
     for fd in os.listdir("/proc/self/fd"):  # noqa: PTH208  # a descriptor may be gone when pathlib looks again
         try:
             target = os.readlink(f"/proc/self/fd/{fd}")  # noqa: PTH115
         except FileNotFoundError:
             continue
-        if target.startswith(f"{data_dir}/"):
+        if target.startswith(f"{data_dir}/") and not target.startswith(f"{data_dir}/peers/"):
             found.append(target.removesuffix(" (deleted)"))
     return found
 

@@ -5,7 +5,7 @@
 sample has the label ``process``.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, Protocol
 
 from prometheus_client import CollectorRegistry
@@ -15,7 +15,7 @@ from prometheus_client.samples import Exemplar
 
 from tenantry.events import Event, Hook
 from tenantry.tenancy.measurements.event_counts import EventCounts
-from tenantry.tenancy.measurements.families import Distribution, Example, Family, Kind, Series, Value, gauge
+from tenantry.tenancy.measurements.families import Distribution, Example, Family, Kind, Series, Value
 from tenantry.tenancy.measurements.process_numbers import process_numbers
 from tenantry.tenancy.measurements.state_numbers import state_numbers
 from tenantry.tenancy.peers.process_measurements import MEASURE_TIMEOUT_SECONDS, ProcessMeasured
@@ -23,6 +23,12 @@ from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.statistics import RegistryStatistics
 
 PROCESS_LABEL: Final = "process"
+
+_UP: Final = (
+    "tenantry_process_up",
+    "Whether the process answered this scrape: 1, or 0 for a process whose other samples are missing.",
+)
+_INFO: Final = ("tenantry_process_info", "The process id, and the version of tenantry.")
 
 
 class Observed(Protocol):
@@ -76,28 +82,38 @@ class ProcessesMetrics(Collector):
     """The metrics of all processes that have a data directory open, at one moment."""
 
     def __init__(self, families: Sequence[Family], processes: Sequence[ProcessMeasured]) -> None:
-        self._families = families
-        self._processes = processes
+        answered = [one for one in processes if one.series is not None]
+        # Whether a process answered is known of every process; the other numbers only of those that did.
+        self._measured = [
+            (family, [(_label(one), (one.series or {}).get(family.name, {})) for one in answered])
+            for family in families
+        ]
+        self._measured += [
+            (
+                Family(Kind.GAUGE, *_UP),
+                [(_label(one), {(): float(one.series is not None)}) for one in processes],
+            ),
+            (
+                Family(Kind.GAUGE, *_INFO, labels=("pid", "version")),
+                [(_label(one), {(str(one.pid), one.version): 1.0}) for one in answered if one.version],
+            ),
+        ]
+
+    @property
+    def names(self) -> set[str]:
+        """The names of the metric families."""
+        return {family.name for family, _ in self._measured}
 
     def collect(self) -> Iterable[Metric]:
         """Yield all metric families; each family has the samples of all processes that answered."""
-        for family in self._families:
-            answered = {_label(one): one.series for one in self._processes if one.series is not None}
-            yield _metric(family, {label: series.get(family.name, {}) for label, series in answered.items()})
-        up = gauge(
-            "tenantry_process_up",
-            "Whether the process answered this scrape: 1, or 0 for a process whose other samples are missing.",
-            {(_label(one),): float(one.series is not None) for one in self._processes},
-            PROCESS_LABEL,
-        )
-        yield _metric(up.family, {None: up.series})
-        info = gauge(
-            "tenantry_process_info",
-            "The process id, and the version of tenantry.",
-            {(_label(one), str(one.pid), one.version): 1.0 for one in self._processes if one.version},
-            *(PROCESS_LABEL, "pid", "version"),
-        )
-        yield _metric(info.family, {None: info.series})
+        for family, processes in self._measured:
+            yield _metric(family, dict(processes))
+
+    def parts(self) -> Iterator[tuple[Metric, bool]]:
+        """Yield each metric family in parts, with the samples of one process each, and whether the part is the first of its family."""
+        for family, processes in self._measured:
+            for number, (label, series) in enumerate(processes):
+                yield _metric(family, {label: series}), number == 0
 
 
 async def collect_all_processes(

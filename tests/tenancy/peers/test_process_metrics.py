@@ -101,6 +101,15 @@ class TestCounts:
                 found = total(metrics, "tenantry_forwarded_calls_total", direction=direction, outcome=outcome)
                 assert found == 1, (direction, outcome)
 
+    async def test_calls_of_transactions_are_forwarded_calls(self, pair: Pair):
+        """A transaction is its opening, its calls and its end, at both ends."""
+        async with pair.forwarded.transaction() as tx:
+            await tx.messages.save(make_message())
+            await tx.messages.get_history("general", limit=1)
+        metrics = await collect_all_processes(pair.owner)
+        for direction in ("in", "out"):
+            assert total(metrics, "tenantry_forwarded_calls_total", direction=direction, outcome="ok") == 4
+
     async def test_connections_and_forwarded_tenants(self, pair: Pair):
         """Each process tells its connections, and how many tenants it knows elsewhere."""
         await pair.forwarded.messages.save(make_message())

@@ -1,5 +1,6 @@
 """A tenant that another process has open: sends the calls of this process to the owner."""
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -238,6 +239,32 @@ class ForwardedTenant:
             was_started=error.was_started,
         )
 
+    async def ask(self, operation: str, message: bytes, until_seconds: float, call: int | None = None) -> Any:
+        """Ask the owner, and report the event `CallForwarded`. See `OwnerConnection.ask`."""
+        started_seconds, outcome = self._context.now(), "error"
+        try:
+            result = await self.connection.ask(message, until_seconds, call)
+            outcome = "ok"
+        except NotOwnerError:
+            outcome = "not_owner"
+            raise
+        except ConnectionEndedError:
+            outcome = "owner_lost"
+            raise
+        except NoAnswerError:
+            outcome = CallTimeoutError.outcome
+            raise
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
+        except Exception as error:
+            outcome = getattr(error, "outcome", outcome)
+            raise
+        finally:
+            seconds = self._context.now() - started_seconds
+            self._context.report(CallForwarded(self.tenant_id, self._backend, operation, outcome, seconds))
+        return result
+
     async def _ask(
         self,
         operation: str,
@@ -248,30 +275,18 @@ class ForwardedTenant:
         is_repeatable: bool = False,
     ) -> Any:
         """Ask the owner. If the owner is lost, a call that the caller may repeat raises `ChannelClosedError`."""
-        started_seconds, outcome = self._context.now(), "error"
         try:
-            result = await self.connection.ask(message, until_seconds, call)
-            outcome = "ok"
+            return await self.ask(operation, message, until_seconds, call)
         except NotOwnerError:
-            outcome = "not_owner"
             self._context.forget(self)
             raise ChannelClosedError(until_seconds) from None
         except ConnectionEndedError:
-            outcome = "owner_lost"
             self._context.forget(self)
             if is_repeatable:
                 raise ChannelClosedError(until_seconds) from None
             raise
         except NoAnswerError as error:
-            outcome = CallTimeoutError.outcome
             raise self.timed_out(operation, error) from error
-        except Exception as error:
-            outcome = getattr(error, "outcome", outcome)
-            raise
-        finally:
-            seconds = self._context.now() - started_seconds
-            self._context.report(CallForwarded(self.tenant_id, self._backend, operation, outcome, seconds))
-        return result
 
     def _check_is_outside(self, what: str) -> None:
         """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""

@@ -50,6 +50,9 @@ class TransactionTenant(Protocol):
     def timed_out(self, what: str, error: NoAnswerError) -> CallTimeoutError:
         """Return the error for a call that the owner did not answer."""
 
+    async def ask(self, operation: str, message: bytes, until_seconds: float) -> Any:
+        """Ask the owner, and report the call; see `OwnerConnection.ask`."""
+
     async def look_up_commit(self, number: int, until_seconds: float) -> None:
         """Return if the transaction with this mark was committed; otherwise raise `TransactionClosedError`."""
 
@@ -100,13 +103,13 @@ class ForwardedTransaction(EnclosingTransaction):
             return []
         dialect = self._tenant.dialect
         message = TransactionWrite(self._number, [sent(statement, dialect) for statement in statements])
-        return unit_results(statements, await self._ask(messages.encode(message)))
+        return unit_results(statements, await self._ask(statements[0].name, messages.encode(message)))
 
     async def read(self, statement: Statement[T]) -> T:
         """Run one read-only statement inside the transaction; see `TransactionSession.read`."""
         self._check_open()
         message = TransactionRead(self._number, sent(statement, self._tenant.dialect))
-        result: T = read_result(statement, await self._ask(messages.encode(message)))
+        result: T = read_result(statement, await self._ask(statement.name, messages.encode(message)))
         return result
 
     async def commit(self) -> None:
@@ -121,7 +124,7 @@ class ForwardedTransaction(EnclosingTransaction):
         with tenant.sent_units.numbered(tenant.uid) as number:
             message = Commit(self._number, number, tenant.sent_units.answered_to(tenant.uid))
             try:
-                await tenant.connection.ask(messages.encode(message), until)
+                await tenant.ask("commit", messages.encode(message), until)
             except ConnectionEndedError:
                 await tenant.look_up_commit(number, until)
             except NotOwnerError:
@@ -144,7 +147,7 @@ class ForwardedTransaction(EnclosingTransaction):
         tenant = self._tenant
         # If the owner has ended, or does not answer, it rolls the transaction back by itself.
         try:
-            await tenant.connection.ask(messages.encode(Rollback(self._number)), tenant.deadline())
+            await tenant.ask("rollback", messages.encode(Rollback(self._number)), tenant.deadline())
         except (ConnectionEndedError, NotOwnerError, NoAnswerError):
             return
 
@@ -154,10 +157,10 @@ class ForwardedTransaction(EnclosingTransaction):
             self._end()
             self._tenant.connection.tell(messages.encode(Rollback(self._number)))
 
-    async def _ask(self, message: bytes) -> Any:
+    async def _ask(self, operation: str, message: bytes) -> Any:
         tenant = self._tenant
         try:
-            return await tenant.connection.ask(message, tenant.deadline())
+            return await tenant.ask(operation, message, tenant.deadline())
         except (ConnectionEndedError, NotOwnerError):
             self._end()
             raise TransactionClosedError(_OWNER_ENDED) from None

@@ -5,19 +5,17 @@ after another has ended or crashed gets the number of that process, so that Prom
 file has the name of the holder's socket.
 """
 
-import re
 from pathlib import Path
 from typing import Final, NamedTuple
 
 from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import LockFile, LockHeldError, read_holder
+from tenantry.tenancy.peers.peer_socket import is_socket_name
 
 SLOTS_MAX: Final = 256
 """The largest number of processes with a number. Further processes work, but their metrics are not shown."""
 
 NO_SLOT: Final = "tenantry.peers.no_slot"
-
-_SOCKET_NAME: Final = re.compile("[0-9a-f]{12}")
 
 
 class SlotHolder(NamedTuple):
@@ -76,6 +74,6 @@ class ProcessSlots:
             if number == self._number or pid is None or socket_name is None:
                 continue
             # The name is part of a path, so a damaged lock file must not lead elsewhere.
-            if _SOCKET_NAME.fullmatch(socket_name):
+            if is_socket_name(socket_name):
                 found.append(SlotHolder(number, pid, socket_name))
         return found
