@@ -84,8 +84,8 @@ class OperatorAPI(MoveAPI):
     ) -> TenantRecord:
         """Suspend the tenant: its calls are refused with `TenantSuspendedError`, and its data is kept.
 
-        The method returns after the accepted calls have ended and the tenant is closed in this process. If another process has the
-        tenant open, that process closes the tenant within a second.
+        The method returns after the accepted calls have ended and the tenant is closed, in this process or in the process that has the
+        tenant open. A process that takes no calls of other processes closes the tenant within a second.
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
@@ -93,6 +93,8 @@ class OperatorAPI(MoveAPI):
             TenantBusyError: Another operation of the tenant is running.
             RevisionError: The tenant has another revision than `if_revision`.
             QueryError: `by` is not a valid name of a principal.
+            TenantOwnedElsewhereError: The process that has the tenant open does not answer. The tenant is suspended, and that process
+                closes the tenant when it continues.
         """
         return await self._apply(
             tenant_id, TenantEvent.SUSPEND, reason=reason, by=by, if_revision=if_revision
@@ -241,8 +243,9 @@ class OperatorAPI(MoveAPI):
             tenant_id: The tenant's id.
             display_name: The name that people see.
             deletion_protected: Whether `delete` is refused.
-            limits: The tenant's new limits. The limits take effect in this process before the method returns, after accepted calls
-                and an open transaction have ended. Another process that has the tenant open applies the limits within a second.
+            limits: The tenant's new limits. The limits take effect before the method returns, after accepted calls and an open
+                transaction have ended, also in another process that has the tenant open. A process that takes no calls of other
+                processes applies the limits within a second.
             by: The principal for the audit, see `OperatorAPI`.
             if_revision: The revision that the tenant must have, see `OperatorAPI`.
 

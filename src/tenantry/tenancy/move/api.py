@@ -57,7 +57,7 @@ class MoveAPI(CreationAPI):
             BackendNotConfiguredError: The settings do not name the back end.
             UnsupportedByBackend: The tenant has a limit that the other back end cannot enforce.
             TenantNotMovableError: A table has no primary key, or is not the same on both back ends.
-            TenantOwnedElsewhereError: Another process has the tenant open, and does not share it.
+            TenantOwnedElsewhereError: Another process has the tenant open, and cannot be reached or does not answer.
             SnapshotError: The copy failed, or differs from the tenant's database.
             PersistenceError: One of the databases failed.
         """
