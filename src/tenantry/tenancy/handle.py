@@ -106,7 +106,7 @@ class TenantSession:
         # The methods below repeat this loop, because a shared function would make each call 5% slower.
         until = None
         while True:
-            lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until)
             try:
                 return await lease.actor.write(statements)
             except ChannelClosedError as closed:
@@ -120,7 +120,7 @@ class TenantSession:
         payload_hash = hash_payload(statements)
         until = None
         while True:
-            lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until)
             try:
                 return await lease.actor.write_once(statements, key, payload_hash)
             except ChannelClosedError as closed:
@@ -132,7 +132,7 @@ class TenantSession:
         """Run one read-only statement; the result includes every write that returned before the call."""
         until = None
         while True:
-            lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until)
             try:
                 return await lease.actor.read(statement)
             except ChannelClosedError as closed:
@@ -164,7 +164,7 @@ class TenantSession:
     async def _begin(self) -> tuple[Lease, TransactionSession]:
         until = None
         while True:
-            lease = self._source.lease_nowait(self.tenant_id) or await self._lease()
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until)
             try:
                 return lease, await lease.actor.begin()
             except BaseException as error:
@@ -184,8 +184,10 @@ class TenantSession:
             raise self._timed_out("kept open, because other processes took it over again and again,")
         return until
 
-    async def _lease(self) -> Lease:
+    async def _lease(self, until: float | None = None) -> Lease:
         timeout = self._call_timeout_seconds
+        if until is not None:  # an earlier attempt of the call has used up a part of its time
+            timeout = max(0.0, until - self._now())
         try:
             with anyio.fail_after(timeout):
                 return await self._source.lease(self.tenant_id)

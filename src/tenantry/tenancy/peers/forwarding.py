@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final, NamedTuple, cast
 
 import anyio
 
@@ -11,6 +11,7 @@ from tenantry.errors import (
     DatabaseCorruptError,
     PersistenceConnectionError,
     PersistenceError,
+    QueryError,
     TenantBusyError,
     TenantError,
     TenantOwnedElsewhereError,
@@ -29,6 +30,7 @@ from tenantry.tenancy.peers.forwarded_tenant import Again, ForwardedContext, For
 from tenantry.tenancy.peers.owner_connection import ConnectionEndedError, OwnerConnection
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.sent_units import SentUnits
+from tenantry.tenancy.refusals import another_loop_error
 
 if TYPE_CHECKING:
     from tenantry.tenancy.actors.actor import TenantActor
@@ -47,6 +49,17 @@ _LOOKS_SECONDS: Final = (0.001, 0.05)
 
 _FIRST_ATTEMPT_UNKNOWN: Final = (TenantError, PersistenceConnectionError, DatabaseCorruptError)
 """The errors of a repeated unit after which it is not known whether the first attempt was committed. With other errors the unit ran."""
+
+
+class _Denial(NamedTuple):
+    """The last answer of an owner that did not have a tenant open.
+
+    Attributes:
+        wait_seconds: The time until the owner is asked again, if it still holds the tenant's lock.
+    """
+
+    at_seconds: float
+    wait_seconds: float
 
 
 class Forwarding:
@@ -89,6 +102,7 @@ class Forwarding:
             sent_units, call_timeout_seconds, now, report, self._repeat, self._forget
         )
         self._entries: OrderedDict[TenantId, PoolEntry] = OrderedDict()
+        self._denials: OrderedDict[TenantId, _Denial] = OrderedDict()
 
     @property
     def tenants(self) -> int:
@@ -96,13 +110,19 @@ class Forwarding:
         return len(self._entries)
 
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
-        """Return a lease if another process is known to have the tenant open."""
+        """Return a lease if another process is known to have the tenant open.
+
+        Raises:
+            TenantError: The caller runs on another event loop than earlier callers.
+        """
         entry = self._entries.get(tenant_id)
         if entry is None:
             return None
         if _forwarded(entry).connection.is_ended:
             del self._entries[tenant_id]
             return None
+        if not _forwarded(entry).connection.is_on_this_loop:
+            raise another_loop_error(tenant_id)
         self._entries.move_to_end(tenant_id)
         return Lease(entry)
 
@@ -124,8 +144,9 @@ class Forwarding:
             try:
                 return await self._pool.lease(tenant_id)
             except TenantOwnedElsewhereError as refused:
-                if refused.socket_name is None:
+                if refused.socket_name is None or refused.socket_name == self._peers.name():
                     raise
+                await self._wait_after_denial(tenant_id)
                 try:
                     lease = await self._forwarded_lease(tenant_id, refused)
                     if lease is not None:
@@ -181,6 +202,21 @@ class Forwarding:
         entry = self._entries.get(tenant_id)
         if entry is not None and _forwarded(entry) is forwarded:
             del self._entries[tenant_id]
+            last, now = self._denials.pop(tenant_id, None), self._now()
+            first_seconds, interval_seconds_max = _LOOKS_SECONDS
+            is_repeated = last is not None and now - last.at_seconds < UNREACHABLE_SECONDS_MAX
+            interval = (
+                min(2 * last.wait_seconds, interval_seconds_max) if last and is_repeated else first_seconds
+            )
+            self._denials[tenant_id] = _Denial(now, interval)
+            if len(self._denials) > FORWARDED_MAX:
+                self._denials.popitem(last=False)
+
+    async def _wait_after_denial(self, tenant_id: TenantId) -> None:
+        """Wait before asking an owner again that said that it does not have the tenant open, although it holds the tenant's lock."""
+        denial = self._denials.get(tenant_id)
+        if denial is not None and self._now() - denial.at_seconds < denial.wait_seconds:
+            await anyio.sleep(denial.wait_seconds)
 
     async def _repeat(self, lost: ForwardedTenant, again: Again, until_seconds: float) -> list[Result]:
         """Send a unit again whose owner was lost, to whoever owns the tenant now, until that succeeds or the deadline passes.
@@ -219,6 +255,11 @@ class Forwarding:
             if lease.actor.uid != lost.uid:
                 raise TenantError("the tenant was renamed or purged", tenant_id=tenant_id)
             return await again(lease.actor, until_seconds)
+        except QueryError as error:
+            if not error.is_retryable:
+                raise
+            # A database that was busy, full or could not be read may have failed before the owner looked for the mark.
+            raise _not_opened(tenant_id, error) from error
         finally:
             self._pool.release(lease)
 

@@ -51,6 +51,11 @@ class FrameConnection(asyncio.Protocol):
         return self._is_ended
 
     @property
+    def is_on_this_loop(self) -> bool:
+        """Whether the running event loop is the connection's."""
+        return asyncio.get_running_loop() is self._loop
+
+    @property
     def is_writing_paused(self) -> bool:
         """Whether the other process does not read what was sent."""
         return self._writable is not None

@@ -104,7 +104,7 @@ class WriteOnce(_Message, tag=4):
     uid: str
     remaining_seconds: float
     key: str
-    payload_hash: bytes
+    payload_hash: Annotated[bytes, Meta(min_length=1, max_length=64)]
     statements: Unit
 
 

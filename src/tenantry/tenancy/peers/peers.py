@@ -76,6 +76,10 @@ class Peers:
         self._by_token: dict[bytes, ServedConnection] = {}
         _all_peers.add(self)
 
+    def name(self) -> str | None:
+        """Return the name of this registry's socket; None while the registry does not listen."""
+        return self._socket.name()
+
     async def open(self, measure: Callable[[], bytes]) -> None:
         """Listen for other processes.
 

@@ -13,6 +13,7 @@ from tenantry.storage.protocol import MarkedRequest
 from tenantry.tenancy.actors.actor import SubmittedCall, TenantActor
 from tenantry.tenancy.actors.call_batch import as_tenantry_error
 from tenantry.tenancy.actors.channel import ChannelClosedError
+from tenantry.tenancy.actors.idempotency import check_key
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.peers import messages
 from tenantry.tenancy.peers.frames import FrameConnection
@@ -218,7 +219,9 @@ class ServedConnection(FrameConnection):
             return actor.submit_read(Statement(*request.statement), waited_seconds)
         statements = received(request.statements)
         if isinstance(request, WriteOnce):
-            return actor.submit_write_once(statements, request.key, request.payload_hash, waited_seconds)
+            return actor.submit_write_once(
+                statements, check_key(request.key), request.payload_hash, waited_seconds
+            )
         assert self.hello is not None
         marked = MarkedRequest(
             statements,

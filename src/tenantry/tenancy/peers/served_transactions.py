@@ -39,6 +39,7 @@ class ServedTransactions:
         self._transactions_max = transactions_max
         self._open: dict[int, _ServedTransaction] = {}
         self._looks: asyncio.TimerHandle | None = None
+        self._beginning = 0  # transactions that wait for their tenants
         self._is_ended = False
 
     def __contains__(self, number: object) -> bool:
@@ -52,8 +53,21 @@ class ServedTransactions:
             ChannelClosedError: The tenant is closed here.
             TenantOverloadedError: The other process has too many transactions.
         """
-        if len(self._open) >= self._transactions_max:
+        if self._beginning + len(self._open) >= self._transactions_max:
             raise _too_many(request.tenant_id, self._transactions_max)
+        self._beginning += 1
+        try:
+            session, lease = await self._begun(request)
+        finally:
+            self._beginning -= 1
+        lease.entry.transactions.add(session)
+        self._open[number] = _ServedTransaction(session, lease)
+        if self._is_ended:
+            self.abandon(number)
+        elif self._looks is None:
+            self._look_later()
+
+    async def _begun(self, request: Begin) -> tuple[TransactionSession, Lease]:
         lease = await self._tenants.lease(request.tenant_id, request.uid)
         if lease is None:
             raise ChannelClosedError
@@ -67,12 +81,7 @@ class ServedTransactions:
             self._tenants.release(lease)
             raise
         lease.actor.count_forwarded()
-        lease.entry.transactions.add(session)
-        opened = self._open[number] = _ServedTransaction(session, lease)
-        if self._is_ended:
-            self._end(opened)
-        elif self._looks is None:
-            self._look_later()
+        return session, lease
 
     def session(self, number: int) -> TransactionSession:
         """Return an open transaction.
