@@ -22,10 +22,12 @@ from tenantry.tenancy.peers.messages import (
     Answer,
     Hello,
     Read,
+    Request,
     SentStatement,
     Welcome,
     Write,
     decode_answer,
+    decode_request,
 )
 from tenantry.tenancy.peers.peer_limits import PeerLimits
 from tenants import HANG_SECONDS
@@ -112,6 +114,12 @@ class RawPeer:
                 return call, decode_answer(await self.reader.readexactly(length))
             except ConnectionError as error:
                 raise EOFError from error
+
+    async def request(self) -> tuple[int, Request]:
+        """Return the next request of the other process with the number of its call; for an owner (`raw_owner`)."""
+        async with asyncio.timeout(HANG_SECONDS):
+            length, call = HEAD.unpack(await self.reader.readexactly(HEAD.size))
+            return call, decode_request(await self.reader.readexactly(length))
 
     async def answer_to(self, call: int) -> Answer:
         """Return the answer to a call, and skip the answers before it."""
