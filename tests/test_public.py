@@ -21,6 +21,7 @@ LAYERS = [
     {
         "clock",
         "errors",
+        "forks",
         "ids",
         "lazy_names",
         "lifecycle",

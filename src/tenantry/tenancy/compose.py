@@ -149,7 +149,7 @@ def compose(
         handed_over_after_calls=config.handed_over_after_calls,
     )
     sent_units = SentUnits()
-    peers = _peers(socket, slots, served, pool, catalog, context, schemas, sent_units.token, log)
+    peers = _peers(socket, slots, served, pool, catalog, context, schemas, sent_units, log)
     tools = OperationTools(
         catalog,
         context,
@@ -267,7 +267,7 @@ def _peers(
     catalog: Catalog,
     context: ActorContext,
     schemas: Sequence[Schema],
-    token: bytes,
+    sent_units: SentUnits,
     log: EventLog,
 ) -> Peers:
     """Return the connections to other processes."""
@@ -278,7 +278,7 @@ def _peers(
         served,
         ServedOperations(served, pool, catalog, config.data_dir / "scratch"),
         schemas,
-        token=token,
+        sent_units=sent_units,
         connect_timeout_seconds=config.call_timeout_seconds,
         now=context.clock.monotonic_seconds,
         log=log,

@@ -35,6 +35,7 @@ from tenantry.tenancy.peers.process_measurements import (
     ProcessMeasurements,
 )
 from tenantry.tenancy.peers.sent_measurements import pack
+from tenantry.tenancy.refusals import forked_error
 from tenantry.tenancy.registry_statistics import registry_statistics
 from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics
 from tenantry.threads import run_in_thread, running_loop
@@ -141,12 +142,15 @@ class TenantRegistry(OperatorAPI):
             DataDirectoryError: The data directory cannot be used, or its snapshots are in another storage.
             MigrationError: A pack has no migrations, or two packs make a table, an index, a view or a trigger with the same name.
             PersistenceError: The catalog cannot be opened, or is newer than the code.
-            RegistryClosedError: The registry was closed before and cannot be reopened: make a new one.
+            RegistryClosedError: The registry was closed before and cannot be reopened: make a new one. Or the registry was open when
+                this process was forked.
             TenantError: The registry is open on another event loop.
         """
         parts, measurements = self._parts, self._measurements
         parts.state.check_loop(running_loop())
         async with self._lifecycle:
+            if parts.state.is_forked:
+                raise forked_error()
             if parts.state.was_closed:
                 raise RegistryClosedError("the registry was closed and cannot be reopened: make a new one")
             if parts.state.is_open:

@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 from tenantry.errors import RegistryClosedError, TenantError
 from tenantry.ids import TenantId
+from tenantry.tenancy.refusals import forked_error, loops_of_parents
 
 
 class RegistryState:
@@ -41,11 +42,7 @@ class RegistryState:
     def check_open(self, tenant_id: TenantId | None = None) -> None:
         """Raise `RegistryClosedError` unless the registry is open."""
         if self.is_forked:
-            raise RegistryClosedError(
-                "this process was forked from the process that opened the registry, and cannot use it: open a registry in each process "
-                "after the fork (gunicorn: in the application's lifespan; Celery: in worker_process_init)",
-                tenant_id=tenant_id,
-            )
+            raise forked_error(tenant_id)
         if not self.is_open:
             raise RegistryClosedError(
                 "the registry is not open: use it inside 'async with TenantRegistry(…)'", tenant_id=tenant_id
@@ -70,6 +67,8 @@ class RegistryState:
         if self.is_open:
             self.is_open = False
             self.was_closed = self.is_forked = True
+            if self._loop is not None:
+                loops_of_parents.add(self._loop)
 
 
 _all_states: Final[WeakSet[RegistryState]] = WeakSet()

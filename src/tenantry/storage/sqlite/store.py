@@ -328,7 +328,10 @@ class SQLiteStore:
         if not self._connections.is_open:
             self._log.warning(events.BACKEND_NOT_CONNECTED, backend=self.backend)
             raise PersistenceConnectionError(
-                "the database is not connected: call connect() first", is_retryable=False
+                "the database was opened by the process from which this process was forked: open a database in each process after the fork"
+                if self._connections.is_left_to_parent
+                else "the database is not connected: call connect() first",
+                is_retryable=False,
             )
 
     def _submit(

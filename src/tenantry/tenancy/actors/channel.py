@@ -303,7 +303,7 @@ class Channel(Generic[Item, Outcome]):
 
     def _adopt(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._loop is not None:
-            raise another_loop_error(self._tenant_id)
+            raise another_loop_error(self._tenant_id, self._loop)
         self._loop = loop
 
     def take_back(self, call: Call[Item]) -> None:

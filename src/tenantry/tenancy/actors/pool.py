@@ -207,7 +207,7 @@ class ActorPool:
         if entry is None:
             return None
         if asyncio.get_running_loop() is not self._loop:
-            raise another_loop_error(tenant_id)
+            raise another_loop_error(tenant_id, self._loop)
         if entry.state is not EntryState.OPEN and not (
             entry.state is EntryState.DRAINING and any(one.encloses_caller for one in entry.transactions)
         ):
@@ -367,8 +367,10 @@ class ActorPool:
             await asyncio.wait(self._tasks)
 
     def leave_in_child(self) -> None:
-        """Forget every tenant in a forked child, so that each call there asks for a lease, and is refused."""
-        self._is_closed = True
+        """Forget every tenant in a forked child, so that each call there asks for a lease, and is refused.
+
+        The pool of a registry that was not open at the fork stays usable: the registry may open in the child.
+        """
         self._entries.clear()
         self._draining.clear()
 
@@ -384,7 +386,7 @@ class ActorPool:
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
         if loop is not self._loop:
-            raise another_loop_error(tenant_id)
+            raise another_loop_error(tenant_id, self._loop)
         if self._is_closed:
             raise RegistryClosedError("the registry is closed", tenant_id=tenant_id)
         waiter = Waiter(loop.create_future())

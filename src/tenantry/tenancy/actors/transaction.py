@@ -165,7 +165,7 @@ class TransactionSession(EnclosingTransaction):
 
     async def _run(self, channel: str, operation: str, run: Callable[[], Awaitable[Any]]) -> Any:
         if asyncio.get_running_loop() is not self._loop:
-            raise another_loop_error(self._tenant_id)
+            raise another_loop_error(self._tenant_id, self._loop)
         submitted_seconds = self._now()
         async with self._lock:
             self._check_open()

@@ -1,9 +1,11 @@
 """The catalog's actor, which is opened and closed with the registry."""
 
 import asyncio
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
+from weakref import WeakSet
 
 from tenantry.errors import CatalogMovedError, QueryError, RegistryClosedError
 from tenantry.sql.statements import Result, Statement
@@ -11,6 +13,7 @@ from tenantry.storage.protocol import Request
 from tenantry.tenancy.actors.actor import TenantActor
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.catalog.place import check_is_here
+from tenantry.tenancy.refusals import forked_error
 
 T = TypeVar("T")
 
@@ -24,10 +27,25 @@ class CatalogActor(TenantActor):
     """
 
     _moved: CatalogMovedError | None = None
+    _is_forked = False
+
+    async def open(self) -> None:
+        """Open and migrate the database."""
+        _open_catalogs.add(self)
+        await super().open()
+
+    async def aclose(self, timeout_seconds: float) -> None:
+        """Finish the accepted calls and close the database; idempotent."""
+        await super().aclose(timeout_seconds)
+        _open_catalogs.discard(self)
+
+    def leave_in_child(self) -> None:
+        """Let a forked child refuse every call."""
+        self._is_forked = True
 
     async def write(self, request: Request) -> list[Result]:
         """Run the statements as one atomic unit."""
-        self._check_was_not_moved()
+        self._check_usable()
         try:
             with _reraise_as_closed():
                 return await super().write(request)
@@ -37,7 +55,7 @@ class CatalogActor(TenantActor):
 
     async def read(self, statement: Statement[T]) -> T:
         """Run one read-only statement."""
-        self._check_was_not_moved()
+        self._check_usable()
         with _reraise_as_closed():
             return await super().read(statement)
 
@@ -58,7 +76,9 @@ class CatalogActor(TenantActor):
         with _reraise_as_closed():
             return await self._reads.call_alone("catalog.changes_by_others", self._ask_changes)
 
-    def _check_was_not_moved(self) -> None:
+    def _check_usable(self) -> None:
+        if self._is_forked:
+            raise forked_error()
         if self._moved is not None:
             raise self._moved.for_another_caller()
 
@@ -75,3 +95,15 @@ def _reraise_as_closed() -> Iterator[None]:
         yield
     except ChannelClosedError as error:
         raise RegistryClosedError("the registry is closed") from error
+
+
+_open_catalogs: Final[WeakSet[CatalogActor]] = WeakSet()
+"""The open catalogs of this process, for `os.fork`."""
+
+
+def _leave_in_child() -> None:
+    for catalog in tuple(_open_catalogs):
+        catalog.leave_in_child()
+
+
+os.register_at_fork(after_in_child=_leave_in_child)

@@ -10,6 +10,7 @@ import socket
 import struct
 from typing import Final, cast
 
+from tenantry.forks import keep_for_ever
 from tenantry.tenancy.peers.messages import FRAME_BYTES_MAX
 
 _HEAD: Final = struct.Struct("<II")
@@ -122,6 +123,14 @@ class FrameConnection(asyncio.Protocol):
             self._transport.abort()
         self.resume_writing()
         self.ended()
+
+    def leave_in_child(self) -> None:
+        """Let a forked child send and receive nothing: the connection is the parent's."""
+        self._is_ended = True
+        self._received.clear()
+        self._unsent.clear()
+        if self._transport is not None:
+            keep_for_ever(self._transport)
 
     def fileno(self) -> int | None:
         """Return the descriptor of the socket; None without an open socket."""

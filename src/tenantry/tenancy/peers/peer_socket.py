@@ -46,7 +46,7 @@ class PeerSocket:
         self._directory = data_dir / "peers"
         self._is_wanted = is_wanted
         self._log = log
-        self._name = uuid.uuid4().hex[:12]
+        self._name = ""
         self._server: asyncio.Server | None = None
         self._socket: socket.socket | None = None
 
@@ -66,6 +66,8 @@ class PeerSocket:
         """
         if not self._is_wanted:
             return
+        # Processes that are forked before their registries open need different names.
+        self._name = uuid.uuid4().hex[:12]
         listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
             self._directory.mkdir(mode=_DIRECTORY_MODE, exist_ok=True)

@@ -13,6 +13,7 @@ import anyio
 from tenantry.errors import CallTimeoutError, TenantError
 from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import HOST
+from tenantry.forks import disconnect
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.peers.messages import PROTOCOL_VERSION, Hello, Welcome
 from tenantry.tenancy.peers.owner_connection import (
@@ -23,6 +24,7 @@ from tenantry.tenancy.peers.owner_connection import (
 from tenantry.tenancy.peers.peer_limits import PeerLimits
 from tenantry.tenancy.peers.peer_socket import PeerSocket
 from tenantry.tenancy.peers.process_slots import ProcessSlots
+from tenantry.tenancy.peers.sent_units import SentUnits
 from tenantry.tenancy.peers.served_connection import ServedConnection
 from tenantry.tenancy.peers.served_operations import ServedOperations
 from tenantry.tenancy.peers.served_tenants import ServedTenants
@@ -40,7 +42,7 @@ class Peers:
 
     Args:
         slots: The numbers of the processes, for their metrics.
-        token: The random token of this registry.
+        sent_units: Has the token of this registry.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Peers:
         operations: ServedOperations,
         schemas: Sequence[Schema],
         *,
-        token: bytes,
+        sent_units: SentUnits,
         connect_timeout_seconds: float,
         now: Callable[[], float],
         log: EventLog,
@@ -62,7 +64,7 @@ class Peers:
         self._served = served
         self._operations = operations
         self._schemas = tuple(schemas)
-        self._token = token
+        self._sent_units = sent_units
         self._connect_timeout_seconds = connect_timeout_seconds
         self._now = now
         self._log = log
@@ -81,11 +83,12 @@ class Peers:
         return self._socket.name()
 
     async def open(self, measure: Callable[[], bytes]) -> None:
-        """Listen for other processes.
+        """Choose the token of this registry, and listen for other processes.
 
         Args:
             measure: Returns the numbers of this registry, as another process gets them.
         """
+        self._sent_units.open()
         await self._socket.open(partial(self._accept, measure))
         if (name := self._socket.name()) is not None:
             await run_in_thread(self.slots.take, name)
@@ -122,13 +125,13 @@ class Peers:
         """
         connections = [*self._owners.values(), *self._accepted]
         descriptors = [self._socket.fileno(), *(one.fileno() for one in connections)]
-        nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        try:
-            for descriptor in descriptors:
-                if descriptor is not None and descriptor >= 0:
-                    os.dup2(nothing, descriptor, inheritable=False)
-        finally:
-            os.close(nothing)
+        disconnect(descriptor for descriptor in descriptors if descriptor is not None and descriptor >= 0)
+
+    def leave_in_child(self) -> None:
+        """Disconnect a forked child: otherwise the calls of other processes would wait for the child after the parent's death."""
+        self.close_descriptors()
+        for connection in [*self._owners.values(), *self._accepted]:
+            connection.leave_in_child()
 
     async def connection_to(self, name: str) -> OwnerConnection | None:
         """Return the connection to the process that listens at this name; None if nobody listens there, or this registry does.
@@ -172,7 +175,7 @@ class Peers:
             )
 
     async def _connect(self, name: str) -> OwnerConnection:
-        hello = Hello(PROTOCOL_VERSION, self._token, os.getpid(), own_version(), self._versions())
+        hello = Hello(PROTOCOL_VERSION, self._sent_units.token, os.getpid(), own_version(), self._versions())
         connection = OwnerConnection(name, hello, now=self._now, on_ended=self._owner_ended, log=self._log)
         await self._socket.connect(name, lambda: connection)
         try:
@@ -263,10 +266,9 @@ _all_peers: Final[WeakSet[Peers]] = WeakSet()
 """The peers of this process, for `os.fork`."""
 
 
-def _disconnect_in_child() -> None:
-    """Close a forked child's copies of the sockets: otherwise the calls of other processes would wait for the child."""
+def _leave_in_child() -> None:
     for peers in tuple(_all_peers):
-        peers.close_descriptors()
+        peers.leave_in_child()
 
 
-os.register_at_fork(after_in_child=_disconnect_in_child)
+os.register_at_fork(after_in_child=_leave_in_child)

@@ -13,13 +13,17 @@ class SentUnits:
     counts as unanswered until its caller has its result or an error, even while the unit is sent again to the next owner.
 
     Attributes:
-        token: The name of this process in marks, 16 random bytes.
+        token: The name of this registry in marks, 16 random bytes.
     """
 
     def __init__(self) -> None:
-        self.token = uuid.uuid4().bytes
+        self.token = b""
         self._numbers = itertools.count(1)
         self._unanswered: dict[str, dict[int, None]] = {}
+
+    def open(self) -> None:
+        """Choose the registry's token. Processes that are forked before their registries open get different tokens."""
+        self.token = uuid.uuid4().bytes
 
     @contextmanager
     def numbered(self, uid: str) -> Iterator[int]:

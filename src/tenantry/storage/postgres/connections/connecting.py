@@ -11,6 +11,7 @@ from psycopg.conninfo import make_conninfo
 from tenantry.errors import DatabaseServerError, PersistenceConnectionError
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
 from tenantry.storage.postgres.connections.errors import code_of
+from tenantry.storage.postgres.connections.forked import disconnect_in_children
 from tenantry.storage.postgres.connections.pipeline import OK, Pipeline
 from tenantry.storage.postgres.connections.settings import host_count
 
@@ -79,13 +80,15 @@ async def _open(
     given = make_conninfo(**{**parameters, "connect_timeout": str(host_seconds)})
     try:
         # Without these two parameters psycopg would begin transactions and prepare statements on its own.
-        return await psycopg.AsyncConnection.connect(given, autocommit=True, prepare_threshold=None)
+        connection = await psycopg.AsyncConnection.connect(given, autocommit=True, prepare_threshold=None)
     except psycopg.Error as error:
         # The chain would show the parameters in a debugger's traceback, and says nothing more than the message.
         raise PersistenceConnectionError(
             f"cannot connect to the database {config.address}: {sentence_without_url(config, str(error))}{_advice(error)}",
             code=error.sqlstate,
         ) from None
+    disconnect_in_children(connection)
+    return connection
 
 
 async def _check_session(config: PostgresConfig, pipeline: Pipeline, timeout_seconds: float) -> None:

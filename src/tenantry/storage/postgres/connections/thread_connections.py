@@ -21,6 +21,7 @@ from psycopg.waiting import Ready
 from tenantry.errors import PersistenceConnectionError
 from tenantry.postgres_config import PostgresConfig, sentence_without_url
 from tenantry.storage.postgres.connections.errors import server_errors
+from tenantry.storage.postgres.connections.forked import disconnect_in_children
 from tenantry.storage.postgres.connections.pool import FIRST_PAUSE_SECONDS, PAUSE_SECONDS_MAX
 from tenantry.storage.postgres.connections.settings import connection_parameters
 from tenantry.threads import CancelledWorkError, check_cancelled, is_cancelled, run_in_thread
@@ -204,6 +205,7 @@ class ThreadConnections:
                 f"cannot connect to the database {self._config.address}: {sentence_without_url(self._config, str(error))}",
                 code=error.sqlstate,
             ) from None
+        disconnect_in_children(connection)
         if is_cancelled():
             connection.close()  # nobody gets the connection
         connection.opened_at_seconds = time.monotonic()

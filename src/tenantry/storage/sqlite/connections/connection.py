@@ -11,16 +11,20 @@ would need 66 thread switches; a batch in one job needs one. The best of seven r
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 import sys
 import threading
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
+from weakref import WeakSet
 
 import aiosqlite
 import anyio
 
+from tenantry.forks import keep_for_ever
 from tenantry.storage.sqlite.connections.thread_pool import SerialQueue, ThreadPool
+from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
 from tenantry.threads import running_loop
 
 T = TypeVar("T")
@@ -42,6 +46,7 @@ class JobConnection(aiosqlite.Connection):
         self._tx: SerialQueue = thread_pool.register()  # type: ignore[assignment]
         self._running_job: Job[Any] | None = None
         self._job_lock = threading.Lock()
+        _all_connections.add(self)
 
     @classmethod
     async def open(
@@ -143,6 +148,16 @@ class JobConnection(aiosqlite.Connection):
         self._thread_pool.unregister()
         return True
 
+    def leave_in_child(self) -> None:
+        """Let a forked child never close the parent's connection.
+
+        SQLite would checkpoint a log that the parent writes, or wait for a mutex that a thread of the parent held at the fork.
+        """
+        self._running = False
+        if self._connection is not None:
+            keep_for_ever(self._connection)
+            self._connection = None
+
     def _open_on_thread(self) -> None:
         self._connection = self._connector()
 
@@ -226,3 +241,18 @@ async def _finished(task: "asyncio.Future[Any]") -> None:
         while not task.done():
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.wait([task])
+
+
+_all_connections: Final[WeakSet[JobConnection]] = WeakSet()
+"""The connections of this process, for `os.fork`."""
+
+
+def _leave_in_child() -> None:
+    connections = tuple(_all_connections)
+    if connections:
+        note_inherited_files()
+    for connection in connections:
+        connection.leave_in_child()
+
+
+os.register_at_fork(after_in_child=_leave_in_child)

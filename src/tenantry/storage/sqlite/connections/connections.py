@@ -13,12 +13,15 @@ A database that was not closed cleanly, has pending migrations, or has no owner 
 """
 
 import asyncio
+import os
 import sqlite3
 import sys
 import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from functools import partial
+from typing import Final
+from weakref import WeakSet
 
 import anyio
 
@@ -48,10 +51,13 @@ class Connections:
         self._opening = asyncio.Lock()
         self._new_log: NewLog | None = None
         self.is_open = False
+        self.is_left_to_parent = False
+        """Whether the database was open when this process was forked."""
         self.writer: JobConnection | None = None
         self.immutable_reader: JobConnection | None = None
         self.readers: list[JobConnection] = []
         self._long_lived_readers: list[JobConnection] = []
+        _all_databases.add(self)
 
     async def open(self) -> None:
         """Lock the file and open the first connection. A failure or cancellation leaves nothing open or locked.
@@ -117,6 +123,13 @@ class Connections:
             ResourceWarning,
             stacklevel=1,
         )
+
+    def leave_in_child(self) -> None:
+        """Let a forked child have nothing open: the connections and the lock are the parent's."""
+        self.is_left_to_parent, self.is_open = self.is_open, False
+        self.immutable_reader = self.writer = self._new_log = None
+        self.readers.clear()
+        self._long_lived_readers.clear()
 
     async def ensure_writer(self) -> JobConnection:
         """Return the writer. Open the writer if needed, after all reads of the immutable file. A failed call can be repeated."""
@@ -264,3 +277,15 @@ class Connections:
             if reader.is_open:
                 self.immutable_reader = reader
             raise
+
+
+_all_databases: Final[WeakSet[Connections]] = WeakSet()
+"""The databases of this process, for `os.fork`."""
+
+
+def _leave_in_child() -> None:
+    for database in tuple(_all_databases):
+        database.leave_in_child()
+
+
+os.register_at_fork(after_in_child=_leave_in_child)

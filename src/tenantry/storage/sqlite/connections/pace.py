@@ -10,6 +10,7 @@ The Python functions, which hold the interpreter lock anyway, call `Pace.give_wa
 The handler must acquire the interpreter lock, so SQLite calls the handler too rarely for a measurable cost.
 """
 
+import os
 import sqlite3
 import threading
 import time
@@ -67,6 +68,10 @@ class Pace:
         self._lane = threading.Lock()
         self._latest_began_seconds = _NEVER
 
+    def leave_in_child(self) -> None:
+        """Forget the jobs of the parent's threads, which a forked child does not have."""
+        self._thread, self._lane = _ThreadState(), threading.Lock()
+
     def begin_job(self) -> float:
         """Record that a job begins on this thread, and return the start time."""
         job = self._thread.job
@@ -111,3 +116,5 @@ class Pace:
 
 PROCESS: Final = Pace()
 """The only instance, because the process has one interpreter lock."""
+
+os.register_at_fork(after_in_child=PROCESS.leave_in_child)

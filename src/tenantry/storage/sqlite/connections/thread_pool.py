@@ -20,6 +20,7 @@ leaked connection does not keep the process from ending. SQLite survives the los
 
 import asyncio
 import contextvars
+import os
 import threading
 import time
 from collections import deque
@@ -275,3 +276,10 @@ class _Outbox:
 
 _outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = WeakKeyDictionary()
 _outboxes_lock = threading.Lock()
+
+# A thread that holds the lock at a fork would not exist in the child.
+os.register_at_fork(
+    before=_outboxes_lock.acquire,
+    after_in_parent=_outboxes_lock.release,
+    after_in_child=_outboxes_lock.release,
+)

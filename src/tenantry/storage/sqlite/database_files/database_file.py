@@ -5,10 +5,16 @@ from pathlib import Path
 from urllib.parse import quote
 
 from tenantry.errors import DatabaseCorruptError
+from tenantry.storage.sqlite.database_files.inherited_files import check_not_inherited
 
 
 def database_uri(path: Path, parameters: str) -> str:
-    """Return the URI of a database with parameters such as ``mode=ro`` (https://www.sqlite.org/uri.html)."""
+    """Return the URI of a database with parameters such as ``mode=ro`` (https://www.sqlite.org/uri.html).
+
+    Raises:
+        PersistenceConnectionError: The file was open when this process was forked.
+    """
+    check_not_inherited(path)
     return f"file:{quote(str(path.absolute()))}?{parameters}"
 
 
