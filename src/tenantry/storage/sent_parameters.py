@@ -21,7 +21,15 @@ def plain_parameters(parameters: Sequence[object], *, name: str) -> tuple[Any, .
     """
     if not isinstance(parameters, Sequence):
         raise _refused(name, f"the parameters have the type {type(parameters).__name__}, not a sequence")
-    return tuple([_plain(value, name) for value in parameters])
+    for value in parameters:
+        kind = value.__class__
+        if value is None or kind is float or kind is bytes:
+            continue
+        if isinstance(value, str) and kind is str and value.isascii():
+            continue
+        # A call of a function for each of the values before would take longer than this loop.
+        return tuple([_plain(one, name) for one in parameters])
+    return tuple(parameters)
 
 
 def _plain(value: object, name: str) -> object:

@@ -290,7 +290,7 @@ class ForwardedTenant:
 
     def _check_is_outside(self, what: str) -> None:
         """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""
-        if any(transaction.encloses_caller for transaction in self._transactions):
+        if self._transactions and any(one.encloses_caller for one in self._transactions):
             self._refuse_inside(what)
 
     def _refuse_inside(self, what: str) -> NoReturn:
