@@ -3,6 +3,7 @@
 - the first forwarded call of a tenant, with the connection between the processes open
 - a hand-over: another process makes 128 calls of a tenant that its owner does not use, and after 64 of them becomes the owner
 - two processes with 8 callers each call one tenant at the same time: the slower process against the faster
+- an archive: this process archives a tenant of another process, in which four callers call another tenant
 """
 
 import time
@@ -12,9 +13,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.comparison import ITSELF, Comparison, Measure, Sample, Target
-from benchmarks.fleet import Fleet
+from benchmarks.fleet import Fleet, build_fleet
 from benchmarks.harness import BenchmarkError, Load, Side, Work, check_durable, check_rows, compare
-from benchmarks.many_calls import fleet_of
+from benchmarks.many_calls import TASKS, fleet_of
 from benchmarks.other_process import other_process, other_processes, reports_of
 from benchmarks.peers.message_row import message_builder
 from benchmarks.peers.task_row import build_tasks
@@ -25,6 +26,9 @@ _HANDED_OVER, _QUICK_HANDED_OVER = 10, 3
 _CALLS = 128
 _CALLERS = 8
 _TENANTRY, _SLOWER, _FASTER = "tenantry", "the slower process", "the faster process"
+_ARCHIVED, _QUICK_ARCHIVED, _ARCHIVE_CALLERS = 20, 5, 4
+_ARCHIVE = "archive of a tenant of another process"
+_ARCHIVE_SECONDS_MAX = 0.1
 _FIRST_CALL = "first forwarded call of a tenant, get"
 _HAND_OVER = f"hand-over, the slowest of {_CALLS} saves"
 _READS = {"save": 0.0, "get": 1.0}
@@ -37,6 +41,7 @@ def _run(load: Load) -> Sequence[Comparison]:
         compare(_FIRST_CALL, [Side(_TENANTRY, partial(_first_calls, load, tenants))], load),
         compare(_HAND_OVER, [Side(_TENANTRY, partial(_hand_overs, load, tenants))], load),
         *(_at_once(load, tenants, what, reads) for what, reads in _READS.items()),
+        compare(_ARCHIVE, [Side(_TENANTRY, partial(_archives, load))], load),
     ]
 
 
@@ -127,12 +132,45 @@ def _call_at_once(load: Load, fleet: Fleet, reads: float) -> Sequence[Sample]:
     return [report.sample(durability=durability) for report in reports]
 
 
+def _archives(load: Load, directory: Path) -> Sample:
+    count = _QUICK_ARCHIVED if load.is_quick else _ARCHIVED
+    fleet = build_fleet(directory / "fleet", 1 + count, build_tasks(TASKS))
+    return load.run(_measure_archives(fleet))
+
+
+async def _measure_archives(fleet: Fleet) -> Sample:
+    busy, *archived = fleet.tenants
+    latencies = []
+    with other_process(fleet.data_dir) as owner:
+        used = owner.use(fleet.tenants)
+        durability, saved = check_durable(used.durability), used.saved
+        async with TenantRegistry(RegistryConfig(data_dir=fleet.data_dir)) as registry:
+            seconds = len(archived) * _ARCHIVE_SECONDS_MAX
+            owner.start_calls([busy], callers=_ARCHIVE_CALLERS, reads=0.5, seed=_SEED, seconds=seconds)
+            for tenant in archived:
+                called = time.perf_counter()
+                await registry.archive(tenant)
+                latencies.append(time.perf_counter() - called)
+        report = await owner.report()
+    saved.update(report.saved)
+    check_rows(*fleet.add_acknowledged(saved, failed=report.errors), report.errors)
+    return Sample.of(
+        latencies,
+        sum(latencies),
+        errors=report.errors,
+        first_error=report.first_error,
+        durability=durability,
+        details={"slowest_seconds": max(latencies)},
+    )
+
+
 WORK = Work(
     number="25",
     title="tenants of other processes: the first call, a hand-over, two processes at once",
     run=_run,
     targets=(
         Target(_HAND_OVER, ITSELF, must=0.020, measure=Measure.P99),
+        Target(_ARCHIVE, ITSELF, must=_ARCHIVE_SECONDS_MAX, measure=Measure.P99),
         *(
             Target(f"two processes, {_CALLERS} callers each, one tenant, {what}", _FASTER, must=0.25)
             for what in _READS
