@@ -13,6 +13,10 @@ Then try:
     curl -H 'X-Company: acme' -H 'Idempotency-Key: 1' --json '{"from": "ada", "to": "bob", "channel": "general", "type": "question",
         "content": "Hello", "timestamp": "2026-12-01T12:00:00Z"}' http://127.0.0.1:8000/messages
     curl -H 'X-Company: acme' 'http://127.0.0.1:8000/messages?channel=general'
+    curl http://127.0.0.1:8000/metrics
+
+Whichever worker gets the request, ``/metrics`` has tenantry's metrics of all processes. The application's own metrics are those of all
+workers if PROMETHEUS_MULTIPROC_DIR names an empty directory, which is prometheus_client's way to add up the workers' metrics.
 """
 
 import os
@@ -20,10 +24,13 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from fastapi import Depends, FastAPI, Header
+from prometheus_client import REGISTRY, CollectorRegistry, Counter
+from prometheus_client.multiprocess import MultiProcessCollector
 
 from tenantry import TenantHandle
 from tenantry.company import Message
 from tenantry.integrations import (
+    MetricsEndpoint,
     TenantDependency,
     from_header,
     install_error_handlers,
@@ -33,7 +40,13 @@ from tenantry.integrations import (
 
 Company = Annotated[TenantHandle, Depends(TenantDependency(opened_registry, source=from_header("X-Company")))]
 
+RECEIVED = Counter("messages_received", "Messages that clients sent.")
+collectors = REGISTRY
+if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
+    MultiProcessCollector(collectors := CollectorRegistry())  # type: ignore[no-untyped-call]
+
 app = FastAPI(lifespan=registry_lifespan(os.environ["TENANTRY_DATA_DIR"]))
+app.add_route("/metrics", MetricsEndpoint(collectors=collectors))
 install_error_handlers(app)
 
 
@@ -43,6 +56,7 @@ async def send(message: Message, company: Company, idempotency_key: Annotated[st
 
     A client whose connection was lost sends the same request again, with the same key.
     """
+    RECEIVED.inc()
     await company.idempotent(idempotency_key).messages.save(message)
     return os.getpid()
 

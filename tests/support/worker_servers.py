@@ -88,10 +88,13 @@ def wait_until(condition: Callable[[], T]) -> T:
 
 def environment(data_dir: Path) -> dict[str, str]:
     """Return the environment of a process that works on this directory with the tenantry that is tested here."""
+    metrics_dir = data_dir.with_name("metrics")
+    metrics_dir.mkdir(exist_ok=True)
     return {
         **os.environ,
         "PYTHONPATH": str(Path(tenantry.__file__).parents[1]),
         "TENANTRY_DATA_DIR": str(data_dir),
+        "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir),
         "TASK_QUEUE_DIR": str(data_dir.with_name("queue")),
     }
 

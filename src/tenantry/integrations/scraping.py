@@ -11,6 +11,7 @@ from functools import partial
 from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from tenantry.admin.http.single_flight import SingleFlight
 from tenantry.admin.routes.probes import KEPT_SECONDS
@@ -20,7 +21,7 @@ from tenantry.tenancy.registry import TenantRegistry
 
 
 class MetricsEndpoint:
-    """Responds with the metrics of all processes that have the data directory open, whichever worker gets the request.
+    """An ASGI application that responds with the metrics of all processes that have the data directory open, whichever worker is asked.
 
     Make the path reachable only for Prometheus. An exposition is reused for `KEPT_SECONDS`.
 
@@ -44,23 +45,25 @@ class MetricsEndpoint:
         self._exposed: TenantRegistry | None = None
         self._formats: dict[bool, SingleFlight[Exposition]] = {}
 
-    async def __call__(self, request: Request) -> Response:
-        """Return the response to a scrape."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Respond to a scrape."""
+        request = Request(scope, receive)
         registry = self._registry if isinstance(self._registry, TenantRegistry) else self._registry(request)
         if registry is not self._exposed:  # each start of an application may create a new registry
             self._exposed = registry
             self._formats = {
-                is_openmetrics: SingleFlight(
-                    partial(
-                        expose_all_processes,
-                        registry,
-                        collectors=self._collectors,
-                        is_openmetrics=is_openmetrics,
-                        has_exemplars=self._has_exemplars,
-                    ),
-                    kept_seconds=KEPT_SECONDS,
-                )
+                is_openmetrics: self._format(registry, is_openmetrics=is_openmetrics)
                 for is_openmetrics in (False, True)
             }
         body, media_type = await self._formats[accepts_openmetrics(request.headers.get("accept", ""))]()
-        return Response(body, media_type=media_type)
+        await Response(body, media_type=media_type)(scope, receive, send)
+
+    def _format(self, registry: TenantRegistry, *, is_openmetrics: bool) -> SingleFlight[Exposition]:
+        expose = partial(
+            expose_all_processes,
+            registry,
+            collectors=self._collectors,
+            is_openmetrics=is_openmetrics,
+            has_exemplars=self._has_exemplars,
+        )
+        return SingleFlight(expose, kept_seconds=KEPT_SECONDS)

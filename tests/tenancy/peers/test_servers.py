@@ -1,13 +1,17 @@
 """Real servers of several processes on one data directory: uvicorn, gunicorn and Celery, with the example that the documentation shows."""
 
 import asyncio
+import operator
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
+from monitoring import promtool
 from registries import config
 from tenantry import TenantRegistry
 from tenants import stored_contents, until
@@ -68,6 +72,40 @@ class TestWebServers:
         assert load.dropped == []
         assert len(load.answered) > 1
         check_stored(companies_dir, load)
+
+    async def test_a_scrape_of_any_worker_shows_all(self, server: WorkerServer):
+        """Each response has every worker's metrics: a call once, at its owner, and the requests of all workers."""
+
+        def total(name: str, **labels: str) -> float:
+            """Return the sum of the samples with this name and these labels, as the next worker tells them."""
+            text = httpx.get(f"{server.url}/metrics").text
+            assert promtool("check", "metrics", stdin=text) == ""
+            return sum(
+                sample.value
+                for family in text_string_to_metric_families(text)
+                for sample in family.samples
+                if sample.name == name and labels.items() <= sample.labels.items()
+            )
+
+        def totals() -> list[float]:
+            """Return the sums of each number that the load below changes."""
+            return [
+                total("tenantry_query_duration_seconds_count", operation="messages.save", outcome="ok"),
+                total("messages_received_total"),
+                total("tenantry_forwarded_calls_total", direction="in", outcome="ok"),
+                total("tenantry_forwarded_calls_total", direction="out", outcome="ok"),
+            ]
+
+        def is_all_counted() -> bool:
+            saved, received, served, sent = map(operator.sub, totals(), before)
+            return saved == received == 200 and 0 < served == sent
+
+        assert await asyncio.to_thread(total, "tenantry_process_up") == WORKERS
+        before = await asyncio.to_thread(totals)
+        load = Load(server.url, COMPANIES, f"scraped-{server.process.pid}")
+        await load.send(200)
+        # A worker reuses its response for a second.
+        assert await asyncio.to_thread(wait_until, is_all_counted)
 
     async def test_a_worker_is_killed(self, server: WorkerServer, companies_dir: Path):
         """Only the requests that are in that worker fail; sent again with their keys, they are stored once."""
