@@ -25,7 +25,6 @@ from typing import Annotated, Self
 
 import uvicorn
 from fastapi import Depends, FastAPI, Query, Request
-from prometheus_client import CollectorRegistry
 from pydantic import BaseModel
 
 from tenantry import RegistryConfig, Scope, TenantHandle, TenantId, TenantRegistry
@@ -39,7 +38,6 @@ from tenantry.integrations import (
     opened_registry,
     registry_lifespan,
 )
-from tenantry.observability import export_metrics
 
 Company = Annotated[TenantHandle, Depends(TenantDependency(opened_registry, source=from_header("X-Company")))]
 Limit = Annotated[int, Query(ge=1, le=100)]
@@ -123,9 +121,7 @@ class NewTask(BaseModel):
 def create_app(data_dir: Path) -> FastAPI:
     """Return the application, with the admin API and the metrics below ``/admin``."""
     registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
-    collectors = CollectorRegistry()
-    export_metrics(registry, collectors)
-    admin = create_admin_app(registry, collectors=collectors)
+    admin = create_admin_app(registry)
     open_registry = registry_lifespan(registry, mounted=[admin])
 
     @asynccontextmanager
