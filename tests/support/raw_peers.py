@@ -49,6 +49,11 @@ def with_limits(registry: TenantRegistry, **limits: Any) -> TenantRegistry:
     return registry
 
 
+def array_of(length: int) -> bytes:
+    """Return the head of an array that announces so many elements, as MessagePack has it."""
+    return b"\xdd" + length.to_bytes(4, "big")
+
+
 def frame(call: int, message: Any) -> bytes:
     """Return the bytes of a message; of bytes as they are, with a head in front."""
     body = message if isinstance(message, bytes) else encode(message)
@@ -106,14 +111,19 @@ class RawPeer:
         """Send bytes."""
         self.writer.write(b"".join(frames))
 
+    async def message(self) -> tuple[int, bytes]:
+        """Return the next message with the number of its call; raise `EOFError` at the end of the connection."""
+        try:
+            length, call = HEAD.unpack(await self.reader.readexactly(HEAD.size))
+            return call, await self.reader.readexactly(length)
+        except ConnectionError as error:
+            raise EOFError from error
+
     async def answer(self) -> tuple[int, Answer]:
         """Return the next answer with the number of its call; raise `EOFError` at the end of the connection."""
         async with asyncio.timeout(HANG_SECONDS):
-            try:
-                length, call = HEAD.unpack(await self.reader.readexactly(HEAD.size))
-                return call, decode_answer(await self.reader.readexactly(length))
-            except ConnectionError as error:
-                raise EOFError from error
+            call, message = await self.message()
+            return call, decode_answer(message)
 
     async def request(self) -> tuple[int, Request]:
         """Return the next request of the other process with the number of its call; for an owner (`raw_owner`)."""
@@ -179,7 +189,7 @@ async def raw_owner(
         served.append(peer)
         try:
             await serve(peer)
-        except (asyncio.IncompleteReadError, ConnectionError):
+        except EOFError:
             pass  # the caller has gone
         finally:
             peer.close()

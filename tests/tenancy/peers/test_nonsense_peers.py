@@ -18,6 +18,7 @@ from power.soak import soak_size
 from raw_peers import (
     HEAD,
     RawPeer,
+    array_of,
     count_notes,
     frame,
     hello,
@@ -56,11 +57,6 @@ async def pair(data_dir: Path) -> AsyncIterator[Pair]:
     """Two registries with the tenant ``acme``."""
     async with open_pair(data_dir, handed_over_after_calls=10**6) as opened:
         yield opened
-
-
-def array_of(length: int) -> bytes:
-    """Return the head of an array that announces so many elements, as MessagePack has it."""
-    return b"\xdd" + length.to_bytes(4, "big")
 
 
 def statement(*parameters: object) -> list[object]:

@@ -144,7 +144,7 @@ class Forwarding:
             try:
                 return await self._pool.lease(tenant_id)
             except TenantOwnedElsewhereError as refused:
-                if refused.socket_name is None or refused.socket_name == self._peers.name():
+                if not self._peers.is_reachable(refused.socket_name):
                     raise
                 await self._wait_after_denial(tenant_id)
                 try:

@@ -22,7 +22,7 @@ from tenantry.tenancy.peers.owner_connection import (
     OwnerConnection,
 )
 from tenantry.tenancy.peers.peer_limits import PeerLimits
-from tenantry.tenancy.peers.peer_socket import PeerSocket
+from tenantry.tenancy.peers.peer_socket import PeerSocket, is_socket_name
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_units import SentUnits
 from tenantry.tenancy.peers.served_connection import ServedConnection
@@ -78,9 +78,9 @@ class Peers:
         self._by_token: dict[bytes, ServedConnection] = {}
         _all_peers.add(self)
 
-    def name(self) -> str | None:
-        """Return the name of this registry's socket; None while the registry does not listen."""
-        return self._socket.name()
+    def is_reachable(self, name: str | None) -> bool:
+        """Return whether a lock file's name of a socket may be the name of another registry's socket."""
+        return name is not None and is_socket_name(name) and name != self._socket.name()
 
     async def open(self, measure: Callable[[], bytes]) -> None:
         """Choose the token of this registry, and listen for other processes.
