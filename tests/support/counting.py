@@ -41,10 +41,13 @@ KINDS: Final = ("write",) * 12 + ("keyed",) * 2 + ("transaction",) * 2
 """How each caller of a process adds."""
 
 PROCESSES: Final = 3
+_ATTEMPTS_MAX: Final = 20
 _CELL_BYTES: Final = 8
 _CELLS: Final = 2
 _PROCESS_CELLS: Final = 2
 _ADD: Final = "UPDATE counts SET n = n + 1 WHERE caller = ? RETURNING n"
+_ADDITIONS: Final = [f"add.{process}" for process in range(PROCESSES)]
+"""The names of the plain writes of each process, which have marks if they are forwarded."""
 _READ: Final = "SELECT n FROM counts WHERE caller = ?"
 _SCRIPT: Final = "from counting import main; main()"
 
@@ -158,7 +161,7 @@ class _Counter:
         return int(await self._tenant.fetch_value(_READ, (caller,)))
 
     async def _write(self, caller: int, _: int) -> int:
-        return int(await self._tenant.fetch_value(_ADD, (caller,)))
+        return int(await self._tenant.fetch_value(_ADD, (caller,), name=_ADDITIONS[self._process]))
 
     async def _write_once(self, caller: int, number: int) -> int:
         return int(await self._tenant.idempotent(f"{caller} {number}").fetch_value(_ADD, (caller,)))
@@ -173,10 +176,12 @@ class _Counter:
 
 async def _run(directory: Path, process: int, *, may_know_less: bool, settings: dict[str, Any]) -> None:
     board = Board(directory)
+    forwarded = {*_ADDITIONS} - {_ADDITIONS[process]}
 
     def die_if_doomed(event: object) -> None:
         # The futures of the calls have their results, and no answer has been sent.
-        if board.doomed == os.getpid() and isinstance(event, BatchFinished) and _has_forwarded_units(event):
+        is_doomed = board.doomed == os.getpid() and isinstance(event, BatchFinished)
+        if is_doomed and any(call.operation in forwarded for call in event.calls):
             os.kill(os.getpid(), signal.SIGKILL)
 
     async with TenantRegistry(config(directory / "data", **settings), hooks=[die_if_doomed]) as registry:
@@ -187,13 +192,6 @@ async def _run(directory: Path, process: int, *, may_know_less: bool, settings: 
         await asyncio.to_thread(sys.stdin.readline)  # ends with the test, too
         counter.is_over = True
         await asyncio.gather(*callers)
-
-
-def _has_forwarded_units(batch: BatchFinished) -> bool:
-    """Return whether the batch is too large for the owner's own callers and for keyed units, which need no marks."""
-    keyed = KINDS.count("keyed")
-    own_writes = KINDS.count("write")
-    return batch.channel == "write" and len(batch.calls) > own_writes + PROCESSES * keyed
 
 
 def main() -> None:
@@ -302,59 +300,69 @@ class Counting:
         _wait_until(is_found, self._says)
         return found[0]
 
-    def kill(self) -> int:
+    def kill(self) -> list[int]:
         """Kill the owner at a random moment, and return its number."""
         time.sleep(self.random.uniform(0, 0.1))  # a moment, not an order
-        owner = self.owner()
-        self._begin_end()
-        self._processes[owner].kill()
-        return self._ended(owner)
+        return self._kill(self.owner())
 
-    def kill_after_commit(self) -> int:
+    def kill_twice(self) -> list[int]:
+        """Kill the owner, and the next owner as soon as it has the tenant."""
+        return self.kill() + self._kill(self.owner())
+
+    def kill_all(self) -> list[int]:
+        """Kill all processes at once."""
+        return self._kill(*self._processes)
+
+    def kill_after_commit(self) -> list[int]:
         """Kill the owner between the commit of a batch and its first answer."""
-        self._begin_end()
-        while True:
+        for _ in range(_ATTEMPTS_MAX):
             owner = self.owner()
+            self.board.forget_pauses()
             self.board.doomed = self._pids[owner]
             # An owner that has handed the tenant over commits nothing more.
             if _comes_true(partial(self._has_ended, owner), 0.5):
-                self.board.doomed = 0
-                return self._ended(owner)
+                break
+        self.board.doomed = 0
+        self._processes[owner].kill()
+        return self._ended(owner)
 
-    def stop_and_kill(self) -> int:
+    def stop_and_kill(self) -> list[int]:
         """Stop the owner for a while, then kill it."""
         owner = self.owner()
         self._processes[owner].send_signal(signal.SIGSTOP)
         time.sleep(self.random.uniform(0, 0.2))  # how long it is stopped
-        self._begin_end()
-        self._processes[owner].kill()
-        return self._ended(owner)
+        return self._kill(owner)
 
-    def end(self) -> int:
+    def end(self) -> list[int]:
         """Let the owner end as a process should."""
         owner = self.owner()
-        self._begin_end()
+        self.board.forget_pauses()
         _end(self._processes[owner])
         return self._ended(owner)
 
-    def replace(self, process: int, *, was_killed: bool = True) -> None:
-        """Start a process in the place of one that has ended."""
-        self._start(process, may_know_less=was_killed)
+    def replace(self, processes: Sequence[int], *, were_killed: bool) -> None:
+        """Start processes in the places of those that have ended."""
+        for process in processes:
+            self._start(process, may_know_less=were_killed)
 
     def note_pauses(self) -> None:
         """Wait until the processes that have survived the last end go on, and note their pauses."""
         self.progress()
         self.verdict.pauses_seconds += map(self.board.pause_seconds, self._survivors)
 
-    def _begin_end(self) -> None:
+    def _kill(self, *processes: int) -> list[int]:
         self.board.forget_pauses()
-        self.verdict.kills += 1
+        for process in processes:
+            self._processes[process].kill()
+        return self._ended(*processes)
 
-    def _ended(self, process: int) -> int:
-        self._processes.pop(process).wait(HANG_SECONDS)
+    def _ended(self, *processes: int) -> list[int]:
+        for process in processes:
+            self._processes.pop(process).wait(HANG_SECONDS)
+            self.board.forget_process(process)
         self._survivors = [*self._processes]
-        self.board.forget_process(process)
-        return process
+        self.verdict.kills += len(processes)
+        return [*processes]
 
     def _start(self, process: int, *, may_know_less: bool) -> None:
         arguments = [str(self._directory), process, may_know_less, self._settings, self._looks]
@@ -418,5 +426,5 @@ def acts_of(counting: Counting, names: Sequence[str]) -> None:
     """Do to the owner what is named, one after the other, with a new process in the place of each that has ended."""
     for name in names:
         ended = getattr(counting, name)()
-        counting.replace(ended, was_killed=name != "end")
+        counting.replace(ended, were_killed=name != "end")
         counting.note_pauses()
