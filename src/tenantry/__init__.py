@@ -107,7 +107,7 @@ if TYPE_CHECKING:
     from tenantry.tenancy.snapshots.drill import DrillReport, DrillResult
     from tenantry.tenancy.snapshots.snapshot import Snapshot
     from tenantry.tenancy.snapshots.snapshots import StoredSnapshots
-    from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics
+    from tenantry.tenancy.statistics import RegistryStatistics, TenantOwner, TenantStatistics
     from tenantry.tenancy.tenant_record import TenantRecord
 
 __all__ = [
@@ -206,6 +206,7 @@ __all__ = [
     "TenantOpened",
     "TenantOverloadedError",
     "TenantOwnedElsewhereError",
+    "TenantOwner",
     "TenantQuarantinedError",
     "TenantRateLimitedError",
     "TenantRecord",
@@ -254,7 +255,7 @@ __getattr__ = _lazy_names(
         "tenantry.tenancy.snapshots.drill": ("DrillReport", "DrillResult"),
         "tenantry.tenancy.snapshots.snapshot": ("Snapshot",),
         "tenantry.tenancy.snapshots.snapshots": ("StoredSnapshots",),
-        "tenantry.tenancy.statistics": ("RegistryStatistics", "TenantStatistics"),
+        "tenantry.tenancy.statistics": ("RegistryStatistics", "TenantOwner", "TenantStatistics"),
         "tenantry.tenancy.tenant_record": ("TenantRecord",),
     },
 )

@@ -94,6 +94,23 @@ class TenantOut(BaseModel):
         )
 
 
+class OwnerOut(BaseModel):
+    """The process that has a tenant open."""
+
+    pid: int = Field(examples=[4711])
+    host: str = Field(examples=["web-1"], description="The name of the process's host, or of its container.")
+
+
+class OneTenantOut(TenantOut):
+    """A tenant's record in the catalog, with the process that has the tenant open."""
+
+    owner: OwnerOut | None = Field(
+        default=None,
+        description="The process that has the tenant open; null while the tenant is closed, and on PostgreSQL, where several processes "
+        "may have a tenant open.",
+    )
+
+
 class TenantPage(BaseModel):
     """A page of tenants, ordered by id."""
 

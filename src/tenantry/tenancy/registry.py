@@ -37,7 +37,7 @@ from tenantry.tenancy.peers.process_measurements import (
 from tenantry.tenancy.peers.sent_measurements import pack
 from tenantry.tenancy.refusals import forked_error
 from tenantry.tenancy.registry_statistics import registry_statistics
-from tenantry.tenancy.statistics import RegistryStatistics, TenantStatistics
+from tenantry.tenancy.statistics import RegistryStatistics, TenantOwner, TenantStatistics
 from tenantry.threads import run_in_thread, running_loop
 
 REGISTRY_OPENED: Final = "tenantry.registry.opened"
@@ -234,6 +234,21 @@ class TenantRegistry(OperatorAPI):
         size = await self._parts.backends.of(tenant.backend).size_bytes(tenant.place)
         counted = self._parts.leases.actor_statistics(tenant.id)
         return TenantStatistics(size, counted or await self._parts.tools.owners.statistics(tenant))
+
+    async def tenant_owner(self, tenant_id: str) -> TenantOwner | None:
+        """Return the process that has a tenant open, without opening the tenant; None while the tenant is closed.
+
+        On PostgreSQL, several processes may have a tenant open, and the result is None.
+
+        Raises:
+            TenantNotFoundError: The tenant does not exist.
+        """
+        tenant = await self.get(tenant_id)
+        backend = self._parts.backends.find(tenant.backend)
+        owner = None if backend is None else await backend.owner(tenant.place)
+        if owner is None or owner.pid is None or owner.host is None:
+            return None
+        return TenantOwner(owner.pid, owner.host)
 
     async def backend_reports(self) -> Sequence[AskedBackend]:
         """Ask each back end for a report. The default back end of new tenants is first.

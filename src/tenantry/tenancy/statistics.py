@@ -61,6 +61,19 @@ class RegistryStatistics:
 
 
 @dataclass(frozen=True, slots=True)
+class TenantOwner:
+    """The process that has a tenant open.
+
+    Attributes:
+        pid: The process id. Each container may have a process 1; `host` tells them apart.
+        host: The name of the process's host, or of its container.
+    """
+
+    pid: int
+    host: str
+
+
+@dataclass(frozen=True, slots=True)
 class TenantStatistics:
     """The statistics of a tenant at one moment.
 

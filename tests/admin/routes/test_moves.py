@@ -39,7 +39,7 @@ async def test_a_move(moving: Service):
     operation = await move(admin, "east")
     assert (operation["action"], operation["state"], operation["steps"]) == ("move", "succeeded", list(STEPS))
     assert operation["result"]["backend"] == "east"
-    assert operation["result"] == (await admin.get("/v1/tenants/acme")).json()
+    assert operation["result"] | {"owner": None} == (await admin.get("/v1/tenants/acme")).json()
     row = next(row for row in (await admin.get("/v1/audit")).json()["items"] if row["action"] == "move")
     assert (row["outcome"], row["detail"]["to"]) == ("ok", "east")
     assert row["principal"].startswith("key:")

@@ -1,6 +1,7 @@
 """Tenants over HTTP: created, listed, changed and led through their life, each refusal with its problem."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -15,13 +16,14 @@ from tenants import make_message
 
 
 async def test_creating(admin: httpx.AsyncClient):
-    """201, where it is, its ETag, and the same as a look at it gives."""
+    """201, where it is, its ETag, and the same as a look at it gives, which names the process that has the tenant open too."""
     response = await admin.post("/v1/tenants", json={"id": "acme", "display_name": "Acme Ltd."})
     assert response.status_code == 201
     assert response.headers["location"] == "/v1/tenants/acme"
     assert (response.json()["state"], response.json()["display_name"]) == ("active", "Acme Ltd.")
     looked_at = await admin.get(response.headers["location"])
-    assert looked_at.json() == response.json()
+    owner = {"pid": os.getpid(), "host": os.uname().nodename}
+    assert looked_at.json() == response.json() | {"owner": owner}
     assert looked_at.headers["etag"] == response.headers["etag"] == f'"{response.json()["revision"]}"'
 
 

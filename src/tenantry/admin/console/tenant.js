@@ -139,6 +139,7 @@ export function tenant(app, id) {
     facts.set("Protected from deletion", known.deletion_protected ? "yes" : null);
     facts.set("Next snapshot", known.snapshot_due_at && moment(known.snapshot_due_at));
     facts.set("Former id", known.previous_id);
+    facts.set("Open in", known.owner && `process ${known.owner.pid} on ${known.owner.host}`);
     facts.set("Limits", limitsOf(known.limits));
     facts.set("Stable key", known.uid);
   }

@@ -18,6 +18,8 @@ from tenantry.admin.schemas import (
     CreateTenantRequest,
     IdPrefix,
     MoveRequest,
+    OneTenantOut,
+    OwnerOut,
     PurgeRequest,
     ReasonRequest,
     RenameRequest,
@@ -84,9 +86,12 @@ async def list_tenants(
 @router.get("/{tenant_id}", responses=documented(404))
 async def get_tenant(
     tenant_id: TenantPath, _: Reader, service: CurrentService, response: Response
-) -> TenantOut:
+) -> OneTenantOut:
     """Return a tenant in any state."""
-    return tagged(await service.registry.get(tenant_id), response)
+    tenant = tagged(await service.registry.get(tenant_id), response)
+    owner = await service.registry.tenant_owner(tenant_id)
+    shown = None if owner is None else OwnerOut(pid=owner.pid, host=owner.host)
+    return OneTenantOut(**dict(tenant), owner=shown)
 
 
 @router.patch("/{tenant_id}", responses=documented(400, 404, 409, 412))

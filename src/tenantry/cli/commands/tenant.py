@@ -104,7 +104,7 @@ async def list_(
 
 @command(group)
 async def get(api: Api, tenant_id: TenantArgument) -> Document:
-    """Show a tenant's record in the catalog."""
+    """Show a tenant's record in the catalog, and the process that has the tenant open."""
     return await api.get(tenant_path(tenant_id))
 
 

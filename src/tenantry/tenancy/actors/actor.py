@@ -1,7 +1,8 @@
 """One open tenant: its store, the channel to its writer, and the channel to its readers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeVar
@@ -106,6 +107,7 @@ class TenantActor:
         self._has_failed = False
         # See `count_forwarded`.
         self._forwarded = self._own_calls = self._forwarded_in_a_row = 0
+        self._works = 0  # the copies and checks that run
         self._schema_versions: dict[str, int] = {}
         self._transaction: TransactionSession | None = None
         self._writes: Channel[Request, list[Result]] = self._channel(
@@ -136,6 +138,11 @@ class TenantActor:
     def is_idle(self) -> bool:
         """Whether no call waits or runs, and no transaction is open."""
         return self._writes.is_idle and self._reads.is_idle
+
+    @property
+    def is_copied_or_checked(self) -> bool:
+        """Whether a copy or a check of the database runs, which ends with an error if the actor closes."""
+        return self._works > 0
 
     @property
     def dialect(self) -> str:
@@ -237,7 +244,8 @@ class TenantActor:
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy of the tenant's database into a new file; see `Store.copy_to`."""
-        await self._store.copy_to(path)
+        with self._working():
+            await self._store.copy_to(path)
 
     async def begin(self, *, is_forwarded: bool = False) -> TransactionSession:
         """Open a transaction after the earlier writes; the caller ends the transaction. Raises like `write`.
@@ -288,7 +296,8 @@ class TenantActor:
             PersistenceConnectionError: The database was closed during the check.
         """
         try:
-            await self._store.check_integrity(is_thorough=is_thorough)
+            with self._working():
+                await self._store.check_integrity(is_thorough=is_thorough)
         except TenantryError as error:
             self._fail_if_fatal(error)
             raise
@@ -377,6 +386,14 @@ class TenantActor:
             report=self._context.report,
             on_error=self._fail_if_fatal,
         )
+
+    @contextmanager
+    def _working(self) -> Iterator[None]:
+        self._works += 1
+        try:
+            yield
+        finally:
+            self._works -= 1
 
     def _check_is_outside(self, what: str) -> None:
         """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""

@@ -55,6 +55,7 @@ class ServedTenants:
             lease.actor.count_forwarded() >= self._handed_over_after_calls
             and entry.state is EntryState.OPEN
             and not entry.transactions
+            and not lease.actor.is_copied_or_checked
         ):
             self._pool.start_closing(entry.tenant_id, HANDED_OVER)
 
