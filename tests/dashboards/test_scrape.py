@@ -52,6 +52,13 @@ def test_the_scrape_is_whole(scraped: Prometheus):
     assert (target["health"], target["lastError"], target["labels"]["job"]) == ("up", "", "tenantry")
 
 
+def test_processes_are_apart(scraped: Prometheus):
+    """Both processes are there with their label. Calls that one forwards and the other answers are counted at both ends."""
+    assert scraped.values("count(tenantry_process_up == 1)") == [2]
+    ends = "count by (direction) (tenantry_forwarded_calls_total{outcome='ok'} > 0)"
+    assert eventually(lambda: len(scraped.values(ends)) == 2)
+
+
 def test_prometheus_keeps_exemplars(scraped: Prometheus):
     """Whose calls they were: exemplars of a panel's own query name tenants that there are."""
     [panel] = [

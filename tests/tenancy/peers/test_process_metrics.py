@@ -1,9 +1,12 @@
 """The metrics of all processes of a data directory, from any of them."""
 
 import asyncio
+import errno
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from monitoring import promtool
 from others import Other, other_process
 from peers import Pair, open_pair
+from raw_peers import RawPeer, frame, raw_owner
 from registries import config
 from tenantry import TenantRegistry
 from tenantry.errors import DuplicateRecordError, TenantOwnedElsewhereError
@@ -26,6 +30,13 @@ from tenantry.observability import (
     expose_all_processes,
 )
 from tenantry.tenancy.measurements.families import Distribution, Family, Kind
+from tenantry.tenancy.peers.messages import (
+    MEASUREMENTS_BYTES_MAX,
+    PROTOCOL_VERSION,
+    Done,
+    SentMeasurements,
+    Welcome,
+)
 from tenantry.tenancy.peers.process_measurements import ProcessMeasured
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_measurements import unpack
@@ -199,6 +210,53 @@ class TestProcesses:
                     os.kill(frozen.pid, signal.SIGCONT)
                 metrics = await collect_all_processes(registry)
                 assert processes(metrics) == dict.fromkeys("0123", 1.0)
+
+    async def test_a_frozen_process_that_accepts_no_more_connections(
+        self, registry: TenantRegistry, data_dir: Path
+    ):
+        """As long as it has its lock it is listed; when it is killed it is not, and its lock file is removed."""
+        with other_process(data_dir) as frozen, ExitStack() as waiting:
+            os.kill(frozen.pid, signal.SIGSTOP)
+            [holder] = ProcessSlots(data_dir, log=EventLog()).others()[1:]
+            address, refusal = str(data_dir / "peers" / holder.socket_name), 0
+            while refusal != errno.EAGAIN:
+                connecting = waiting.enter_context(
+                    socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+                )
+                refusal = connecting.connect_ex(address)
+            assert processes(await collect_all_processes(registry)) == {"0": 1.0, "1": 0.0}
+            frozen.kill()
+            assert processes(await collect_all_processes(registry)) == {"0": 1.0}
+        assert [path.name for path in (data_dir / "peers").glob("*.lock")] == ["0.lock"]
+
+    @pytest.mark.parametrize(
+        "answer",
+        [
+            pytest.param(frame(1, b"\xc1"), id="bytes"),
+            pytest.param(frame(1, Done(1)), id="another-answer"),
+            pytest.param(frame(1, SentMeasurements(b"\xc1")), id="other-numbers"),
+            pytest.param(frame(1, SentMeasurements(bytes(MEASUREMENTS_BYTES_MAX + 1))), id="too-large"),
+            pytest.param(b"", id="the-end"),
+        ],
+    )
+    async def test_a_process_that_sends_nonsense(
+        self, registry: TenantRegistry, data_dir: Path, answer: bytes
+    ):
+        """It counts as one that does not answer, and the others are shown."""
+
+        async def serve(peer: RawPeer) -> None:
+            call, _ = await peer.request()
+            peer.send(frame(call, Welcome(PROTOCOL_VERSION, 7, "test", {}, "here")))
+            await peer.request()
+            peer.send(answer)
+            await peer.writer.drain()
+
+        odd = ProcessSlots(data_dir, log=EventLog())
+        odd.take("0" * 12)
+        async with raw_owner(data_dir, "0" * 12, serve), TenantRegistry(config(data_dir)):
+            metrics = await collect_all_processes(registry)
+        odd.release()
+        assert processes(metrics) == {"0": 1.0, "1": 0.0, "2": 1.0}
 
     async def test_a_registry_without_forwarding_shows_itself(self, registry: TenantRegistry, data_dir: Path):
         """It asks nobody and nobody asks it; its samples have an empty label, which is no label for Prometheus."""

@@ -90,11 +90,21 @@ class ProcessMeasurements:
         return families, found
 
     async def _ask(self, holder: SlotHolder, timeout_seconds: float) -> tuple[str, bytes] | None:
-        """Return the process's version and its answer; None if the process has ended."""
+        """Return the process's version and its answer; None if the process has ended.
+
+        Raises:
+            NoAnswerError: The process takes no connections, or did not answer in time.
+            CallTimeoutError: The process accepted the connection, but did not introduce itself.
+            ConnectionEndedError: The connection ended before the answer.
+            TenantryError, NotOwnerError, TypeError: The process refuses this one, or breaks the protocol.
+        """
         until = self._now() + max(timeout_seconds - ANSWER_GRACE_SECONDS, 0.0)
         connection = await self._peers.connection_to(holder.socket_name)
-        if connection is None or connection.welcome is None:
+        if connection is None:
+            if await run_in_thread(self._peers.slots.is_held, holder.number):
+                raise NoAnswerError(was_started=False)
             return None
+        assert connection.welcome is not None
         answer = await connection.ask(_MEASURE, until)
         if not isinstance(answer, SentMeasurements):
             raise TypeError(f"the answer is a {type(answer).__name__}")

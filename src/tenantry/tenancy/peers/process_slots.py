@@ -62,6 +62,18 @@ class ProcessSlots:
         if lock is not None:
             lock.remove()
 
+    def is_held(self, number: int) -> bool:
+        """Return whether a process has this number; remove the lock file of a process that has crashed."""
+        lock = LockFile(self._directory / f"{number}.lock")
+        try:
+            lock.acquire(may_make=False, is_named=False)
+        except LockHeldError:
+            return True
+        except OSError:
+            return False
+        lock.remove()
+        return False
+
     def others(self) -> list[SlotHolder]:
         """Return the holders of the other numbers, in the order of the numbers."""
         try:
