@@ -36,7 +36,7 @@ from power.workers import Workers
 pytestmark = pytest.mark.unmeasured
 
 SEED = 1
-WORKLOADS = ("writes", "lifecycle", "copies", "placed-files", "fresh", "failed-log-sync")
+WORKLOADS = ("writes", "forwarded", "lifecycle", "copies", "placed-files", "fresh", "failed-log-sync")
 
 
 @pytest.mark.parametrize("workload", WORKLOADS)

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
+import msgspec
+
 from power.worlds import Company, World
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
@@ -206,9 +208,32 @@ def _look_at_files(data_dir: Path) -> Iterable[str]:
             found = connection.execute("PRAGMA integrity_check").fetchall()
         if found != [("ok",)]:
             yield f"{database.relative_to(data_dir)} is damaged: {found[:3]}"
+        yield from _look_at_marks(database)
     for left in ("operations/*", "scratch/*", "tenants/*/*/restore.db"):
         for path in sorted(data_dir.glob(left)):
             yield f"{path.relative_to(data_dir)} was left behind"
+
+
+def _look_at_marks(database: Path) -> Iterable[str]:
+    """Look whether the marks of forwarded units say what is there: each unit with a mark, and a mark for the last unit.
+
+    Earlier units may have no mark any more, because their sender had the results. A unit's results are its message; those of a transaction
+    are a number.
+    """
+    with closing(sqlite3.connect(database)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'tenantry_forwarded'").fetchall():
+            return
+        rows = connection.execute("SELECT units FROM tenantry_forwarded").fetchall()
+        stored = [text for (text,) in connection.execute("SELECT content FROM messages ORDER BY seq")]
+    units = [unit for (packed,) in rows for unit in msgspec.msgpack.decode(packed)]
+    # The only statement of each unit has fetched a row: its names and values, or the values of a transaction's mark.
+    fetched = [msgspec.msgpack.decode(results)[0] for _, results in units]
+    marked = {row[-1][0] if isinstance(row[-1], list) else row[0] for row in fetched if row is not None}
+    forwarded = [text for text in stored if text.startswith(("forwarded", "inside"))]
+    if missing := sorted(marked - {*stored} - {1}):
+        yield f"marks have units that are not there: {missing}"
+    if forwarded and not {forwarded[-1] if forwarded[-1].startswith("forwarded") else 1} & marked:
+        yield f"the last unit, {forwarded[-1]}, has no mark among {marked}"
 
 
 def _short(texts: list[str]) -> list[str]:

@@ -40,24 +40,32 @@ class Script:
         self.may: list[list[str]] = []
         self.errors: list[str] = []
         self.config = RegistryConfig(data_dir=data_dir, **{"open_tenants_max": 4, **settings})
-        self._registry: TenantRegistry | None = None
+        self._registries: list[TenantRegistry] = []
         self._mark(worlds=self._told())
 
     @property
     def registry(self) -> TenantRegistry:
-        """The open registry."""
-        assert self._registry is not None
-        return self._registry
+        """The registry that was opened last: calls are made on it."""
+        return self._registries[-1]
+
+    @property
+    def owner(self) -> TenantRegistry:
+        """The registry that was opened first."""
+        return self._registries[0]
 
     async def open(self) -> None:
-        """Open a registry."""
+        """Open a registry, beside those that are open, as another process would: it forwards calls to tenants that they have open."""
         await self._attempt("open", self._open)
 
     async def close(self) -> None:
-        """Close the registry."""
-        if self._registry is not None:
-            await self._attempt("close", self._registry.aclose)
-            self._registry = None
+        """Close the registries, the owner first: the other becomes the owner of what it uses."""
+        while self._registries:
+            await self.close_owner()
+
+    async def close_owner(self) -> None:
+        """Close the registry that was opened first."""
+        await self._attempt("close", self.owner.aclose)
+        del self._registries[0]
 
     async def reopen(self) -> None:
         """Close the registry and open another."""
@@ -97,11 +105,21 @@ class Script:
     async def save_beside(self, tenant_id: str, *texts: str) -> None:
         """Save messages in one transaction while other calls run; a failure is left at that."""
         messages = [make_message(text) for text in texts]
+        await self.do_beside(tenant_id, texts, self.registry.tenant(tenant_id).messages.save_many(messages))
+
+    async def do_beside(
+        self,
+        tenant_id: str,
+        texts: tuple[str, ...],
+        call: Awaitable[object],
+        expected: type[TenantryError] = TenantryError,
+    ) -> None:
+        """Make a call that saves messages, all or none, while other calls run; an expected failure is left at that."""
         self._write(self.may, "may", tenant_id, texts)
         try:
-            await self.registry.tenant(tenant_id).messages.save_many(messages)
-        except TenantryError as error:
-            self.errors.append(f"save_many: {error!r}")
+            await call
+        except expected as error:
+            self.errors.append(f"save {texts}: {error!r}")
         else:
             self._write(self.must, "must", tenant_id, texts)
 
@@ -113,7 +131,7 @@ class Script:
     async def _open(self) -> None:
         registry = TenantRegistry(self.config)
         await registry.open()
-        self._registry = registry
+        self._registries.append(registry)
 
     async def _attempt(
         self, name: str, make: Callable[[], Awaitable[Any]], failed: Callable[[], object] = bool

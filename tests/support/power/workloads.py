@@ -14,8 +14,10 @@ from typing import Any, Final
 from power.script import Script, StoppedError
 from power.tracing import Kind
 from power.worlds import World
-from tenantry import Scope, TenantRegistry
+from tenantry import Scope, TenantHandle, TenantRegistry
+from tenantry.errors import TransactionClosedError
 from tenantry.threads import run_in_thread
+from tenants import make_message
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,75 @@ async def writes(script: Script) -> None:
             )
             # Larger than a page, so that it can be torn.
             await script.save_beside(tenant_id, f"{turn} large {'x' * 9000}")
+
+
+async def forwarded(script: Script) -> None:
+    """Write through a registry that forwards to the owner: answers are lost on the way, and the owner closes in between."""
+    await create(script, "acme")
+    await script.save("acme", "the owner's")
+    copied = await copied_columns(script.registry.tenant("acme"))
+    await script.open()
+    for turn in range(3):
+        for part in ("", "again "):
+            await asyncio.gather(
+                *(
+                    forward(script, copied, f"forwarded {part}{turn} of caller {caller}")
+                    for caller in range(4)
+                ),
+                *(
+                    forward_inside(script, copied, f"inside {part}{turn} of caller {caller}")
+                    for caller in range(2)
+                ),
+                save_at_owner(script, f"owner's {part}{turn}"),
+                lose_connections(script),
+            )
+        if turn == 1:
+            await script.open()
+            await script.close_owner()
+            await save_at_owner(script, "the next owner's")
+
+
+async def copied_columns(tenant: TenantHandle) -> str:
+    """Return the columns of a message that are copied by `forward`."""
+    columns = await tenant.fetch_all("SELECT name FROM pragma_table_info('messages')")
+    return ", ".join(f'"{name}"' for (name,) in columns if name not in {"seq", "id", "content"})
+
+
+def copying(copied: str, text: str) -> tuple[str, tuple[str]]:
+    """Return the statement that adds a message with this text, and returns the text, so that the unit's mark has it."""
+    sql = f"INSERT INTO messages (id, content, {copied}) SELECT randomblob(16), ?, {copied} FROM messages WHERE content = 'the owner''s' RETURNING content"
+    return sql, (text,)
+
+
+async def forward(script: Script, copied: str, text: str) -> None:
+    """Add a message."""
+    added = script.registry.tenant("acme").fetch_value(*copying(copied, text))
+    await script.do_beside("acme", (text,), added, TransactionClosedError)
+
+
+async def forward_inside(script: Script, copied: str, text: str) -> None:
+    """Add two messages in a transaction."""
+    texts = (text, f"{text} more")
+
+    async def add() -> None:
+        async with script.registry.tenant("acme").transaction() as tx:
+            for one in texts:
+                await tx.fetch_value(*copying(copied, one))
+
+    await script.do_beside("acme", texts, add(), TransactionClosedError)
+
+
+async def save_at_owner(script: Script, text: str) -> None:
+    """Add a message in the process that owns the tenant."""
+    saved = script.owner.tenant("acme").messages.save(make_message(text))
+    await script.do_beside("acme", (text,), saved, TransactionClosedError)
+
+
+async def lose_connections(script: Script) -> None:
+    """End the connections to the owner while calls run there."""
+    await asyncio.sleep(0.002)  # a moment of no importance
+    for connection in [*script.owner._parts.peers._accepted]:
+        connection.end()
 
 
 async def lifecycle(script: Script) -> None:
@@ -182,6 +253,7 @@ WORKLOADS: Final = {
     "lifecycle": Workload(lifecycle),
     "copies": Workload(copies),
     "placed-files": Workload(placed_files),
+    "forwarded": Workload(forwarded),
     "fresh": Workload(fresh, data="srv/tenantry/data"),
     "failed-log-sync": Workload(failed_log_sync, settings=(("open_tenants_max", 1),)),
     # Loses what it acknowledged: the log is not synced at each commit.
