@@ -228,7 +228,6 @@ class TenantRegistry(OperatorAPI):
 
         Raises:
             TenantNotFoundError: The tenant does not exist.
-            TenantOwnedElsewhereError: The process that has the tenant open does not answer.
         """
         tenant = await self.get(tenant_id)
         size = await self._parts.backends.of(tenant.backend).size_bytes(tenant.place)

@@ -80,7 +80,7 @@ class TenantStatistics:
     Attributes:
         database_bytes: The size of the tenant's database and its write-ahead log.
         actor: The tenant's counters since the process that has it open has opened it; None while the tenant is closed, or if that
-            process cannot be asked.
+            process does not answer.
     """
 
     database_bytes: int

@@ -100,7 +100,7 @@ async def test_the_repetition_comes_with_the_greeting(pair: Pair):
 
 async def test_a_transaction_of_an_older_connection_is_rolled_back(pair: Pair):
     """The older connection's transaction ends with it, and the process's next writes do not wait for the transaction's deadline."""
-    token, uid = pair.other._parts.peers._token, await uid_of(pair.owner)
+    token, uid = pair.other._parts.peers._sent_units.token, await uid_of(pair.owner)
 
     async def write_inside() -> None:
         async with pair.forwarded.transaction() as tx:

@@ -30,6 +30,9 @@ T = TypeVar("T")
 OWNERS_ASKED_MAX: Final = 3
 """The largest number of owners that one operation asks to close a tenant. Each of them opened the tenant after the last one closed it."""
 
+STATISTICS_SECONDS_MAX: Final = 1.0
+"""The longest wait for the counters of an owner. Whoever looks at many tenants must not wait long for a process that is stopped."""
+
 _LOOK_AGAIN_SECONDS: Final = 0.01
 _LOOKS_MAX: Final = 100
 """The largest number of looks at the lock of a tenant whose owner does not listen, or does not have the tenant open any more."""
@@ -116,14 +119,14 @@ class Owners:
                 await owned.refresh()
 
     async def statistics(self, tenant: TenantRecord) -> ActorStatistics | None:
-        """Return the owner's counters of the tenant; None if no other process has it open, or if its owner cannot be reached."""
-        owned = await self.find(tenant)
-        if owned is None:
-            return None
-        try:
-            return await owned.statistics()
-        except NotOwnedThereError:
-            return None
+        """Return the owner's counters of the tenant; None if no other process has it open, or if its owner does not answer soon."""
+        with (
+            suppress(NotOwnedThereError, TenantOwnedElsewhereError, PersistenceConnectionError),
+            anyio.move_on_after(STATISTICS_SECONDS_MAX),
+        ):
+            owned = await self.find(tenant)
+            return None if owned is None else await owned.statistics()
+        return None
 
     @asynccontextmanager
     async def exclusive(

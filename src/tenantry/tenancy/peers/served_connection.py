@@ -1,19 +1,17 @@
 """The connection of another process to this one: serves the calls of tenants that this process has open."""
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
 from tenantry.errors import TenantError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Statement
-from tenantry.storage.protocol import MarkedRequest
-from tenantry.tenancy.actors.actor import SubmittedCall, TenantActor
+from tenantry.tenancy.actors.actor import SubmittedCall
 from tenantry.tenancy.actors.call_batch import as_tenantry_error
 from tenantry.tenancy.actors.channel import ChannelClosedError
-from tenantry.tenancy.actors.idempotency import check_key
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.peers import messages
 from tenantry.tenancy.peers.frames import FrameConnection
@@ -21,9 +19,7 @@ from tenantry.tenancy.peers.messages import (
     FRAME_BYTES_MAX,
     HELLO_BYTES_MAX,
     PROTOCOL_VERSION,
-    Begin,
     Cancel,
-    Commit,
     Done,
     Hello,
     Measure,
@@ -32,18 +28,16 @@ from tenantry.tenancy.peers.messages import (
     Ping,
     Read,
     Release,
-    Rollback,
     SentMeasurements,
     TenantRequest,
-    TransactionRead,
     TransactionRequest,
     TransactionWrite,
     Welcome,
     Write,
     WriteOnce,
-    received,
 )
 from tenantry.tenancy.peers.peer_limits import PeerLimits
+from tenantry.tenancy.peers.running_calls import RunningCalls
 from tenantry.tenancy.peers.sent_results import encode_error, encode_result
 from tenantry.tenancy.peers.served_operations import ServedOperations
 from tenantry.tenancy.peers.served_tenants import ServedTenants
@@ -95,9 +89,8 @@ class ServedConnection(FrameConnection):
         self._on_ended = on_ended
         self._log = log
         self._limits = limits
-        self._calls: dict[int, _Running] = {}
+        self._calls = RunningCalls(limits.calls_max, self._hold_or_read)
         self._transactions = ServedTransactions(tenants, transactions_max=limits.transactions_max)
-        self._is_full = False  # the number of calls has reached its limit
         self._patience: asyncio.TimerHandle | None = (
             None  # until the other process must have sent or read something
         )
@@ -124,9 +117,9 @@ class ServedConnection(FrameConnection):
         elif isinstance(request, Ping):
             self.send(call, _DONE)
         elif isinstance(request, Release):
-            self._start(call, self._release(call, request))
+            self._calls.start(call, self._release(call, request))
         else:
-            self._start(call, self._answered(call, request))
+            self._calls.start(call, self._answered(call, request))
 
     def connection_made(self, transport: "asyncio.BaseTransport") -> None:
         """Wait for the other process's `Hello`."""
@@ -152,8 +145,7 @@ class ServedConnection(FrameConnection):
     def ended(self) -> None:
         """Give up the calls and transactions of the other process."""
         self._stop_waiting()
-        for call in list(self._calls):
-            self._give_up(call)
+        self._calls.give_up_all()
         self._transactions.abandon_all()
         if self.hello is not None:
             self._log.info(PEER_DISCONNECTED, pid=self.hello.pid)
@@ -188,56 +180,37 @@ class ServedConnection(FrameConnection):
         named = (request.tenant_id, request.uid)
         lease = self._tenants.lease_nowait(*named) or self._transactions.lease_inside(*named)
         if lease is None:
-            self._start(call, self._begin_later(call, request))
+            self._calls.start(call, self._begin_later(call, request))
         else:
             self._submit(call, request, lease)
 
     async def _begin_later(self, call: int, request: TenantRequest) -> None:
         lease = await self._tenants.lease(request.tenant_id, request.uid)
-        self._remove(call)
+        self._calls.remove(call)
         if lease is None:
             self._send_not_owner(call)
         else:
             self._submit(call, request, lease)
 
     def _submit(self, call: int, request: TenantRequest, lease: Lease) -> None:
+        assert self.hello is not None
         try:
-            submitted = self._submitted(lease.actor, request)
+            submitted = self._tenants.submit(lease.actor, request, self.hello.token)
         except ChannelClosedError:
             self._tenants.release(lease)
-            self._start(call, self._answer_not_owner(call, lease))
+            self._calls.start(call, self._answer_not_owner(call, lease))
         except TenantryError as error:
             self._tenants.release(lease)
             self._send_error(call, error)
         else:
-            self._add(call, submitted)
+            self._calls.add(call, submitted)
             submitted.result.add_done_callback(partial(self._answer, call, lease, submitted))
-
-    def _submitted(self, actor: TenantActor, request: TenantRequest) -> SubmittedCall:
-        waited_seconds = self._tenants.waited_seconds(request.remaining_seconds)
-        if isinstance(request, Read):
-            return actor.submit_read(Statement(*request.statement), waited_seconds)
-        statements = received(request.statements)
-        if isinstance(request, WriteOnce):
-            return actor.submit_write_once(
-                statements, check_key(request.key), request.payload_hash, waited_seconds
-            )
-        assert self.hello is not None
-        marked = MarkedRequest(
-            statements,
-            sender=self.hello.token,
-            number=request.number,
-            answered_to=request.answered_to,
-            is_repeated=request.is_repeated,
-            is_look_up=request.is_look_up,
-        )
-        return actor.submit_write(marked, waited_seconds)
 
     def _answer(
         self, call: int, lease: Lease, submitted: SubmittedCall, future: "asyncio.Future[Any]"
     ) -> None:
         self._tenants.release(lease)
-        self._remove(call)
+        self._calls.remove(call)
         if future.cancelled():
             self._tenants.count_answer("cancelled")
             return
@@ -247,7 +220,7 @@ class ServedConnection(FrameConnection):
             self._send_result(call, future.result(), submitted.call.operation, is_unit=is_unit)
             self._tenants.count(lease)
         elif isinstance(error, ChannelClosedError):
-            self._start(call, self._answer_not_owner(call, lease))
+            self._calls.start(call, self._answer_not_owner(call, lease))
         else:
             self._send_error(call, as_tenantry_error(error, submitted.call.operation))
 
@@ -264,7 +237,7 @@ class ServedConnection(FrameConnection):
 
     def _reply(self, call: int, outcome: str, message: bytes) -> None:
         """Send the answer of a call, and count the outcome."""
-        self._remove(call)
+        self._calls.remove(call)
         self._tenants.count_answer(outcome)
         self.send(call, message, is_lone=not self._calls)
 
@@ -284,9 +257,9 @@ class ServedConnection(FrameConnection):
                 self.send(call, _DONE)
                 await self._loop.create_future()
         except ChannelClosedError:
-            self.send(call, _NOT_OWNER)
+            self._send_not_owner(call)
         except Exception as error:  # noqa: BLE001  # the other process waits for an answer
-            self.send(call, encode_error(as_tenantry_error(error, "Release")))
+            self._send_error(call, as_tenantry_error(error, "Release"))
 
     async def _answered(self, call: int, request: TransactionRequest | OperatorRequest) -> None:
         """Do the work of a call, and answer with its result or error."""
@@ -302,58 +275,18 @@ class ServedConnection(FrameConnection):
             )
 
     async def _run(self, call: int, request: TransactionRequest | OperatorRequest) -> Any:
-        match request:
-            case Begin():
-                await self._transactions.begin(call, request)
-            case TransactionWrite():
-                session = self._transactions.session(request.transaction)
-                return await session.write(*received(request.statements))
-            case TransactionRead():
-                session = self._transactions.session(request.transaction)
-                return await session.read(Statement(*request.statement))
-            case Commit():
-                assert self.hello is not None
-                await self._transactions.commit(self.hello.token, request)
-            case Rollback():
-                await self._transactions.rollback(request.transaction)
-            case _:
-                return await self._operations.run(request)
-        return None
-
-    def _start(self, call: int, work: Coroutine[Any, Any, None]) -> None:
-        task = self._loop.create_task(work)
-        if not task.done():  # an eager task may have ended, and another call may have its number now
-            self._add(call, task)
-            task.add_done_callback(partial(self._forget, call))
-
-    def _forget(self, call: int, task: "asyncio.Future[Any]") -> None:
-        if self._calls.get(call) is task:
-            self._remove(call)
-
-    def _add(self, call: int, running: "_Running") -> None:
-        self._calls[call] = running
-        if len(self._calls) >= self._limits.calls_max:
-            self._is_full = True
-            self._hold_or_read()
-
-    def _remove(self, call: int) -> None:
-        self._calls.pop(call, None)
-        if self._is_full and len(self._calls) <= self._limits.calls_max // 2:
-            self._is_full = False
-            self._hold_or_read()
+        if isinstance(request, OperatorRequest):
+            return await self._operations.run(request)
+        assert self.hello is not None
+        return await self._transactions.run(call, request, self.hello.token)
 
     def _give_up(self, call: int) -> None:
-        """Take a call back from the tenant's mailbox at once, or cancel its task; roll back the transaction that the call opened."""
-        running = self._calls.get(call)
-        if isinstance(running, SubmittedCall):
-            running.result.cancel()
-            running.take_back()
-        elif running is not None:
-            running.cancel()
+        """Give a call up, and roll back the transaction that the call opened."""
+        self._calls.give_up(call)
         self._transactions.abandon(call)
 
     def _hold_or_read(self) -> None:
-        self.hold_reading(is_held=self._is_full or self.is_writing_paused)
+        self.hold_reading(is_held=self._calls.is_full or self.is_writing_paused)
 
     def _expect_within(self, seconds: float, otherwise: str) -> None:
         self._stop_waiting()
@@ -363,7 +296,3 @@ class ServedConnection(FrameConnection):
         if self._patience is not None:
             self._patience.cancel()
             self._patience = None
-
-
-_Running: TypeAlias = "SubmittedCall | asyncio.Task[None]"
-"""A call in a tenant's mailbox, or a task."""

@@ -3,8 +3,13 @@
 from typing import Final
 
 from tenantry.ids import TenantId
+from tenantry.sql.statements import Statement
+from tenantry.storage.protocol import MarkedRequest
+from tenantry.tenancy.actors.actor import SubmittedCall, TenantActor
+from tenantry.tenancy.actors.idempotency import check_key
 from tenantry.tenancy.actors.lease import EntryState, Lease
 from tenantry.tenancy.actors.pool import ActorPool
+from tenantry.tenancy.peers.messages import Read, TenantRequest, WriteOnce, received
 
 HANDED_OVER: Final = "handed_over"
 """The reason for closing a tenant that only other processes use."""
@@ -44,9 +49,36 @@ class ServedTenants:
         """Release a lease."""
         self._pool.release(lease)
 
-    def waited_seconds(self, remaining_seconds: float) -> float:
-        """Return for how long a call has waited that has this time left."""
-        return max(0.0, self._call_timeout_seconds - max(remaining_seconds, 0.0))
+    def submit(self, actor: TenantActor, request: TenantRequest, sender: bytes) -> SubmittedCall:
+        """Put a call of another process into the tenant's mailbox.
+
+        Args:
+            actor: The tenant's actor.
+            request: The call.
+            sender: The token of the other process, for the call's mark.
+
+        Raises:
+            ChannelClosedError: The tenant is closing, and the call ran nowhere.
+            TenantError, QueryError: The call is refused.
+        """
+        # The call has waited in the other process.
+        waited_seconds = max(0.0, self._call_timeout_seconds - max(request.remaining_seconds, 0.0))
+        if isinstance(request, Read):
+            return actor.submit_read(Statement(*request.statement), waited_seconds)
+        statements = received(request.statements)
+        if isinstance(request, WriteOnce):
+            return actor.submit_write_once(
+                statements, check_key(request.key), request.payload_hash, waited_seconds
+            )
+        marked = MarkedRequest(
+            statements,
+            sender=sender,
+            number=request.number,
+            answered_to=request.answered_to,
+            is_repeated=request.is_repeated,
+            is_look_up=request.is_look_up,
+        )
+        return actor.submit_write(marked, waited_seconds)
 
     def count(self, lease: Lease) -> None:
         """Count a forwarded call; close the tenant after enough of them, so that a process that uses the tenant becomes its owner."""

@@ -5,12 +5,21 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from tenantry.errors import TenantOverloadedError, TransactionClosedError
+from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import MarkedRequest
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import EntryState, Lease
 from tenantry.tenancy.actors.transaction import TransactionSession
 from tenantry.tenancy.peers.forwarded_tenant import LOOK_UP
-from tenantry.tenancy.peers.messages import Begin, Commit
+from tenantry.tenancy.peers.messages import (
+    Begin,
+    Commit,
+    Rollback,
+    TransactionRead,
+    TransactionRequest,
+    TransactionWrite,
+    received,
+)
 from tenantry.tenancy.peers.served_tenants import ServedTenants
 
 ENDED_LOOKS_SECONDS: Final = 1.0
@@ -45,6 +54,31 @@ class ServedTransactions:
     def __contains__(self, number: object) -> bool:
         """Return whether a transaction has this number."""
         return number in self._open
+
+    async def run(self, call: int, request: TransactionRequest, sender: bytes) -> Any:
+        """Do the work of a call, and return its result.
+
+        Args:
+            call: The number of the call; the number of the transaction that it opens.
+            request: The call.
+            sender: The token of the other process, for the mark of a commit.
+
+        Raises:
+            ChannelClosedError, TransactionClosedError, TenantError, PersistenceError: The errors of the methods below, and of the
+                transaction's calls.
+        """
+        match request:
+            case Begin():
+                await self.begin(call, request)
+            case TransactionWrite():
+                return await self.session(request.transaction).write(*received(request.statements))
+            case TransactionRead():
+                return await self.session(request.transaction).read(Statement(*request.statement))
+            case Commit():
+                await self.commit(sender, request)
+            case Rollback():
+                await self.rollback(request.transaction)
+        return None
 
     async def begin(self, number: int, request: Begin) -> None:
         """Open a transaction.
