@@ -1,5 +1,6 @@
 """How commands end that are not done: what is said, with which exit code, and what is left."""
 
+import asyncio
 import json
 import os
 import signal
@@ -293,18 +294,18 @@ async def test_a_call_that_is_under_way_elsewhere(registry: TenantRegistry):
 async def test_people_are_asked_first(registry: TenantRegistry, answer: str, exit_code: int, state: str):
     """On a terminal what destroys asks, and does nothing unless the answer is yes."""
     await registry.create("acme")
+    # This registry goes on meanwhile: it has the tenant open, and closes it for the command.
+    said, code = await asyncio.to_thread(_ask, "delete", "acme", registry.config.data_dir, answer=answer)
+    assert b"Delete tenant acme?" in said
+    assert code == exit_code
+    assert (await registry.get("acme")).state == state
+
+
+def _ask(action: str, tenant_id: str, data_dir: Path, *, answer: str) -> tuple[bytes, int]:
+    """Give an answer to a command's question on a terminal; return what it printed there, and its exit code."""
     ours, theirs = os.openpty()
-    command = [
-        sys.executable,
-        "-m",
-        "tenantry",
-        "tenant",
-        "delete",
-        "acme",
-        "--data-dir",
-        registry.config.data_dir,
-    ]
-    with subprocess.Popen(  # noqa: ASYNC220  # this registry has nothing to do meanwhile
+    command = [sys.executable, "-m", "tenantry", "tenant", action, tenant_id, "--data-dir", data_dir]
+    with subprocess.Popen(
         command, stdin=theirs, stdout=subprocess.PIPE, stderr=theirs, env=environment()
     ) as process:
         os.close(theirs)
@@ -312,10 +313,9 @@ async def test_people_are_asked_first(registry: TenantRegistry, answer: str, exi
         while not said.endswith(b"[y/N] "):
             said += os.read(ours, 100)
         os.write(ours, f"{answer}\n".encode())
-        assert process.wait(HANG_SECONDS) == exit_code
+        code = process.wait(HANG_SECONDS)
     os.close(ours)
-    assert b"Delete tenant acme?" in said
-    assert (await registry.get("acme")).state == state
+    return said, code
 
 
 def test_progress_is_for_terminals(running: Service, tmp_path: Path):

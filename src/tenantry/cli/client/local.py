@@ -217,5 +217,5 @@ def _is_there(data_dir: Path, name: str) -> bool:
 
 def _advise(problem: Document) -> str:
     if problem.get("type") == _OWNED_ELSEWHERE:
-        return "if that process is a service, use --url; otherwise stop the process first"
+        return "'tenantry doctor' lists the processes that have the directory open; if that process is a service, use --url"
     return ""

@@ -59,7 +59,7 @@ def choose_target(
         raise CommandError(
             Exit.USAGE,
             f"{says}: --url http://127.0.0.1:8321 (or {URL}) for a running service, --data-dir D (or {DATA_DIR}) for a "
-            "data directory without a service",
+            "data directory of this machine",
         )
     if url is not None and schemas:
         raise CommandError(
