@@ -14,7 +14,6 @@ from prometheus_client import CollectorRegistry
 
 from tenantry import RegistryConfig, Scope, TenantHandle, TenantRegistry
 from tenantry.admin import create_admin_app
-from tenantry.observability import export_metrics
 from tenantry.testing.conformance.samples import (
     make_audit_entry,
     make_cost_record,
@@ -26,7 +25,6 @@ from tenantry.testing.conformance.samples import (
 async def _serve(data_dir: Path, tenant: str) -> None:
     collectors = CollectorRegistry()
     registry = TenantRegistry(RegistryConfig(data_dir=data_dir))
-    export_metrics(registry, collectors)
     async with registry:
         await _use(registry.tenant(tenant))
         key = await registry.keys.create(name="benchmark", scopes=[Scope.READ])

@@ -442,7 +442,7 @@ POOL: Final = Board(
         row("Between processes"),
         chart(
             "Forwarded calls by outcome",
-            "At the process that forwards. After not_owner and owner_lost the call is repeated, without an error for its caller.",
+            "At the process that forwards. After not_owner and owner_lost the call is repeated; after no_answer it has failed.",
             "reqps",
             Query(rate("tenantry_forwarded_calls_total", "outcome", _OUT), "{{outcome}}"),
         ),

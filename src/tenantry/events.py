@@ -5,7 +5,7 @@ they must be quick. An error that a hook raises is logged and has no effect on c
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 
 class TenantOpened(NamedTuple):
@@ -86,13 +86,17 @@ class CallRefused(NamedTuple):
     duration_seconds: float
 
 
+NO_ANSWER: Final = "no_answer"
+"""The outcome of a call whose owner did not answer before the call's deadline. The owner does not count such a call, or not as a failure."""
+
+
 class CallForwarded(NamedTuple):
     """A call to a tenant of another process has ended, in the process of the caller.
 
     Attributes:
         operation: The name of the first statement, or ``transaction``, ``commit`` or ``rollback``.
-        outcome: ``ok``, the error's `outcome`, ``cancelled``, ``not_owner`` or ``owner_lost``. After the last two, a call outside a
-            transaction is repeated.
+        outcome: ``ok``, the error's `outcome`, ``cancelled``, `NO_ANSWER`, ``not_owner`` or ``owner_lost``. After the last two, a call
+            outside a transaction is repeated.
     """
 
     tenant_id: str

@@ -13,7 +13,6 @@ from prometheus_client.parser import text_string_to_metric_families
 from series import series_of
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.admin import create_admin_app
-from tenantry.observability import export_metrics
 from tenants import make_message, until
 
 pytestmark = pytest.mark.unmeasured
@@ -32,7 +31,6 @@ async def measured(data_dir: Path) -> AsyncIterator[TenantRegistry]:
 async def client(measured: TenantRegistry) -> AsyncIterator[httpx.AsyncClient]:
     """A client of its admin API, with metrics of its own."""
     collectors = CollectorRegistry()
-    export_metrics(measured, collectors)
     transport = httpx.ASGITransport(create_admin_app(measured, collectors=collectors))
     async with httpx.AsyncClient(transport=transport, base_url="http://tenantry") as opened:
         yield opened

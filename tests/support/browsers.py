@@ -42,7 +42,6 @@ from prometheus_client import CollectorRegistry
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.admin import create_admin_app
 from tenantry.errors import TenantryError
-from tenantry.observability.metrics import export_metrics
 from tenantry import Scope
 from tenants import make_message
 
@@ -74,7 +73,6 @@ async def main():
     registry = TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=32))
     registry.fleet.register("hold", hold)
     async with registry:
-        export_metrics(registry, collectors)
         keys = {}
         for scope in Scope:
             _, keys[scope] = await registry.keys.create(name="on call", scopes=(scope,))

@@ -21,7 +21,6 @@ from service import Service, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin.routes.probes import KEPT_SECONDS, Probes, make_probes
-from tenantry.observability import export_metrics
 from tenants import HandClock, held_writer, make_message, until
 
 OPENMETRICS = {
@@ -237,7 +236,6 @@ async def test_calls_go_on_while_metrics_are_made(registry: TenantRegistry, head
 async def measuring(registry: TenantRegistry, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
     """Give a client of an API whose registry is measured, after some calls."""
     collectors = CollectorRegistry()
-    export_metrics(registry, collectors)
     async with Service(registry, collectors=collectors, **options) as service:
         admin = await service.caller("admin")
         await admin.post("/v1/tenants", json={"id": "acme"})

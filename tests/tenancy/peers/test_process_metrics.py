@@ -21,7 +21,7 @@ from peers import Pair, open_pair
 from raw_peers import RawPeer, frame, raw_owner
 from registries import config
 from tenantry import TenantRegistry
-from tenantry.errors import DuplicateRecordError, TenantOwnedElsewhereError
+from tenantry.errors import CallTimeoutError, DuplicateRecordError, TenantOwnedElsewhereError
 from tenantry.eventlog import EventLog
 from tenantry.observability import (
     ProcessesMetrics,
@@ -210,6 +210,23 @@ class TestProcesses:
                     os.kill(frozen.pid, signal.SIGCONT)
                 metrics = await collect_all_processes(registry)
                 assert processes(metrics) == dict.fromkeys("0123", 1.0)
+
+    async def test_a_call_to_a_frozen_owner_is_a_failed_call(self, data_dir: Path):
+        """The owner cannot count the call, so the process that forwards it does."""
+        async with TenantRegistry(config(data_dir, call_timeout_seconds=1.0)) as caller:
+            caller.measure()
+            with other_process(data_dir) as owner:
+                for action in ("create", "save"):
+                    assert await asyncio.to_thread(owner.do, action, "acme") == "ok"
+                await caller.tenant("acme").messages.save(make_message())
+                os.kill(owner.pid, signal.SIGSTOP)
+                with pytest.raises(CallTimeoutError):
+                    await caller.tenant("acme").messages.save(make_message())
+                metrics = await collect_all_processes(caller, 0.0)
+                os.kill(owner.pid, signal.SIGCONT)
+        calls = "tenantry_call_duration_seconds_count"
+        assert total(metrics, calls, channel="none", outcome="timeout") == 1
+        assert total(metrics, "tenantry_forwarded_calls_total", outcome="no_answer") == 1
 
     async def test_a_frozen_process_that_accepts_no_more_connections(
         self, registry: TenantRegistry, data_dir: Path

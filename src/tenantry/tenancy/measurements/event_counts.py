@@ -7,7 +7,9 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
+from tenantry.errors import CallTimeoutError
 from tenantry.events import (
+    NO_ANSWER,
     BatchFinished,
     CallForwarded,
     CallRefused,
@@ -180,6 +182,9 @@ class EventCounts:
         for (outcome,), series in self._pool_wait.series().items():
             if outcome != "ok":
                 calls.add(("none", "none", outcome), series)
+        for (outcome,), series in self._forwarded.series().items():
+            if outcome == NO_ANSWER:
+                calls.add(("none", "none", CallTimeoutError.outcome), series)
         return calls
 
     def _timed(self, name: str, labels: Labels, event: Any) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
 
 from tenantry.errors import CallTimeoutError, QueryError, TenantError
 from tenantry.eventlog import EventLog
-from tenantry.events import CallForwarded, Hook
+from tenantry.events import NO_ANSWER, CallForwarded, Hook
 from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.protocol import MarkedRequest, Request
 from tenantry.tenancy.actors.channel import ChannelClosedError
@@ -252,7 +252,7 @@ class ForwardedTenant:
             outcome = "owner_lost"
             raise
         except NoAnswerError:
-            outcome = CallTimeoutError.outcome
+            outcome = NO_ANSWER
             raise
         except asyncio.CancelledError:
             outcome = "cancelled"
