@@ -171,6 +171,7 @@ def compose(
         peers,
         sent_units,
         catalog,
+        backends,
         is_wanted=config.forwarding,
         call_timeout_seconds=config.call_timeout_seconds,
         now=clock.monotonic_seconds,

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict, deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Final, NamedTuple, cast
+from typing import TYPE_CHECKING, Final, cast
 
 import anyio
 
@@ -21,12 +21,15 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited
 from tenantry.ids import TenantId
 from tenantry.sql.statements import Result
+from tenantry.storage.backends import Backends
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import EntryState, Lease, PoolEntry
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.opening.tenant_opener import check_opens
+from tenantry.tenancy.peers.denials import LOOKS_SECONDS, Denials
 from tenantry.tenancy.peers.forwarded_tenant import Again, ForwardedContext, ForwardedTenant
+from tenantry.tenancy.peers.owned_elsewhere import owned_elsewhere
 from tenantry.tenancy.peers.owner_connection import ConnectionEndedError, OwnerConnection
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.sent_units import SentUnits
@@ -43,23 +46,8 @@ UNREACHABLE_SECONDS_MAX: Final = 1.0
 
 _UNREACHABLE: Final = "its socket takes no connections, so it is starting, ending or overloaded, or the socket was removed (see 'tenantry doctor')"
 
-_LOOKS_SECONDS: Final = (0.001, 0.05)
-"""The first and the longest interval between two looks at a tenant's lock."""
-
-
 _FIRST_ATTEMPT_UNKNOWN: Final = (TenantError, PersistenceConnectionError, DatabaseCorruptError)
 """The errors of a repeated unit after which it is not known whether the first attempt was committed. With other errors the unit ran."""
-
-
-class _Denial(NamedTuple):
-    """The last answer of an owner that did not have a tenant open.
-
-    Attributes:
-        wait_seconds: The time until the owner is asked again, if it still holds the tenant's lock.
-    """
-
-    at_seconds: float
-    wait_seconds: float
 
 
 class Forwarding:
@@ -83,6 +71,7 @@ class Forwarding:
         peers: Peers,
         sent_units: SentUnits,
         catalog: Catalog,
+        backends: Backends,
         *,
         is_wanted: bool,
         call_timeout_seconds: float,
@@ -94,6 +83,7 @@ class Forwarding:
         self._peers = peers
         self._is_wanted = is_wanted
         self._catalog = catalog
+        self._backends = backends
         self._call_timeout_seconds = call_timeout_seconds
         self._now = now
         self._report = report
@@ -102,7 +92,7 @@ class Forwarding:
             sent_units, call_timeout_seconds, now, report, self._repeat, self._forget
         )
         self._entries: OrderedDict[TenantId, PoolEntry] = OrderedDict()
-        self._denials: OrderedDict[TenantId, _Denial] = OrderedDict()
+        self._denials = Denials(now, denials_max=FORWARDED_MAX, repeated_seconds_max=UNREACHABLE_SECONDS_MAX)
 
     @property
     def tenants(self) -> int:
@@ -137,16 +127,16 @@ class Forwarding:
             TenantOwnedElsewhereError: Another process has the tenant open, and takes no calls of this process.
             CallTimeoutError: The owner does not answer.
         """
-        interval_seconds, interval_seconds_max = _LOOKS_SECONDS
+        interval_seconds, interval_seconds_max = LOOKS_SECONDS
         started_seconds = self._now()
         until: float | None = None
         while True:
             try:
-                return await self._pool.lease(tenant_id)
+                return await self._lease_without_place(tenant_id) or await self._pool.lease(tenant_id)
             except TenantOwnedElsewhereError as refused:
                 if not self._peers.is_reachable(refused.socket_name):
                     raise
-                await self._wait_after_denial(tenant_id)
+                await self._denials.wait(tenant_id)
                 try:
                     lease = await self._forwarded_lease(tenant_id, refused)
                     if lease is not None:
@@ -160,6 +150,20 @@ class Forwarding:
                     raise
             await anyio.sleep(interval_seconds)
             interval_seconds = min(2 * interval_seconds, interval_seconds_max)
+
+    async def _lease_without_place(self, tenant_id: TenantId) -> Lease | None:
+        """Return a lease of another process's tenant if the pool is full; None if the tenant needs a place here.
+
+        The pool would close one of its tenants only to find that the lock is held, or would refuse the caller.
+        """
+        if not self._is_wanted or not self._pool.is_full or self._pool.has(tenant_id):
+            return None
+        tenant = await self._catalog.get(tenant_id)
+        backend = self._backends.find(tenant.backend)
+        owner = None if backend is None else await backend.owner(tenant.place)
+        if owner is None or not self._peers.is_reachable(owner.socket_name):
+            return None
+        return await self._forwarded_lease(tenant_id, owned_elsewhere(tenant.place, owner))
 
     async def _forwarded_lease(self, tenant_id: TenantId, refused: TenantOwnedElsewhereError) -> Lease | None:
         """Return a lease of the tenant of another process; None if that process is not there any more, or not yet."""
@@ -202,21 +206,7 @@ class Forwarding:
         entry = self._entries.get(tenant_id)
         if entry is not None and _forwarded(entry) is forwarded:
             del self._entries[tenant_id]
-            last, now = self._denials.pop(tenant_id, None), self._now()
-            first_seconds, interval_seconds_max = _LOOKS_SECONDS
-            is_repeated = last is not None and now - last.at_seconds < UNREACHABLE_SECONDS_MAX
-            interval = (
-                min(2 * last.wait_seconds, interval_seconds_max) if last and is_repeated else first_seconds
-            )
-            self._denials[tenant_id] = _Denial(now, interval)
-            if len(self._denials) > FORWARDED_MAX:
-                self._denials.popitem(last=False)
-
-    async def _wait_after_denial(self, tenant_id: TenantId) -> None:
-        """Wait before asking an owner again that said that it does not have the tenant open, although it holds the tenant's lock."""
-        denial = self._denials.get(tenant_id)
-        if denial is not None and self._now() - denial.at_seconds < denial.wait_seconds:
-            await anyio.sleep(denial.wait_seconds)
+            self._denials.note(tenant_id)
 
     async def _repeat(self, lost: ForwardedTenant, again: Again, until_seconds: float) -> list[Result]:
         """Send a unit again whose owner was lost, to whoever owns the tenant now, until that succeeds or the deadline passes.
@@ -239,7 +229,7 @@ class Forwarding:
                 if not error.is_retryable:
                     raise self._unknown(tenant_id, str(error)) from error
                 why = str(error)
-                retry_seconds = error.retry_after_seconds or _LOOKS_SECONDS[1]
+                retry_seconds = error.retry_after_seconds or LOOKS_SECONDS[1]
                 await anyio.sleep(min(retry_seconds, max(until_seconds - self._now(), 0.0)))
         raise self._unknown(tenant_id, why)
 

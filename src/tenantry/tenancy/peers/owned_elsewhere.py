@@ -103,6 +103,17 @@ class OwnedElsewhere:
             ) from None
 
 
+def owned_elsewhere(place: Place, owner: Holder) -> TenantOwnedElsewhereError:
+    """Return the error for a tenant whose owner is known from its lock file."""
+    return TenantOwnedElsewhereError(
+        f"tenant {place.tenant_id!r} is open in {_named(owner)}: close the tenant there",
+        tenant_id=place.tenant_id,
+        pid=owner.pid,
+        host=owner.host,
+        socket_name=owner.socket_name,
+    )
+
+
 def not_answered(place: Place, owner: Holder) -> TenantOwnedElsewhereError:
     """Return the error for an owner that gives no sign of life."""
     return TenantOwnedElsewhereError(

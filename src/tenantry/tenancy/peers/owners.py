@@ -14,6 +14,7 @@ import anyio
 from tenantry.errors import (
     CallTimeoutError,
     PersistenceConnectionError,
+    PoolExhaustedError,
     TenantError,
     TenantOwnedElsewhereError,
 )
@@ -85,7 +86,12 @@ class Owners:
                 owner = Holder(refused.pid, refused.host, refused.socket_name)
                 if owner.socket_name is None or not looks_left:
                     raise
-            owned = await self._reached(tenant.place, owner)
+                owned = await self._reached(tenant.place, owner)
+            except PoolExhaustedError:
+                # The owner needs no place here.
+                owned = await self.find(tenant) if looks_left else None
+                if owned is None:
+                    raise
             if owned is not None:
                 with suppress(NotOwnedThereError):
                     return await there(owned)

@@ -1,0 +1,37 @@
+"""A process whose pool is full still reaches the tenants of other processes, because those tenants need no place here."""
+
+from pathlib import Path
+
+from registries import config
+from tenantry import TenantRegistry
+from tenants import until
+
+
+async def test_calls_from_a_full_and_busy_pool(data_dir: Path):
+    """A process without a free place, which needs another process's tenant inside a transaction, gets answers and snapshots."""
+    async with (
+        TenantRegistry(config(data_dir)) as owner,
+        TenantRegistry(config(data_dir, open_tenants_max=1, pool_wait_timeout_seconds=0.01)) as other,
+    ):
+        for registry, tenant_id in ((owner, "acme"), (other, "busy")):
+            await registry.create(tenant_id)
+            await registry.tenant(tenant_id).execute("CREATE TABLE notes (text ANY)")
+        async with other.tenant("busy").transaction() as tx:
+            await tx.execute("INSERT INTO notes VALUES ('x')")
+            assert await other.tenant("acme").fetch_value("SELECT count(*) FROM notes") == 0
+            await other.snapshots.create("acme")
+
+
+async def test_no_tenant_is_evicted_for_a_tenant_of_another_process(data_dir: Path):
+    """An idle tenant keeps its place when calls are forwarded for the first time."""
+    async with (
+        TenantRegistry(config(data_dir)) as owner,
+        TenantRegistry(config(data_dir, open_tenants_max=1)) as other,
+    ):
+        await owner.create("acme")
+        await owner.tenant("acme").tasks.get("none")
+        await other.create("idle")
+        await other.tenant("idle").tasks.get("none")
+        await until(lambda: other.statistics().pool.idle_tenants == 1)
+        await other.tenant("acme").tasks.get("none")
+        assert other.statistics().pool.evictions == 0
