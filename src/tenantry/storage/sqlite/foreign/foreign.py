@@ -34,7 +34,7 @@ from tenantry.storage.sqlite.foreign.schema_objects import (
 from tenantry.storage.sqlite.foreign.schema_pages import check_schema_size
 from tenantry.storage.sqlite.migrations import migrator
 from tenantry.storage.sqlite.migrations.memory_database import database_of
-from tenantry.storage.sqlite.statements import idempotency
+from tenantry.storage.sqlite.statements import idempotency, marks
 from tenantry.storage.sqlite.statements.sql_text import folded
 
 SCHEMA_SECONDS_MAX: Final = 10.0
@@ -216,9 +216,9 @@ _ACCEPT: Final = f"{IMPORT_ADVICE}, or accept tables by name (--accept-tables, o
 
 
 def own_objects() -> list[SchemaObject]:
-    """Return tenantry's own objects in a tenant's database, which are the tables of migrations, owner and idempotency keys."""
+    """Return tenantry's own objects in a tenant's database, which are the tables of migrations, owner, idempotency keys and marks."""
     with closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
-        for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL):
+        for sql in (migrator.CREATE_SQL, ownership.CREATE_SQL, *idempotency.CREATE_SQL, marks.CREATE_SQL):
             connection.execute(sql)
         return read_schema(connection)
 

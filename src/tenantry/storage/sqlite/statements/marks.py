@@ -33,7 +33,7 @@ RESULTS_BYTES_MAX: Final = 1024 * 1024
 KEPT_SECONDS: Final = 86_400
 """The age after which the marks of a sender that sends nothing more are removed."""
 
-_CREATE: Final = """
+CREATE_SQL: Final = """
 CREATE TABLE IF NOT EXISTS tenantry_forwarded (
     sender     BLOB    NOT NULL,  -- the token of the process that forwarded the units
     number     INTEGER NOT NULL,  -- the largest number among the row's units
@@ -66,7 +66,7 @@ def find_results(request: MarkedRequest, connection: sqlite3.Connection) -> Foun
         ResultLostError: The unit was committed, but its results were too large for the mark.
         TransactionClosedError: The request only looks for the mark of a transaction, and there is none.
     """
-    connection.execute(_CREATE)
+    connection.execute(CREATE_SQL)
     for (units,) in connection.execute(_FIND, (request.sender, request.number)).fetchall():
         for number, encoded in _decode_units(units):
             if number == request.number:
@@ -106,7 +106,7 @@ def keep_results(
         if isinstance(request, MarkedRequest) and type(outcome) is list:
             by_sender.setdefault(request.sender, []).append((request, outcome))
     if by_sender:
-        connection.execute(_CREATE)
+        connection.execute(CREATE_SQL)
     for sender, units in by_sender.items():
         _keep_of_sender(sender, units, connection)
 
