@@ -42,7 +42,7 @@ async def expose_all_processes(
     """Return the text of the metrics of all processes that have the registry's data directory open; see `collect_all_processes`.
 
     The event loop runs tenants' calls between two metric families, and between two processes of a family, because the text takes about
-    15 ms for each process.
+    10 ms for each process.
 
     Args:
         registry: An open registry of this process.

@@ -43,6 +43,7 @@ def _resident_bytes() -> int | None:
 
 def _open_files() -> int | None:
     try:
-        return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1  # without the descriptor of this listing
+        # Without the descriptor of this listing. A process may have thousands of open files, and Path would be slower.
+        return len(os.listdir("/proc/self/fd")) - 1  # noqa: PTH208
     except OSError:
         return None
