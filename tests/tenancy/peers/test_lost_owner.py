@@ -21,10 +21,12 @@ from tenantry.errors import (
     ResultLostError,
     TransactionClosedError,
 )
+from tenantry.events import CallForwarded
 from tenantry.files.lock_file import LockFile
 from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.sqlite.statements.marks import RESULTS_BYTES_MAX
 from tenantry.tenancy.peers.messages import Hello, Welcome
+from tenantry.tenancy.peers.sent_units import SentUnits
 from tenants import as_another, database_path, held_writer, query, tenant_paths, until
 
 OWNER = "0" * 12
@@ -188,6 +190,43 @@ class TestLostCalls:
         with pytest.raises(TransactionClosedError, match="nothing of it was kept"):
             await write()
         assert await texts(pair.own) == []
+
+
+class TestMarksThatAreNeeded:
+    """Marks stay until their sender has the results."""
+
+    async def test_a_later_unit_is_answered_first(self, pair: Pair):
+        """The mark of a unit whose answer was lost is not removed by units that are answered before the unit is repeated."""
+        marked: list[int] = []
+
+        async def add_others() -> None:
+            for _ in range(20):
+                await add(pair.forwarded)
+
+        def note_marks(event: object) -> None:
+            if isinstance(event, CallForwarded) and event.outcome == "owner_lost":
+                path = database_path(pair.owner.config.data_dir, "acme")
+                marked.append(query(path, "SELECT count(*) FROM tenantry_forwarded")[0][0])
+
+        pair.other.add_hook(note_marks)
+        cut(pair, "send")
+        found = await asyncio.gather(add(pair.forwarded), add_others(), add(pair.forwarded))
+        assert marked
+        assert min(marked) >= 1
+        assert found[0] != found[2]
+        assert len(await texts(pair.own)) == 22
+
+    def test_what_counts_as_answered(self):
+        """All units up to the oldest that still waits; a number is never given again."""
+        units = SentUnits()
+        with units.numbered("acme") as first:
+            with units.numbered("acme") as second, units.numbered("globex") as third:
+                assert units.answered_to("acme") == first - 1
+                assert units.answered_to("globex") == third - 1
+            assert units.answered_to("acme") == first - 1
+        with units.numbered("acme") as fourth:
+            assert units.answered_to("acme") == fourth - 1 >= third
+        assert first < second < third < fourth
 
 
 class TestUnknownEffects:
