@@ -22,7 +22,9 @@ async def _main(data_dir: str, settings: str) -> None:
         store = TenantryFleet(registry)
         print(json.dumps("ready"), flush=True)
         while command := await asyncio.to_thread(sys.stdin.readline):
-            print(json.dumps(await _do(store, **json.loads(command))), flush=True)
+            answer = json.dumps(await _do(store, **json.loads(command)))
+            # A full pipe must not stop the event loop, because other processes still need the tenants of this one.
+            await asyncio.to_thread(print, answer, flush=True)
 
 
 async def _do(store: TenantryFleet, what: str, **arguments: Any) -> Any:
