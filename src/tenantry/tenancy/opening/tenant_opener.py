@@ -119,7 +119,8 @@ class TenantOpener:
             actor = await self._open_or_quarantine(tenant)
         try:
             if not is_for_operation:
-                await self._check_again(tenant)
+                # Whoever changes the limits from now on finds this opening, and has it apply the new ones.
+                await actor.apply_record(await self._checked_again(tenant))
             if is_behind:
                 await self._recorded_schemas.record()
             if not tenant.state.allows(TenantEvent.PROVISION):
@@ -228,8 +229,8 @@ class TenantOpener:
             await self._quarantine_if_damaged(tenant, failure)
             raise
 
-    async def _check_again(self, tenant: TenantRecord) -> None:
-        """Check the tenant's record again after its database is open, because the id may belong to another tenant now.
+    async def _checked_again(self, tenant: TenantRecord) -> TenantRecord:
+        """Return the tenant's latest record after its database is open; check it, because the id may belong to another tenant now.
 
         Whoever changes the record later finds this opening: its file is locked, or its writes are fenced off.
 
@@ -243,6 +244,7 @@ class TenantOpener:
             raise busy_error(tenant.id, "rename")
         if not latest.is_at_place_of(tenant):
             raise busy_error(tenant.id, "move")
+        return latest
 
     async def _quarantine_if_damaged(self, tenant: TenantRecord, error: TenantryError) -> None:
         """Quarantine the tenant if its database caused the error; otherwise only record the error."""
