@@ -22,7 +22,7 @@ def plain_parameters(parameters: Sequence[object], *, name: str) -> tuple[Any, .
     if not isinstance(parameters, Sequence):
         raise _refused(name, f"the parameters have the type {type(parameters).__name__}, not a sequence")
     for value in parameters:
-        kind = value.__class__
+        kind = type(value)
         if value is None or kind is float or kind is bytes:
             continue
         if isinstance(value, str) and kind is str and value.isascii():
@@ -33,7 +33,7 @@ def plain_parameters(parameters: Sequence[object], *, name: str) -> tuple[Any, .
 
 
 def _plain(value: object, name: str) -> object:
-    kind = value.__class__
+    kind = type(value)
     if value is None or kind is float or kind is bytes:
         return value
     if kind is int:
@@ -57,9 +57,10 @@ def _base_value(value: object, name: str) -> object:
         return float.__float__(value)
     if isinstance(value, str):
         return _plain(str.__str__(value), name)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return bytes(value)
-    raise _refused(name, f"a parameter has the type {type(value).__name__}")
+    try:
+        return bytes(memoryview(value))  # type: ignore[arg-type]  # sqlite3 stores every object that has a buffer
+    except TypeError:
+        raise _refused(name, f"a parameter has the type {type(value).__name__}") from None
 
 
 def _check_encodes(text: str, name: str) -> None:

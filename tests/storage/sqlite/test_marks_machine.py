@@ -81,9 +81,11 @@ class Marks(RuleBasedStateMachine):
         shutil.rmtree(self.directory)
 
     @rule(
-        picks=st.lists(st.tuples(st.integers(0, 2), st.booleans()), min_size=1, max_size=5),
-        is_sent=st.booleans(),
-        arrives=st.booleans(),
+        picks=st.lists(
+            st.tuples(st.integers(0, 2), st.sampled_from([False, False, True])), min_size=1, max_size=5
+        ),
+        is_sent=st.sampled_from([True, True, True, False]),
+        arrives=st.sampled_from([False, False, True]),
     )
     def send(self, picks: list[tuple[int, bool]], *, is_sent: bool, arrives: bool) -> None:
         """Units of several processes share a batch; the batch is lost on its way, or its answers are, or they arrive."""
@@ -209,5 +211,5 @@ class Marks(RuleBasedStateMachine):
             del self.senders[SENDERS.index(unit.sender)].unanswered[unit.number]
 
 
-Marks.TestCase.settings = settings(max_examples=15, stateful_step_count=20)
+Marks.TestCase.settings = settings(max_examples=20, stateful_step_count=20)
 TestMarks = Marks.TestCase
