@@ -36,6 +36,7 @@ def with_east(data_dir: Path, *, schemas: Sequence[Schema] = (COMPANY,), **field
         schemas,
         clock=SystemClock(),
         log=EventLog(),
+        socket_name=registry._parts.peers._socket.name,
     )
     east.name = "east"
     registry._parts.backends._backends["east"] = east

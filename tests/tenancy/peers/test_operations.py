@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from callers import Callers, working
+from moves import with_east
 from peers import open_pair, texts
 from tenantry import Schema, TenantHandle, TenantRecord, TenantRegistry, TenantState
 from tenantry.company import COMPANY
@@ -147,6 +148,25 @@ class TestClosing:
             await restoring
             await asyncio.gather(*reading)
             await callers.more()
+
+
+async def test_a_move_of_a_tenant_of_another_registry(data_dir: Path):
+    """The callers of all registries are served at the new place; nothing is lost or doubled, and nobody gets an error."""
+    async with (
+        with_east(data_dir) as owner,
+        with_east(data_dir) as operator,
+        with_east(data_dir) as third,
+    ):
+        await owner.create("acme")
+        handles = [registry.tenant("acme") for registry in (owner, operator, third)]
+        await handles[0].execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT)")
+        async with working(*handles) as callers:
+            assert (await operator.move("acme", "east")).backend == "east"
+            await callers.more()
+            assert (await third.move("acme", "sqlite")).backend == "sqlite"
+            await callers.more()
+        for handle in handles:
+            assert len(await texts(handle)) == callers.kept
 
 
 class TestWithoutClosing:
