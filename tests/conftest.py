@@ -35,6 +35,7 @@ FILES_BYTES_MAX = 4 * 2**30
 GARBAGE_OBJECTS_MAX = 10_000
 
 LONGEST = (
+    "test_servers",
     *("test_schemathesis", "test_crashes", "test_conformance", "test_move_postgres", "test_backend"),
     *("test_console", "test_round_trips", "test_isolation", "test_postgres_registry", "test_catalog_move"),
     *("test_catalog_statements", "test_restores", "test_standalone_postgres", "test_roles"),

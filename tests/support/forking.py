@@ -13,10 +13,11 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -27,6 +28,7 @@ from tenants import HANG_SECONDS, make_message, say
 OWN, READ, FORWARDED, CLOSED = "acme", "globex", "initech", "umbrella"
 """Tenants of the process that forks: written to, only read, open in the test's process, and closed."""
 
+T = TypeVar("T")
 Calls = Mapping[str, Callable[[], Awaitable[object]]]
 
 
@@ -40,8 +42,10 @@ def forking(way: str, data_dir: Path, *arguments: object) -> Iterator["subproces
         arguments: For the way.
     """
     paths = [str(Path(tenantry.__file__).parents[1]), str(Path(__file__).parent)]
+    # Python 3.12 warns of every fork of a process with threads.
+    warnings = ["-W", "error", "-W", "ignore:This process:DeprecationWarning"]
     with subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error", __file__, way, str(data_dir), *map(str, arguments)],
+        [sys.executable, "-X", "dev", *warnings, __file__, way, str(data_dir), *map(str, arguments)],
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -232,6 +236,36 @@ async def _say_in_child(registry: TenantRegistry, name: str) -> None:
         await asyncio.to_thread(os.read, 0, 1)
 
 
+def fork_on_a_server(data_dir: Path, url: str) -> None:
+    """Fork a process with tenants on PostgreSQL: first a child that ends, then one that lives until it is killed."""
+
+    async def main() -> None:
+        config = RegistryConfig(data_dir=data_dir, databases={"server": url}, default_backend="server")
+        async with TenantRegistry(config) as registry:
+            await registry.create(OWN)
+            await say(registry, OWN, "before")
+            ended = os.fork()
+            if ended == 0:
+                save = registry.tenant(OWN).messages.save
+                found = await_in_child(outcomes({"save": lambda: save(make_message("of the child"))}))
+                tell(found["save"])
+                # The interpreter drops what it had, but the parent's coroutine is not continued.
+                del registry, save
+                gc.collect()
+                os._exit(0)
+            assert (await asyncio.to_thread(os.waitpid, ended, 0))[1] == 0
+            await say(registry, OWN, "after")
+            fork_and_pause()
+
+    asyncio.run(main())
+
+
+def await_in_child(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on an event loop of the child, in a coroutine of the parent's loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
+
+
 def open_again(data_dir: Path, when: str) -> None:
     """Open a registry in a child, while the parent has the directory open or after it has closed it; print the outcome."""
 
@@ -263,6 +297,7 @@ WAYS: Mapping[str, Callable[..., None]] = {
     "wait": fork_and_wait,
     "in a transaction": fork_in_transaction,
     "in children": open_in_children,
+    "on a server": fork_on_a_server,
     "again": open_again,
 }
 

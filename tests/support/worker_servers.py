@@ -12,8 +12,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,21 +21,25 @@ from typing import Any, Final, TypeVar
 import httpx
 
 import tenantry
-from tenants import HANG_SECONDS, make_message
+from tenants import HANG_SECONDS, make_message, stored_contents, until
 
 T = TypeVar("T")
 
 EXAMPLE: Final = Path(__file__).parents[2] / "examples" / "processes"
-WORKERS: Final = 4
 _POLL_SECONDS: Final = 0.02
+_REQUESTS_PER_CONNECTION: Final = 5
+_FIRST_ANSWERS: Final = 50
 _GUNICORN: Final = ["gunicorn", "--worker-class", "asgi", "--bind", "127.0.0.1:0", "--no-control-socket"]
 
 SERVERS: Final = {
-    "uvicorn": ["uvicorn", "--port", "0"],
-    "gunicorn": _GUNICORN,
-    "preload": [*_GUNICORN, "--preload"],
+    "uvicorn": ["uvicorn", "--port", "0", "--workers", "4"],
+    "gunicorn": [*_GUNICORN, "--workers", "2"],
+    "preload": [*_GUNICORN, "--preload", "--workers", "4"],
 }
 """The commands that start a server of several workers, without the application."""
+
+CLIENTS: Final = 16
+"""The number of clients of a load. Each waits for its answer before its next request."""
 
 DROPPED: Final = (httpx.ReadError, httpx.WriteError, httpx.RemoteProtocolError)
 """What a client sees of a connection that its server closed. A refused new connection is not among them."""
@@ -48,12 +52,14 @@ class WorkerServer:
     Attributes:
         process: The process that starts the workers.
         log_path: What all of its processes print.
+        workers_max: The number of its workers.
         url: Where it listens.
     """
 
     process: subprocess.Popen[bytes]
     log_path: Path
-    url: str
+    workers_max: int
+    url: str = ""
 
     def log(self) -> str:
         """Return what its processes have printed."""
@@ -61,10 +67,14 @@ class WorkerServer:
 
     def workers(self) -> set[int]:
         """Return the ids of the processes that serve requests now."""
-        serving = re.findall(
-            r"Started server process \[(\d+)\]|\[(\d+)\] \[INFO\] ASGI server listening", self.log()
-        )
+        serving = re.findall(r"Started server process \[(\d+)\]|\[(\d+)\] \[INFO\] ASGI server", self.log())
         return {int(one or other) for one, other in serving} & children(self.process.pid)
+
+    def are_replaced(self, workers: set[int]) -> bool:
+        """Return whether all workers serve requests, and none of these is among them."""
+        return len(self.workers() - workers) == self.workers_max and workers.isdisjoint(
+            children(self.process.pid)
+        )
 
     def end(self) -> None:
         """Ask it to end, and wait until it has."""
@@ -73,8 +83,16 @@ class WorkerServer:
 
 
 def children(pid: int) -> set[int]:
-    """Return the ids of a process's children."""
-    return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+    """Return the ids of a process's children; any of its threads may have started them."""
+    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
+    return {int(child) for of_thread in found for child in of_thread}
+
+
+async def replaced(server: WorkerServer, workers: set[int]) -> None:
+    """Wait until the server has other workers than these."""
+    async with asyncio.timeout(HANG_SECONDS):
+        while not server.are_replaced(workers):  # noqa: ASYNC110  # another process tells no event
+            await asyncio.sleep(_POLL_SECONDS)
 
 
 def wait_until(condition: Callable[[], T]) -> T:
@@ -92,7 +110,7 @@ def environment(data_dir: Path) -> dict[str, str]:
     metrics_dir.mkdir(exist_ok=True)
     return {
         **os.environ,
-        "PYTHONPATH": str(Path(tenantry.__file__).parents[1]),
+        "PYTHONPATH": os.pathsep.join([str(Path(tenantry.__file__).parents[1]), str(Path(__file__).parent)]),
         "TENANTRY_DATA_DIR": str(data_dir),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir),
         "TASK_QUEUE_DIR": str(data_dir.with_name("queue")),
@@ -137,14 +155,12 @@ def running(data_dir: Path, server: str, app: str = "web:app") -> Iterator[Worke
         server: A name in `SERVERS`.
         app: Another application, as the server's command names it.
     """
-    command = [*SERVERS[server], "--workers", str(WORKERS), app]
-    with started(data_dir, server, *command) as (process, log_path):
-        found = WorkerServer(process, log_path, "")
+    with started(data_dir, server, *SERVERS[server], app) as (process, log_path):
+        found = WorkerServer(process, log_path, int(SERVERS[server][-1]))
 
         def is_ready() -> bool:
             assert process.poll() is None, found.log()
-            is_up = found.log().count("Application startup complete") == WORKERS or server != "uvicorn"
-            return is_up and len(found.workers()) == WORKERS
+            return len(found.workers()) == found.workers_max
 
         wait_until(is_ready)
         match = re.search(r"(?:running on|Listening at:) (http://[\d.:]+)", found.log())
@@ -155,13 +171,13 @@ def running(data_dir: Path, server: str, app: str = "web:app") -> Iterator[Worke
 
 
 @contextmanager
-def celery_worker(data_dir: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a worker of Celery with two processes, and yield its main process."""
+def celery_worker(data_dir: Path) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """Run a worker of Celery with two processes, and yield its main process and its log."""
     command = ["celery", "--app", "tasks", "worker", "--concurrency", "2", "--loglevel", "info"]
     with started(data_dir, "celery", *command, "--hostname", "worker@localhost") as (process, log_path):
         wait_until(lambda: "ready." in log_path.read_text() or process.poll() is not None)
         assert process.poll() is None, log_path.read_text()
-        yield process
+        yield process, log_path
         pool = children(process.pid)
         process.send_signal(signal.SIGTERM)
         # The main process ends some seconds after its children, which have closed their registries by then.
@@ -179,12 +195,12 @@ for (company, message), result in zip(given, waiting, strict=True):
 """
 
 
-def send_tasks(data_dir: Path, companies: Sequence[str], count: int) -> list[dict[str, Any]]:
-    """Send so many messages ``task-0``, … of these companies through Celery, and return what each task returned."""
+def send_tasks(data_dir: Path, companies: Sequence[str], name: str, count: int) -> list[dict[str, Any]]:
+    """Send so many messages of these companies through Celery; return the company, the content and the process of each."""
     given = [
         (
             companies[number % len(companies)],
-            make_message(f"task-{number}").model_dump(mode="json", by_alias=True),
+            make_message(f"{name}-{number}").model_dump(mode="json", by_alias=True),
         )
         for number in range(count)
     ]
@@ -210,7 +226,7 @@ def run_python(data_dir: Path, *arguments: str, standard_input: str = "") -> str
 
 @dataclass
 class Load:
-    """Clients that send messages of several companies to a server. Each keeps its connection, and so its worker.
+    """Clients that send messages of several companies to a server. Each connection, and so its worker, serves a few requests.
 
     A client whose connection is dropped sends its message again, with the same key.
 
@@ -230,20 +246,43 @@ class Load:
     answered: Counter[int] = field(default_factory=Counter)
     dropped: list[int | None] = field(default_factory=list)
 
-    async def send(self, count: int, *, clients: int = 16) -> None:
+    async def send(self, count: int) -> None:
         """Send so many messages; every answer but that to a dropped connection must be a success."""
-        self._numbers = iter(range(count))
-        async with asyncio.TaskGroup() as group:
-            for _ in range(clients):
-                group.create_task(self._send())
+        await self._send_all(iter(range(count)))
 
-    async def _send(self) -> None:
+    @asynccontextmanager
+    async def sending(self) -> AsyncIterator[None]:
+        """Send messages until the end of the block. The block begins when the server has answered some."""
+        is_ended = False
+
+        def numbers() -> Iterator[int]:
+            number = 0
+            while not is_ended:
+                yield number
+                number += 1
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._send_all(numbers()))
+            await until(lambda: self.answered.total() >= _FIRST_ANSWERS)
+            try:
+                yield
+            finally:
+                is_ended = True
+
+    async def _send_all(self, numbers: Iterator[int]) -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(CLIENTS):
+                group.create_task(self._send_each(numbers))
+
+    async def _send_each(self, numbers: Iterator[int]) -> None:
         async with httpx.AsyncClient(base_url=self.url, timeout=HANG_SECONDS) as client:
             worker: int | None = None
-            for number in self._numbers:
+            for count, number in enumerate(numbers, 1):
                 company, content = self.companies[number % len(self.companies)], f"{self.name}-{number}"
                 message = make_message(content).model_dump(mode="json", by_alias=True)
+                is_last = count % _REQUESTS_PER_CONNECTION == 0
                 headers = {"X-Company": company, "Idempotency-Key": content}
+                headers |= {"Connection": "close"} if is_last else {}
                 while True:
                     try:
                         answer = await client.post("/messages", json=message, headers=headers)
@@ -255,4 +294,11 @@ class Load:
                     worker = int(answer.text)
                     break
                 self.answered[worker] += 1
+                worker = None if is_last else worker
                 self.sent.setdefault(company, []).append(content)
+
+    def check_stored(self, data_dir: Path) -> None:
+        """Check that each message that was acknowledged is stored once, and no other."""
+        for company in self.companies:
+            stored = [text for text in stored_contents(data_dir, company) if text.startswith(f"{self.name}-")]
+            assert sorted(stored) == sorted(self.sent.get(company, []))

@@ -7,9 +7,11 @@ import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from forking import CLOSED, FORWARDED, OWN, READ, forking
+from postgres_servers import Database
 from registries import config
 from tenantry import TenantRegistry
 from tenantry.errors import CallTimeoutError
@@ -23,6 +25,7 @@ from tenants import (
     read_line,
     say,
     stored_contents,
+    until,
 )
 
 pytestmark = pytest.mark.unmeasured
@@ -135,3 +138,36 @@ async def test_a_child_opens_the_same_directory(registry: TenantRegistry, data_d
         assert "was open when this process was forked" in outcome
         assert "fork before a registry opens" in outcome
     assert stored_contents(data_dir, OWN) == ["of the parent", *["of the child"] * (when == "closed")]
+
+
+async def test_a_fork_with_tenants_on_postgresql(data_dir: Path, postgres_database: Database):
+    """A child that ends leaves the parent's sessions alone; the server ends the sessions when the parent dies, though a child lives."""
+    query = (
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    )
+    with psycopg.connect(postgres_database.url, autocommit=True) as server:
+
+        def sessions() -> int:
+            [(found,)] = server.execute(query).fetchall()
+            return int(found)
+
+        with forking("on a server", data_dir, postgres_database.url) as process:
+            assert (await asyncio.to_thread(read_line, process)).startswith("RegistryClosedError: ")
+            child = int(await asyncio.to_thread(read_line, process))
+            try:
+                assert sessions() > 0
+                process.kill()
+                await asyncio.to_thread(process.wait)
+                await until(lambda: sessions() == 0)
+                os.kill(child, 0)
+            finally:
+                os.kill(child, signal.SIGKILL)
+        [(messages,)] = server.execute(f"SELECT count(*) FROM {schema_of(server)}.messages").fetchall()
+    assert messages == 2
+
+
+def schema_of(server: psycopg.Connection) -> str:
+    """Return the schema of the only tenant."""
+    query = "SELECT table_schema FROM information_schema.tables WHERE table_name = 'messages'"
+    [(name,)] = server.execute(query).fetchall()
+    return str(name)

@@ -2,8 +2,8 @@
 
 SQLite keeps the locks of each open file in the memory of the process. A forked child has a copy of this memory, but not the locks
 themselves, because the kernel gives POSIX locks to the parent alone. A new connection of the child to the same file would find the lock
-in the memory and would acquire none. Another process could then remove the write-ahead log which the child writes, with the commits
-in it. (https://www.sqlite.org/howtocorrupt.html, section 2.6, forbids to carry a connection across a fork.)
+in the memory and would acquire none. Any other program that opens and closes the database would then remove the write-ahead log which
+the child writes, with the commits in it. (https://www.sqlite.org/howtocorrupt.html forbids to carry a connection across a fork.)
 """
 
 import os
