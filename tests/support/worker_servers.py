@@ -32,7 +32,8 @@ _FIRST_ANSWERS: Final = 50
 _GUNICORN: Final = ["gunicorn", "--worker-class", "asgi", "--bind", "127.0.0.1:0", "--no-control-socket"]
 
 SERVERS: Final = {
-    "uvicorn": ["uvicorn", "--port", "0", "--workers", "4"],
+    # A busy machine may start a worker slowly; uvicorn gives it up after five seconds otherwise.
+    "uvicorn": ["uvicorn", "--port", "0", "--timeout-worker-healthcheck", "60", "--workers", "4"],
     "gunicorn": [*_GUNICORN, "--workers", "2"],
     "preload": [*_GUNICORN, "--preload", "--workers", "4"],
 }

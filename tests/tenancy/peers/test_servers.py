@@ -33,6 +33,17 @@ from worker_servers import (
 
 pytestmark = pytest.mark.unmeasured
 
+SOAK = pytest.mark.soak
+EACH_SERVER = pytest.mark.parametrize(
+    "server", ["uvicorn", "preload", pytest.param("gunicorn", marks=SOAK)], indirect=True
+)
+PRELOAD = pytest.mark.parametrize(
+    "server",
+    ["preload", *(pytest.param(name, marks=SOAK) for name in ("uvicorn", "gunicorn"))],
+    indirect=True,
+)
+"""One server in `make test`, because its processes take seconds to start; all of them in `make soak`."""
+
 COMPANIES = [f"company-{number}" for number in range(8)]
 
 
@@ -50,9 +61,7 @@ def companies_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data_dir
 
 
-@pytest.fixture(
-    scope="module", params=["uvicorn", "preload", pytest.param("gunicorn", marks=pytest.mark.soak)]
-)
+@pytest.fixture(scope="module")
 def server(request: pytest.FixtureRequest, companies_dir: Path) -> Iterator[WorkerServer]:
     """A server with the example's application."""
     with running(companies_dir, request.param) as found:
@@ -62,7 +71,8 @@ def server(request: pytest.FixtureRequest, companies_dir: Path) -> Iterator[Work
 class TestWebServers:
     """The workers of a web server."""
 
-    @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=pytest.mark.soak)])
+    @EACH_SERVER
+    @pytest.mark.parametrize("count", [400, pytest.param(10_000, marks=SOAK)])
     async def test_any_worker_serves_any_company(self, server: WorkerServer, companies_dir: Path, count: int):
         """No request is refused because another worker has the company open, and each message is stored once."""
         load = Load(server.url, COMPANIES, f"load-{server.process.pid}-{count}")
@@ -73,6 +83,7 @@ class TestWebServers:
         by_worker = sorted(load.answered.values())
         print(f"{count} requests, each stored once, answered by workers: {by_worker}")  # noqa: T201  # the figures of a soak
 
+    @EACH_SERVER
     async def test_a_scrape_of_any_worker_shows_all(self, server: WorkerServer):
         """Each response has every worker's metrics: a call once, at its owner, and the requests of all workers."""
 
@@ -107,6 +118,7 @@ class TestWebServers:
         # A worker reuses its response for a second.
         assert await asyncio.to_thread(wait_until, is_all_counted)
 
+    @PRELOAD
     @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
     async def test_a_worker_ends(self, server: WorkerServer, companies_dir: Path, number: signal.Signals):
         """Only requests in that worker are dropped; sent again with their keys, they are stored once."""
@@ -119,6 +131,7 @@ class TestWebServers:
         assert set(load.dropped) <= {ended, None}
         load.check_stored(companies_dir)
 
+    @PRELOAD
     async def test_all_workers_are_replaced(self, server: WorkerServer, companies_dir: Path):
         """SIGHUP replaces the workers under load, and no request is refused."""
         load = Load(server.url, COMPANIES, f"replaced-{server.process.pid}")
@@ -128,6 +141,7 @@ class TestWebServers:
             await replaced(server, before)
         load.check_stored(companies_dir)
 
+    @PRELOAD
     async def test_commands_on_the_live_directory(self, server: WorkerServer, companies_dir: Path):
         """Commands that need the tenants' files work beside the workers, which have these tenants open."""
         bundle = companies_dir.with_name(f"bundle-{server.process.pid}")
@@ -164,7 +178,7 @@ async def test_a_registry_that_is_opened_before_the_fork(companies_dir: Path, ap
 
 
 # Celery waits for ten seconds before it runs the task of a killed process again.
-@pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=pytest.mark.soak)])
+@pytest.mark.parametrize("is_killed", [False, pytest.param(True, marks=SOAK)])
 async def test_celery_beside_a_web_server(companies_dir: Path, *, is_killed: bool):
     """Tasks and requests of the same companies, also while a process of Celery's pool is killed: each message is stored once."""
     with running(companies_dir, "gunicorn") as web, celery_worker(companies_dir) as (worker, log_path):
