@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from raw_peers import RawPeer, array_of, frame, raw_owner
+from raw_peers import RawPeer, array_of, frame, raw_owner, socket_of
 from registries import config, make_tenant
 from tenantry import TenantHandle, TenantRegistry
 from tenantry.errors import (
@@ -281,3 +281,11 @@ async def test_names_of_sockets(data_dir: Path, name: str):
         async with TenantRegistry(config(data_dir)) as registry:
             with pytest.raises(TenantOwnedElsewhereError):
                 await registry.tenant("acme").fetch_value("SELECT 1")
+
+
+async def test_its_own_name(data_dir: Path):
+    """A lock that this process holds without having the tenant open, as while a disk hangs, leads to no call to itself."""
+    await make_tenant(data_dir)
+    async with TenantRegistry(config(data_dir)) as registry:
+        with locked(data_dir, socket_of(registry).name), pytest.raises(TenantOwnedElsewhereError):
+            await registry.tenant("acme").fetch_value("SELECT 1")

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import Context
 from pathlib import Path
 
@@ -36,12 +36,17 @@ from tenantry.tenancy.peers.messages import (
     HELLO_BYTES_MAX,
     Begin,
     Cancel,
+    Check,
     Commit,
+    Copy,
     Done,
     Failed,
     NotOwner,
+    Refresh,
+    Release,
     Rollback,
     SentStatement,
+    Statistics,
     TransactionRead,
     TransactionWrite,
     WriteOnce,
@@ -109,6 +114,11 @@ async def check_served(pair: Pair) -> None:
     await pair.own.execute("INSERT INTO notes (text) VALUES ('own')")
     await pair.forwarded.execute("INSERT INTO notes (text) VALUES ('forwarded')")
     assert (await texts(pair.own))[before:] == ["own", "forwarded"]
+
+
+def files_below(*directories: Path) -> list[Path]:
+    """Return the paths of everything below directories."""
+    return sorted(path for directory in directories for path in directory.rglob("*"))
 
 
 class TestBrokenProtocol:
@@ -255,6 +265,47 @@ class TestStrangeCalls:
                 await own
                 assert isinstance(await peer.answer_to(call), Done)
         assert sorted(map(str, await texts(pair.own))) == ["5", "5", "own", "own"]
+
+
+class TestOperations:
+    """What operators of other processes may ask for."""
+
+    @pytest.mark.parametrize(
+        "path", ["", "a", "../a/b", "/tmp/a", "a/../../b", "a\0/b", "missing/b", "link/b", "a/" + "b" * 300]
+    )
+    async def test_copies_elsewhere(self, pair: Pair, tmp_path: Path, path: str):
+        """A copy is written below ``scratch`` only, and into a folder that is there."""
+        scratch, outside = pair.owner.config.data_dir / "scratch", tmp_path / "outside"
+        (scratch / "a").mkdir(parents=True, exist_ok=True)
+        outside.mkdir()
+        (scratch / "link").symlink_to(outside)
+        before = files_below(scratch, outside)
+        async with raw_peer(socket_of(pair.owner)) as peer:
+            await peer.greet()
+            peer.send(frame(1, Copy("acme", await uid_of(pair.owner), path)))
+            assert isinstance(await peer.answer_to(1), Failed)
+        assert files_below(scratch, outside) == before
+        await check_served(pair)
+
+    @pytest.mark.parametrize("kind", [Copy, Check, Statistics, Refresh])
+    async def test_other_tenants(self, pair: Pair, kind: Callable[..., object]):
+        """A tenant that is not open here, or whose id has another key, is not worked on."""
+        more = {Copy: ("a/b",), Check: (True,)}.get(kind, ())
+        async with raw_peer(socket_of(pair.owner)) as peer:
+            await peer.greet()
+            peer.send(
+                frame(1, kind("../acme", await uid_of(pair.owner), *more)), frame(2, kind("acme", UID, *more))
+            )
+            assert [type(await peer.answer_to(call)) for call in (1, 2)] == [NotOwner, NotOwner]
+        await check_served(pair)
+
+    async def test_a_tenant_that_is_held(self, pair: Pair):
+        """A process that lets a tenant be closed and dies holds nobody up."""
+        async with raw_peer(socket_of(pair.owner)) as peer:
+            await peer.greet()
+            peer.send(frame(1, Release("acme", await uid_of(pair.owner), "test")))
+            assert isinstance(await peer.answer_to(1), Done)
+        await check_served(pair)
 
 
 class TestLimits:
