@@ -79,6 +79,26 @@ async def test_a_tenant_drained_for_nothing_stays_open():
         assert bench.pool.statistics().waiters == is_served
 
 
+@in_virtual_time
+async def test_a_call_of_another_process_waits_for_the_end_of_the_draining():
+    """It gets a lease as soon as the tenant stays open, and is told that the tenant is closed as soon as it is; it never opens it."""
+    for is_served in (False, True):
+        bench = Bench(places=1)
+        lease = await bench.lease(A)
+        [newcomer] = await bench.ask(C)
+        await asyncio.sleep(PREEMPT_AFTER_SECONDS)
+        forwarded = [asyncio.ensure_future(bench.pool.lease_if_open(A)) for _ in range(2)]
+        await settle()
+        assert not any(one.done() for one in forwarded)
+        if is_served:
+            await bench.release(lease)
+            await bench.actors.finish(A)
+        else:
+            newcomer.cancel()
+        found = await asyncio.gather(*forwarded)
+        assert [one and one.entry for one in found] == ([None] * 2 if is_served else [lease.entry] * 2)
+
+
 class HeldHere:
     """A transaction of the task that makes it."""
 

@@ -72,6 +72,7 @@ class PoolEntry:
     __slots__ = (
         "actor",
         "closed",
+        "drained",
         "idle_since_seconds",
         "is_protected",
         "lease_count",
@@ -93,6 +94,13 @@ class PoolEntry:
         self.waiters = waiters
         self.opened = asyncio.Event()  # set when opening has succeeded or failed
         self.closed = asyncio.Event()
+        self.drained: asyncio.Event | None = None  # exists while somebody waits for the end of the draining
+
+    def end_draining(self) -> None:
+        """Wake those who wait until the tenant closes or accepts callers again."""
+        if self.drained is not None:
+            self.drained.set()
+            self.drained = None
 
 
 class Lease:

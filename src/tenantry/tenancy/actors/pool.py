@@ -30,8 +30,6 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeAlias
 from weakref import WeakSet
 
-import anyio
-
 from tenantry.clock import Clock
 from tenantry.errors import (
     PoolExhaustedError,
@@ -67,8 +65,6 @@ TENANT_CLOSE_FAILED: Final = "tenantry.tenant.close_failed"
 
 CLOSE_REASONS: Final = ("capacity", "idle", "state", "failed", "handed_over", "shutdown")
 
-DRAINING_LOOKS_SECONDS: Final = 0.01
-"""The interval at which `lease_if_open` looks at a draining tenant, which may close or accept callers again."""
 PREEMPT_AFTER_SHARE: Final = 0.25
 """The share of ``pool_wait_timeout_seconds`` after which a waiting caller preempts an open tenant."""
 
@@ -234,8 +230,8 @@ class ActorPool:
             elif (lease := self.lease_nowait(tenant_id)) is not None:
                 return lease
             else:
-                with anyio.move_on_after(DRAINING_LOOKS_SECONDS):
-                    await entry.closed.wait()
+                entry.drained = entry.drained or asyncio.Event()
+                await entry.drained.wait()
 
     async def opened(self, tenant_id: TenantId) -> TenantActor | None:
         """Return the tenant's actor, or None if the tenant is not open; if the tenant is being opened, wait first."""
@@ -450,6 +446,7 @@ class ActorPool:
         while self._draining and self._leaving_count() > self._queue.count_preempting():
             _, entry = self._draining.popitem()
             entry.state = EntryState.OPEN
+            entry.end_draining()
             self._serve_waiters(entry)
 
     def _begin_opening(self, tenant_id: TenantId, waiters: Waiters) -> PoolEntry:
@@ -468,6 +465,7 @@ class ActorPool:
         entry.state = EntryState.CLOSING
         self._idle.remove(entry)
         self._draining.pop(entry.tenant_id, None)
+        entry.end_draining()
         self._closing += 1
         self._stop_needless_draining()
         return entry, reason
