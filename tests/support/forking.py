@@ -213,7 +213,7 @@ def fork_and_pause() -> None:
 
 
 def open_in_children(data_dir: Path) -> None:
-    """Fork two children that open the same object; each sends messages of both tenants, at the same time."""
+    """Fork two children that open the same object; each sends messages of the tenants of both, and of a third process."""
     registry = TenantRegistry(data_dir)
     for name in ("first", "second"):
         if os.fork() == 0:
@@ -226,11 +226,12 @@ def open_in_children(data_dir: Path) -> None:
 
 async def _say_in_child(registry: TenantRegistry, name: str) -> None:
     async with registry:
-        await say(registry, OWN if name == "first" else READ, f"{name} opens")
+        for tenant in (OWN if name == "first" else READ, FORWARDED):
+            await say(registry, tenant, f"{name} opens")
         tell("open")
         await asyncio.to_thread(os.read, 0, 1)
         await asyncio.gather(
-            *(say(registry, tenant, f"{name} {n}") for n in range(100) for tenant in (OWN, READ))
+            *(say(registry, tenant, f"{name} {n}") for n in range(100) for tenant in (OWN, READ, FORWARDED))
         )
         tell("said")
         await asyncio.to_thread(os.read, 0, 1)

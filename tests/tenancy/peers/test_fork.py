@@ -109,18 +109,23 @@ async def test_a_forwarding_process_forks_and_dies(registry: TenantRegistry, dat
 
 async def test_a_registry_that_opens_after_the_fork(registry: TenantRegistry, data_dir: Path):
     """An object that was made before the fork is opened in each child: each has a socket and numbers of its own."""
-    await registry.aclose()
+    await say(registry, FORWARDED, "first")
     with forking("in children", data_dir) as process:
         assert process.stdin is not None
         for expected in ("open", "said"):
             assert [await asyncio.to_thread(read_line, process) for _ in range(2)] == [expected] * 2
             if expected == "open":
-                assert len(sockets_of(data_dir)) == 2
+                assert len(sockets_of(data_dir)) == 3
+                # With a common token, the second would count as the first that connects again.
+                assert registry._parts.peers.counts() == (0, 2)
             process.stdin.write("go")
             process.stdin.flush()
         output, errors = await asyncio.to_thread(process.communicate)
     assert (process.returncode, output, errors) == (0, "done\n", "")
     said = [f"{name} {number}" for name in ("first", "second") for number in range(100)]
+    assert sorted(await history(registry, FORWARDED)) == sorted(
+        ["first", "first opens", "second opens", *said]
+    )
     assert sorted(stored_contents(data_dir, OWN)) == sorted(["first opens", *said])
     assert sorted(stored_contents(data_dir, READ)) == sorted(["second opens", *said])
 
