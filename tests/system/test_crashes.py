@@ -185,7 +185,7 @@ OF_SNAPSHOTS: Final = {"restore", "replace_file", "undo_restore"}
 CREATING: Final = {"create", "clone", "import_bundle", "adopt"}
 NO_LIFECYCLE_CALLS: Final = {
     *("open", "aclose", "get", "find", "list", "lease", "export", "check_catalog", "tenant_statistics"),
-    *("backend_reports", "measurements"),
+    *("backend_reports", "measurements", "tenant_owner"),
     "compare_database",
     *("move", "plan_move"),  # between two back ends: tests/tenancy/move
 }

@@ -13,7 +13,7 @@ const AUDIT_ROWS = 10;
 const POINTS_MAX = 150;
 const FACTS = [
   "Size", "Open in the service", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Back end", "Schema",
-  "Limits", "Protected from deletion", "In this state since", "Created", "Next snapshot", "Former id", "Stable key",
+  "Limits", "Protected from deletion", "In this state since", "Created", "Next snapshot", "Former id", "Open in", "Stable key",
 ];
 
 export function tenant(app, id) {
