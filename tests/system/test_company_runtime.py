@@ -111,7 +111,9 @@ def test_two_companies_and_an_operator(tmp_path: Path):
         assert runtime.http.get("/admin/v1/tenants").status_code == 401
         assert runtime.http.get("/admin/v1/tenants/acme", headers={"X-Company": "acme"}).status_code == 401
 
-        wait_until(lambda: 'tenants{state="suspended"} 1.0' in runtime.http.get("/admin/metrics").text)
+        wait_until(
+            lambda: 'tenants{process="0",state="suspended"} 1.0' in runtime.http.get("/admin/metrics").text
+        )
         assert 'operation="tasks.save",outcome="ok"' in runtime.http.get("/admin/metrics").text
 
     # Closed in order: no write-ahead log is left, and another program reads what was acknowledged.
