@@ -252,7 +252,8 @@ class TenantStatisticsOut(BaseModel):
 
     tenant_id: str
     is_open: bool = Field(
-        description="Whether the tenant is open in this process. The counters of a closed tenant are null."
+        description="Whether the tenant is open, in any process. The counters of a tenant that is closed, or whose process does not answer, "
+        "are null."
     )
     database_bytes: int = Field(description="The size of the database with its write-ahead log.")
     write: ChannelLoad | None

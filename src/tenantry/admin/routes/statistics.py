@@ -24,7 +24,7 @@ STATISTICS_TENANTS_MAX: Final = 100
 
 @router.get("/tenants/{tenant_id}/statistics", responses=documented(404))
 async def get_statistics(tenant_id: TenantPath, _: Reader, service: CurrentService) -> TenantStatisticsOut:
-    """Return a tenant's size, and its counters while the tenant is open in this process."""
+    """Return a tenant's size, and its counters since it was opened, in any process."""
     return await _statistics(service, tenant_id)
 
 

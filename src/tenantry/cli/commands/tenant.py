@@ -241,7 +241,7 @@ async def repair(api: Api, tenant_id: TenantArgument) -> Document:
 
 @command(group)
 async def statistics(api: Api, tenant_id: TenantArgument) -> Document:
-    """Show the size of a tenant and, if the tenant is open in the service or in this command, its counters."""
+    """Show the size of a tenant and, if the tenant is open in any process, its counters."""
     return await api.get(tenant_path(tenant_id, "statistics"))
 
 
