@@ -60,7 +60,7 @@ def test_tenants_that_are_handed_over(tmp_path: Path):
 
 def test_without_marks_units_are_done_twice(tmp_path: Path):
     """The instrument sees it: a next owner that does not look for marks runs committed units again."""
-    verdict = verdict_of(tmp_path, "kill_after_commit", "kill_after_commit", looks=False)
+    verdict = verdict_of(tmp_path, *["kill_after_commit"] * 4, looks=False)
     assert verdict.doubled > 0, str(verdict)
     assert verdict.wrong > 0, str(verdict)
 
