@@ -12,7 +12,7 @@ import { badge, Buttons, chosenName, empty, Facts, heading, Table } from "./part
 const AUDIT_ROWS = 10;
 const POINTS_MAX = 150;
 const FACTS = [
-  "Size", "Open in the service", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Back end", "Schema",
+  "Size", "Open", "Calls since it was opened", "Waiting", "Refused", "Timed out", "Back end", "Schema",
   "Limits", "Protected from deletion", "In this state since", "Created", "Next snapshot", "Former id", "Open in", "Stable key",
 ];
 
@@ -139,7 +139,7 @@ export function tenant(app, id) {
     facts.set("Protected from deletion", known.deletion_protected ? "yes" : null);
     facts.set("Next snapshot", known.snapshot_due_at && moment(known.snapshot_due_at));
     facts.set("Former id", known.previous_id);
-    facts.set("Open in", known.owner && `process ${known.owner.pid} on ${known.owner.host}`);
+    facts.set("Open in", known.owner ? `process ${known.owner.pid} on ${known.owner.host}` : null);
     facts.set("Limits", limitsOf(known.limits));
     facts.set("Stable key", known.uid);
   }
@@ -166,7 +166,7 @@ export function tenant(app, id) {
     const sides = [statistics.read, statistics.write].filter(Boolean);
     const total = (counter) => sides.reduce((sum, side) => sum + side[counter], 0);
     facts.set("Size", bytes(statistics.database_bytes));
-    facts.set("Open in the service", isOpen ? "yes" : "no");
+    facts.set("Open", isOpen ? "yes" : "no");
     facts.set("Calls since it was opened", isOpen ? count(total("calls")) : null);
     facts.set("Waiting", isOpen ? count(total("waiting_requests")) : null);
     facts.set("Refused", isOpen ? count(total("refused")) : null);
