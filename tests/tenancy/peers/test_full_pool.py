@@ -1,4 +1,4 @@
-"""A process whose pool is full still reaches the tenants of other processes, because those tenants need no place here."""
+"""A process whose pool is full reaches the tenants of other processes, which need no place here, and takes none of them over."""
 
 from pathlib import Path
 
@@ -35,3 +35,22 @@ async def test_no_tenant_is_evicted_for_a_tenant_of_another_process(data_dir: Pa
         await until(lambda: other.statistics().pool.idle_tenants == 1)
         await other.tenant("acme").tasks.get("none")
         assert other.statistics().pool.evictions == 0
+
+
+async def test_nothing_is_handed_over_to_a_full_pool(data_dir: Path):
+    """A tenant stays with its owner while the process that uses the tenant has no place for it."""
+    async with (
+        TenantRegistry(config(data_dir, handed_over_after_calls=1)) as owner,
+        TenantRegistry(config(data_dir, open_tenants_max=1, pool_wait_timeout_seconds=0.01)) as other,
+    ):
+        for registry, tenant_id in ((owner, "acme"), (other, "busy")):
+            await registry.create(tenant_id)
+            await registry.tenant(tenant_id).execute("CREATE TABLE notes (text ANY)")
+        acme = other.tenant("acme")
+        async with other.tenant("busy").transaction() as tx:
+            await tx.execute("INSERT INTO notes VALUES ('x')")
+            for number in range(3):
+                await acme.execute("INSERT INTO notes VALUES ('x')")
+                await acme.idempotent(f"key {number}").execute("INSERT INTO notes VALUES ('x')")
+                assert await acme.fetch_value("SELECT count(*) FROM notes") == 2 * number + 2
+        assert owner.statistics().pool.closed_by_reason["handed_over"] == 0

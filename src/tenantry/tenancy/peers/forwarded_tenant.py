@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tenantry.errors import CallTimeoutError, QueryError, TenantError
 from tenantry.eventlog import EventLog
@@ -49,6 +49,7 @@ class ForwardedContext:
     Attributes:
         repeat: Sends a unit again whose owner was lost.
         forget: Forgets a tenant that its owner does not have open any more.
+        is_full: Tells whether this process has no place for another tenant.
     """
 
     sent_units: SentUnits
@@ -57,6 +58,7 @@ class ForwardedContext:
     report: Hook
     repeat: Repeat
     forget: Callable[["ForwardedTenant"], None]
+    is_full: Callable[[], bool]
 
 
 class ForwardedTenant:
@@ -130,6 +132,7 @@ class ForwardedTenant:
             request.is_repeated,
             request.is_look_up,
             [sent(statement, self.dialect) for statement in request],
+            self._context.is_full(),
         )
         return unit_results(
             request, await self._ask(request[0].name, messages.encode(message), until_seconds)
@@ -156,6 +159,7 @@ class ForwardedTenant:
             key,
             payload_hash,
             [sent(statement, self.dialect) for statement in statements],
+            self._context.is_full(),
         )
         return unit_results(
             statements, await self._ask(statements[0].name, messages.encode(message), until_seconds)
@@ -195,7 +199,11 @@ class ForwardedTenant:
         """Run one read-only statement at the owner; see `TenantActor.read`."""
         until = self.deadline()
         message = Read(
-            self.tenant_id, self.uid, self._context.call_timeout_seconds, sent(statement, self.dialect)
+            self.tenant_id,
+            self.uid,
+            self._context.call_timeout_seconds,
+            sent(statement, self.dialect),
+            self._context.is_full(),
         )
         answer = await self._ask(statement.name, messages.encode(message), until, is_repeatable=True)
         result: T = read_result(statement, answer)
@@ -291,10 +299,7 @@ class ForwardedTenant:
     def _check_is_outside(self, what: str) -> None:
         """Refuse a call inside an open transaction, because the call would wait for that transaction to end."""
         if self._transactions and any(one.encloses_caller for one in self._transactions):
-            self._refuse_inside(what)
-
-    def _refuse_inside(self, what: str) -> NoReturn:
-        raise QueryError(
-            f"this call is made inside an open transaction of tenant {self.tenant_id!r}, and a {what} outside the transaction would wait "
-            "until the transaction ends: use the transaction's repositories (tx.…), or call after that"
-        )
+            raise QueryError(
+                f"this call is made inside an open transaction of tenant {self.tenant_id!r}, and a {what} outside the transaction would "
+                "wait until the transaction ends: use the transaction's repositories (tx.…), or call after that"
+            )

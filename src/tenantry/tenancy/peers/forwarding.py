@@ -89,7 +89,13 @@ class Forwarding:
         self._report = report
         self._log = log
         self._context = ForwardedContext(
-            sent_units, call_timeout_seconds, now, report, self._repeat, self._forget
+            sent_units,
+            call_timeout_seconds,
+            now,
+            report,
+            self._repeat,
+            self._forget,
+            lambda: pool.is_full,
         )
         self._entries: OrderedDict[TenantId, PoolEntry] = OrderedDict()
         self._denials = Denials(now, denials_max=FORWARDED_MAX, repeated_seconds_max=UNREACHABLE_SECONDS_MAX)

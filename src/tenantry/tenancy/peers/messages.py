@@ -85,6 +85,7 @@ class Write(_Message, tag=3):
 
     Attributes:
         remaining_seconds: The time until the call's deadline.
+        is_full: Whether the sender has no place for another tenant, so that the tenant must not be handed over to the sender.
     """
 
     tenant_id: str
@@ -95,10 +96,11 @@ class Write(_Message, tag=3):
     is_repeated: bool
     is_look_up: bool
     statements: Unit
+    is_full: bool = False
 
 
 class WriteOnce(_Message, tag=4):
-    """Asks for a unit with an idempotency key."""
+    """Asks for a unit with an idempotency key; see `Write` for the attributes."""
 
     tenant_id: str
     uid: str
@@ -106,15 +108,17 @@ class WriteOnce(_Message, tag=4):
     key: str
     payload_hash: Annotated[bytes, Meta(min_length=1, max_length=64)]
     statements: Unit
+    is_full: bool = False
 
 
 class Read(_Message, tag=5):
-    """Asks for the result of a read-only statement."""
+    """Asks for the result of a read-only statement; see `Write` for the attributes."""
 
     tenant_id: str
     uid: str
     remaining_seconds: float
     statement: SentStatement
+    is_full: bool = False
 
 
 class Begin(_Message, tag=6):

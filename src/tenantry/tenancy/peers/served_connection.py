@@ -204,10 +204,18 @@ class ServedConnection(FrameConnection):
             self._send_error(call, error)
         else:
             self._calls.add(call, submitted)
-            submitted.result.add_done_callback(partial(self._answer, call, lease, submitted))
+            submitted.result.add_done_callback(
+                partial(self._answer, call, lease, submitted, is_full=request.is_full)
+            )
 
     def _answer(
-        self, call: int, lease: Lease, submitted: SubmittedCall, future: "asyncio.Future[Any]"
+        self,
+        call: int,
+        lease: Lease,
+        submitted: SubmittedCall,
+        future: "asyncio.Future[Any]",
+        *,
+        is_full: bool,
     ) -> None:
         self._tenants.release(lease)
         self._calls.remove(call)
@@ -218,7 +226,7 @@ class ServedConnection(FrameConnection):
         if error is None:
             is_unit = not isinstance(submitted.call.request, Statement)
             self._send_result(call, future.result(), submitted.call.operation, is_unit=is_unit)
-            self._tenants.count(lease)
+            self._tenants.count(lease, is_kept=is_full)
         elif isinstance(error, ChannelClosedError):
             self._calls.start(call, self._answer_not_owner(call, lease))
         else:

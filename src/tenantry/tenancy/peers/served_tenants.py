@@ -80,11 +80,17 @@ class ServedTenants:
         )
         return actor.submit_write(marked, waited_seconds)
 
-    def count(self, lease: Lease) -> None:
-        """Count a forwarded call; close the tenant after enough of them, so that a process that uses the tenant becomes its owner."""
+    def count(self, lease: Lease, *, is_kept: bool = False) -> None:
+        """Count a forwarded call; close the tenant after enough of them, so that a process that uses the tenant becomes its owner.
+
+        Args:
+            lease: The lease of the tenant.
+            is_kept: Whether the tenant stays open here, because the caller's process has no place for it.
+        """
         entry = lease.entry
         if (
             lease.actor.count_forwarded() >= self._handed_over_after_calls
+            and not is_kept
             and entry.state is EntryState.OPEN
             and not entry.transactions
             and not lease.actor.is_copied_or_checked
