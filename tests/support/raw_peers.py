@@ -17,7 +17,7 @@ import msgspec
 
 from tenantry import TenantRegistry
 from tenantry.sql.statements import Fetch
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections.messages import (
     PROTOCOL_VERSION,
     Answer,
     Hello,
@@ -29,7 +29,7 @@ from tenantry.tenancy.peers.messages import (
     decode_answer,
     decode_request,
 )
-from tenantry.tenancy.peers.peer_limits import PeerLimits
+from tenantry.tenancy.peers.serving.peer_limits import PeerLimits
 from tenants import HANG_SECONDS
 
 HEAD: Final = struct.Struct("<II")

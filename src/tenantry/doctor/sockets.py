@@ -10,14 +10,14 @@ from typing import Final, NamedTuple
 from tenantry.doctor.process import ProcessState
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.tenancy.peers.messages import PROTOCOL_VERSION, Hello, Welcome
-from tenantry.tenancy.peers.owner_connection import (
+from tenantry.tenancy.peers.connections.messages import PROTOCOL_VERSION, Hello, Welcome
+from tenantry.tenancy.peers.connections.owner_connection import (
     ANSWER_GRACE_SECONDS,
     ConnectionEndedError,
     NoAnswerError,
     OwnerConnection,
 )
-from tenantry.tenancy.peers.peer_socket import PeerSocket
+from tenantry.tenancy.peers.connections.peer_socket import PeerSocket
 
 ANSWER_SECONDS_MAX: Final = 1.0
 """The longest wait for the answer of a process."""

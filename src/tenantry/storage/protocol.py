@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Final, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from tenantry.config import Durability
 from tenantry.errors import TenantOwnedElsewhereError, TenantryError
@@ -21,7 +21,7 @@ from tenantry.ids import TenantId
 from tenantry.limits import TenantLimits
 from tenantry.schemas.migration import Migration
 from tenantry.schemas.schema import Schema
-from tenantry.sql.statements import Result, Statement
+from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.moves import Original, Replica
 
 Request: TypeAlias = tuple[Statement, ...]
@@ -113,6 +113,10 @@ class MarkedRequest(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subcla
         request.is_repeated = is_repeated
         request.is_look_up = is_look_up
         return request
+
+
+LOOK_UP: Final = Statement("transaction", "SELECT 1", (), Fetch.ONE)
+"""The statement of a request for the mark of a transaction."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,14 +37,14 @@ from tenantry.tenancy.operations.rename import Rename
 from tenantry.tenancy.operations.repair import Repair
 from tenantry.tenancy.operations.runner import Finisher, OperationRunner, finishers_of
 from tenantry.tenancy.operations.tools import OperationTools
-from tenantry.tenancy.peers.forwarding import Forwarding
+from tenantry.tenancy.peers.connections.peer_socket import PeerSocket
+from tenantry.tenancy.peers.forwarding.forwarding import Forwarding
 from tenantry.tenancy.peers.owners import Owners
-from tenantry.tenancy.peers.peer_socket import PeerSocket
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_units import SentUnits
-from tenantry.tenancy.peers.served_operations import ServedOperations
-from tenantry.tenancy.peers.served_tenants import ServedTenants
+from tenantry.tenancy.peers.serving.served_operations import ServedOperations
+from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
 from tenantry.tenancy.periodic_tasks import PeriodicTasks
 from tenantry.tenancy.registry_state import RegistryState
 from tenantry.tenancy.snapshot_storage.location import default_location, record_location

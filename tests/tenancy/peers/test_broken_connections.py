@@ -11,7 +11,7 @@ import pytest
 
 from peers import Pair, open_pair, texts
 from tenantry.errors import TransactionClosedError
-from tenantry.tenancy.peers.frames import FrameConnection
+from tenantry.tenancy.peers.connections.frames import FrameConnection
 from tenants import until
 
 CALLERS = 16

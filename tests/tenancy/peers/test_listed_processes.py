@@ -227,7 +227,7 @@ async def test_a_file_in_the_place_of_the_sockets(made: Path):
             "different versions of tenantry: ",
         ),
         (
-            "import tenantry.tenancy.peers.served_connection as served; served.PROTOCOL_VERSION = 99",
+            "import tenantry.tenancy.peers.serving.served_connection as served; served.PROTOCOL_VERSION = 99",
             Level.NOTE,
             "refuses this command",
         ),

@@ -25,7 +25,7 @@ from tenantry.events import CallForwarded
 from tenantry.files.lock_file import LockFile
 from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.sqlite.statements.marks import RESULTS_BYTES_MAX
-from tenantry.tenancy.peers.messages import Hello, Welcome
+from tenantry.tenancy.peers.connections.messages import Hello, Welcome
 from tenantry.tenancy.peers.sent_units import SentUnits
 from tenants import as_another, database_path, held_writer, query, tenant_paths, until
 

@@ -19,8 +19,8 @@ from tenantry.sql.row import Columns, Row
 from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.plain_results import as_plain
 from tenantry.storage.sent_parameters import plain_parameters
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.messages import (
     Done,
     Failed,
     Read,
@@ -30,9 +30,9 @@ from tenantry.tenancy.peers.messages import (
     received,
     sent,
 )
-from tenantry.tenancy.peers.received_results import read_result, unit_results
-from tenantry.tenancy.peers.sent_errors import pack_error, unpack_error
-from tenantry.tenancy.peers.sent_results import encode_error, encode_result
+from tenantry.tenancy.peers.connections.sent_errors import pack_error, unpack_error
+from tenantry.tenancy.peers.forwarding.received_results import read_result, unit_results
+from tenantry.tenancy.peers.serving.sent_results import encode_error, encode_result
 
 
 class Number(int):

@@ -16,8 +16,8 @@ import pytest
 from peers import Pair, open_pair, texts
 from raw_peers import RawPeer, frame, hello, raw_peer, socket_of, uid_of, with_limits, write
 from tenantry.errors import TransactionClosedError
-from tenantry.tenancy.peers.messages import Done
-from tenantry.tenancy.peers.served_connection import ServedConnection
+from tenantry.tenancy.peers.connections.messages import Done
+from tenantry.tenancy.peers.serving.served_connection import ServedConnection
 from tenants import until
 
 CALLS_MAX = 4

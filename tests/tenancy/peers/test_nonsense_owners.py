@@ -24,7 +24,7 @@ from tenantry.errors import (
 )
 from tenantry.files.lock_file import LockFile
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections.messages import (
     PROTOCOL_VERSION,
     Cancel,
     Done,

@@ -31,7 +31,7 @@ from raw_peers import (
     write,
 )
 from tenantry.sql.statements import Fetch
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections.messages import (
     FRAME_BYTES_MAX,
     HELLO_BYTES_MAX,
     Begin,

@@ -30,7 +30,7 @@ from tenantry.observability import (
     expose_all_processes,
 )
 from tenantry.tenancy.measurements.families import Distribution, Family, Kind
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections.messages import (
     MEASUREMENTS_BYTES_MAX,
     PROTOCOL_VERSION,
     Done,

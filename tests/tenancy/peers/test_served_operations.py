@@ -16,7 +16,7 @@ from registries import config
 from tenantry import TenantRegistry
 from tenantry.errors import PersistenceConnectionError, TenantBusyError, TenantOwnedElsewhereError
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections.messages import (
     Cancel,
     Check,
     Copy,
@@ -28,7 +28,7 @@ from tenantry.tenancy.peers.messages import (
     Release,
     Statistics,
 )
-from tenantry.tenancy.peers.owner_connection import OwnerConnection
+from tenantry.tenancy.peers.connections.owner_connection import OwnerConnection
 from tenants import until
 
 

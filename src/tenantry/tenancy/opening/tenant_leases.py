@@ -10,7 +10,7 @@ from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.handle import TenantHandle, TenantSession
 from tenantry.tenancy.opening.tenant_opener import check_opens
 from tenantry.tenancy.operations.tools import OperationTools
-from tenantry.tenancy.peers.forwarding import Forwarding
+from tenantry.tenancy.peers.forwarding.forwarding import Forwarding
 from tenantry.tenancy.registry_state import RegistryState
 
 

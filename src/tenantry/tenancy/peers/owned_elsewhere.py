@@ -11,9 +11,16 @@ from tenantry.errors import PersistenceConnectionError, TenantOwnedElsewhereErro
 from tenantry.files.lock_file import Holder
 from tenantry.storage.protocol import Place
 from tenantry.tenancy.actors.actor import ActorStatistics
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.messages import Check, Copy, OperatorRequest, Refresh, Release, Statistics
-from tenantry.tenancy.peers.owner_connection import (
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.messages import (
+    Check,
+    Copy,
+    OperatorRequest,
+    Refresh,
+    Release,
+    Statistics,
+)
+from tenantry.tenancy.peers.connections.owner_connection import (
     ConnectionEndedError,
     NoAnswerError,
     NotOwnerError,

@@ -1,6 +1,6 @@
 """Finds the processes that own tenants, for operators' work on tenants that this process does not own.
 
-A call of a tenant is forwarded (`tenantry.tenancy.peers.forwarding`). An operation either needs the database for itself, and then the
+A call of a tenant is forwarded (`tenantry.tenancy.peers.forwarding.forwarding`). An operation either needs the database for itself, and then the
 owner closes the tenant for as long as the operation needs it; or the owner does the work, such as a copy.
 """
 

@@ -15,19 +15,19 @@ from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import HOST
 from tenantry.forks import disconnect
 from tenantry.schemas.schema import Schema
-from tenantry.tenancy.peers.messages import PROTOCOL_VERSION, Hello, Welcome
-from tenantry.tenancy.peers.owner_connection import (
+from tenantry.tenancy.peers.connections.messages import PROTOCOL_VERSION, Hello, Welcome
+from tenantry.tenancy.peers.connections.owner_connection import (
     ConnectionEndedError,
     NoAnswerError,
     OwnerConnection,
 )
-from tenantry.tenancy.peers.peer_limits import PeerLimits
-from tenantry.tenancy.peers.peer_socket import PeerSocket, is_socket_name
+from tenantry.tenancy.peers.connections.peer_socket import PeerSocket, is_socket_name
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_units import SentUnits
-from tenantry.tenancy.peers.served_connection import ServedConnection
-from tenantry.tenancy.peers.served_operations import ServedOperations
-from tenantry.tenancy.peers.served_tenants import ServedTenants
+from tenantry.tenancy.peers.serving.peer_limits import PeerLimits
+from tenantry.tenancy.peers.serving.served_connection import ServedConnection
+from tenantry.tenancy.peers.serving.served_operations import ServedOperations
+from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
 from tenantry.threads import run_in_thread
 
 PEERS_MANY: Final = "tenantry.peers.many"

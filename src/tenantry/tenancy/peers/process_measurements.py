@@ -14,9 +14,9 @@ from tenantry.errors import CallTimeoutError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.measurements.families import Family, Series
 from tenantry.tenancy.measurements.measurements import Measurements
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.messages import Measure, SentMeasurements
-from tenantry.tenancy.peers.owner_connection import (
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.messages import Measure, SentMeasurements
+from tenantry.tenancy.peers.connections.owner_connection import (
     ANSWER_GRACE_SECONDS,
     ConnectionEndedError,
     NoAnswerError,

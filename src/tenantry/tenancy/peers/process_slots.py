@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import LockFile, LockHeldError, read_holder
-from tenantry.tenancy.peers.peer_socket import is_socket_name
+from tenantry.tenancy.peers.connections.peer_socket import is_socket_name
 
 SLOTS_MAX: Final = 256
 """The largest number of processes with a number. Further processes work, but their metrics are not shown."""

@@ -4,9 +4,9 @@ from typing import Any, Final
 
 from tenantry.errors import QueryError, ResultLostError, TenantryError
 from tenantry.storage.plain_results import as_plain
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.messages import Done, Failed
-from tenantry.tenancy.peers.sent_errors import pack_error
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.messages import Done, Failed
+from tenantry.tenancy.peers.connections.sent_errors import pack_error
 
 _MESSAGE_CHARACTERS_MAX: Final = 10_000
 

@@ -8,15 +8,21 @@ from tenantry.errors import CallTimeoutError, TransactionClosedError
 from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Result, Statement
 from tenantry.tenancy.actors.enclosing import EnclosingTransaction
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.messages import Commit, Rollback, TransactionRead, TransactionWrite, sent
-from tenantry.tenancy.peers.owner_connection import (
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.messages import (
+    Commit,
+    Rollback,
+    TransactionRead,
+    TransactionWrite,
+    sent,
+)
+from tenantry.tenancy.peers.connections.owner_connection import (
     ConnectionEndedError,
     NoAnswerError,
     NotOwnerError,
     OwnerConnection,
 )
-from tenantry.tenancy.peers.received_results import read_result, unit_results
+from tenantry.tenancy.peers.forwarding.received_results import read_result, unit_results
 from tenantry.tenancy.peers.sent_units import SentUnits
 
 T = TypeVar("T")

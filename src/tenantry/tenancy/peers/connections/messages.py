@@ -167,7 +167,7 @@ class Done(_Message, tag=12):
 
 
 class Failed(_Message, tag=13):
-    """The answer to a call that failed, or to a `Hello` that is refused; see `tenantry.tenancy.peers.sent_errors`.
+    """The answer to a call that failed, or to a `Hello` that is refused; see `tenantry.tenancy.peers.connections.sent_errors`.
 
     Attributes:
         classes: The names of the error's class and of its base classes up to `TenantryError`.

@@ -9,28 +9,25 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from tenantry.errors import CallTimeoutError, QueryError, TenantError
 from tenantry.eventlog import EventLog
 from tenantry.events import NO_ANSWER, CallForwarded, Hook
-from tenantry.sql.statements import Fetch, Result, Statement
-from tenantry.storage.protocol import MarkedRequest, Request
+from tenantry.sql.statements import Result, Statement
+from tenantry.storage.protocol import LOOK_UP, MarkedRequest, Request
 from tenantry.tenancy.actors.channel import ChannelClosedError
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.forwarded_transaction import ForwardedTransaction
-from tenantry.tenancy.peers.messages import Begin, Read, Write, WriteOnce, sent
-from tenantry.tenancy.peers.owner_connection import (
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.messages import Begin, Read, Write, WriteOnce, sent
+from tenantry.tenancy.peers.connections.owner_connection import (
     ConnectionEndedError,
     NoAnswerError,
     NotOwnerError,
     OwnerConnection,
 )
-from tenantry.tenancy.peers.received_results import read_result, unit_results
+from tenantry.tenancy.peers.forwarding.forwarded_transaction import ForwardedTransaction
+from tenantry.tenancy.peers.forwarding.received_results import read_result, unit_results
 from tenantry.tenancy.peers.sent_units import SentUnits
 
 if TYPE_CHECKING:
     from tenantry.tenancy.actors.actor import TenantActor
 
 T = TypeVar("T")
-
-LOOK_UP: Final = Statement("transaction", "SELECT 1", (), Fetch.ONE)
-"""The statement of a request for the mark of a transaction."""
 
 Again = Callable[["TenantActor | ForwardedTenant", float], Awaitable[list[Result]]]
 """Sends a unit again to an owner of the tenant, of this process or of another, with the unit's deadline.

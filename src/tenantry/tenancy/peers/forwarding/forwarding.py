@@ -27,10 +27,10 @@ from tenantry.tenancy.actors.lease import EntryState, Lease, PoolEntry
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.opening.tenant_opener import check_opens
-from tenantry.tenancy.peers.denials import LOOKS_SECONDS, Denials
-from tenantry.tenancy.peers.forwarded_tenant import Again, ForwardedContext, ForwardedTenant
+from tenantry.tenancy.peers.connections.owner_connection import ConnectionEndedError, OwnerConnection
+from tenantry.tenancy.peers.forwarding.denials import LOOKS_SECONDS, Denials
+from tenantry.tenancy.peers.forwarding.forwarded_tenant import Again, ForwardedContext, ForwardedTenant
 from tenantry.tenancy.peers.owned_elsewhere import owned_elsewhere
-from tenantry.tenancy.peers.owner_connection import ConnectionEndedError, OwnerConnection
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.sent_units import SentUnits
 from tenantry.tenancy.refusals import another_loop_error

@@ -9,7 +9,7 @@ from tenantry.tenancy.actors.actor import SubmittedCall, TenantActor
 from tenantry.tenancy.actors.idempotency import check_key
 from tenantry.tenancy.actors.lease import EntryState, Lease
 from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.peers.messages import Read, TenantRequest, WriteOnce, received
+from tenantry.tenancy.peers.connections.messages import Read, TenantRequest, WriteOnce, received
 
 HANDED_OVER: Final = "handed_over"
 """The reason for closing a tenant that only other processes use."""

@@ -11,7 +11,7 @@ import struct
 from typing import Final, cast
 
 from tenantry.forks import keep_for_ever
-from tenantry.tenancy.peers.messages import FRAME_BYTES_MAX
+from tenantry.tenancy.peers.connections.messages import FRAME_BYTES_MAX
 
 _HEAD: Final = struct.Struct("<II")
 """The head of a frame: the length of the message in bytes, and the number of the call."""

@@ -9,10 +9,19 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tenantry.eventlog import EventLog
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.frames import CALL_NUMBERS, FrameConnection
-from tenantry.tenancy.peers.messages import Answer, Cancel, Done, Failed, Hello, NotOwner, Ping, Welcome
-from tenantry.tenancy.peers.sent_errors import unpack_error
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.frames import CALL_NUMBERS, FrameConnection
+from tenantry.tenancy.peers.connections.messages import (
+    Answer,
+    Cancel,
+    Done,
+    Failed,
+    Hello,
+    NotOwner,
+    Ping,
+    Welcome,
+)
+from tenantry.tenancy.peers.connections.sent_errors import unpack_error
 
 PEER_REFUSED: Final = "tenantry.peer.refused"
 

@@ -9,7 +9,7 @@ from typing import Any, Final
 from tenantry import errors
 from tenantry.errors import TenantryError
 from tenantry.lifecycle import TenantEvent, TenantState
-from tenantry.tenancy.peers.messages import Failed
+from tenantry.tenancy.peers.connections.messages import Failed
 
 _PLAIN: Final = (str, int, float, bool, type(None))
 _FLAGS: Final = frozenset(["is_retryable", "is_transient", "was_started", "is_step_failure"])

@@ -13,9 +13,9 @@ from tenantry.tenancy.actors.actor import SubmittedCall
 from tenantry.tenancy.actors.call_batch import as_tenantry_error
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import Lease
-from tenantry.tenancy.peers import messages
-from tenantry.tenancy.peers.frames import FrameConnection
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections import messages
+from tenantry.tenancy.peers.connections.frames import FrameConnection
+from tenantry.tenancy.peers.connections.messages import (
     FRAME_BYTES_MAX,
     HELLO_BYTES_MAX,
     PROTOCOL_VERSION,
@@ -36,12 +36,12 @@ from tenantry.tenancy.peers.messages import (
     Write,
     WriteOnce,
 )
-from tenantry.tenancy.peers.peer_limits import PeerLimits
-from tenantry.tenancy.peers.running_calls import RunningCalls
-from tenantry.tenancy.peers.sent_results import encode_error, encode_result
-from tenantry.tenancy.peers.served_operations import ServedOperations
-from tenantry.tenancy.peers.served_tenants import ServedTenants
-from tenantry.tenancy.peers.served_transactions import ServedTransactions
+from tenantry.tenancy.peers.serving.peer_limits import PeerLimits
+from tenantry.tenancy.peers.serving.running_calls import RunningCalls
+from tenantry.tenancy.peers.serving.sent_results import encode_error, encode_result
+from tenantry.tenancy.peers.serving.served_operations import ServedOperations
+from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
+from tenantry.tenancy.peers.serving.served_transactions import ServedTransactions
 
 if TYPE_CHECKING:
     import asyncio

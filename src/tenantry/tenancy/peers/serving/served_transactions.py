@@ -6,12 +6,11 @@ from typing import Any, Final
 
 from tenantry.errors import TenantOverloadedError, TransactionClosedError
 from tenantry.sql.statements import Statement
-from tenantry.storage.protocol import MarkedRequest
+from tenantry.storage.protocol import LOOK_UP, MarkedRequest
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import EntryState, Lease
 from tenantry.tenancy.actors.transaction import TransactionSession
-from tenantry.tenancy.peers.forwarded_tenant import LOOK_UP
-from tenantry.tenancy.peers.messages import (
+from tenantry.tenancy.peers.connections.messages import (
     Begin,
     Commit,
     Rollback,
@@ -20,7 +19,7 @@ from tenantry.tenancy.peers.messages import (
     TransactionWrite,
     received,
 )
-from tenantry.tenancy.peers.served_tenants import ServedTenants
+from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
 
 ENDED_LOOKS_SECONDS: Final = 1.0
 """The interval at which the leases of transactions are released that have ended at their deadline."""

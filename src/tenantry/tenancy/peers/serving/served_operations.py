@@ -10,8 +10,15 @@ from tenantry.ids import TenantId
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
-from tenantry.tenancy.peers.messages import Check, Copy, OperatorRequest, Refresh, Release, Statistics
-from tenantry.tenancy.peers.served_tenants import ServedTenants
+from tenantry.tenancy.peers.connections.messages import (
+    Check,
+    Copy,
+    OperatorRequest,
+    Refresh,
+    Release,
+    Statistics,
+)
+from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
 from tenantry.threads import run_in_thread
 
 if TYPE_CHECKING:

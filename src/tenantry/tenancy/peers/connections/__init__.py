@@ -1,0 +1,1 @@
+"""The connections between processes: sockets, frames, messages and errors."""

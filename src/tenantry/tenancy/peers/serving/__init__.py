@@ -1,0 +1,1 @@
+"""The owner's side: serves the calls and operations of other processes."""
