@@ -280,7 +280,8 @@ def _peers(
         ServedOperations(served, pool, catalog, config.data_dir / "scratch"),
         schemas,
         sent_units=sent_units,
-        connect_timeout_seconds=config.call_timeout_seconds,
+        # A caller whose connection fails must see why, before the caller's own deadline passes.
+        connect_timeout_seconds=config.call_timeout_seconds / 2,
         now=context.clock.monotonic_seconds,
         log=log,
     )

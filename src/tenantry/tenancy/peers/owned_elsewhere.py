@@ -35,8 +35,8 @@ class NotOwnedThereError(Exception):
 class OwnedElsewhere:
     """Asks the owner of one tenant.
 
-    No request has a deadline of its own: the owner takes as long as it takes for its own operators. The owner must give a sign of life
-    every `silent_seconds_max`. If a request is cancelled, the owner gives the work up.
+    No request has a deadline of its own: the owner takes as long as it takes for its own operators. An owner that gives no sign of life
+    for `silent_seconds_max` does not answer. If a request is cancelled, the owner gives the work up.
 
     Every method raises these errors:
 
@@ -103,7 +103,7 @@ class OwnedElsewhere:
         except NotOwnerError:
             raise NotOwnedThereError from None
         except NoAnswerError as error:
-            raise not_answered(self._place, self._owner) from error
+            raise not_answered(self._place.tenant_id, self._owner) from error
         except ConnectionEndedError:
             raise PersistenceConnectionError(
                 f"{_named(self._owner)}, which had tenant {self._place.tenant_id!r} open, ended during the work: try again"
@@ -121,12 +121,12 @@ def owned_elsewhere(place: Place, owner: Holder) -> TenantOwnedElsewhereError:
     )
 
 
-def not_answered(place: Place, owner: Holder) -> TenantOwnedElsewhereError:
+def not_answered(tenant_id: str, owner: Holder) -> TenantOwnedElsewhereError:
     """Return the error for an owner that gives no sign of life."""
     return TenantOwnedElsewhereError(
-        f"tenant {place.tenant_id!r} is open in {_named(owner)}, which does not answer: it may be stopped or overloaded; "
+        f"tenant {tenant_id!r} is open in {_named(owner)}, which does not answer: it may be stopped or overloaded; "
         "let it continue or end it, and try again",
-        tenant_id=place.tenant_id,
+        tenant_id=tenant_id,
         pid=owner.pid,
         host=owner.host,
     )

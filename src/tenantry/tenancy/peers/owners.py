@@ -12,7 +12,6 @@ from typing import Final, TypeVar
 import anyio
 
 from tenantry.errors import (
-    CallTimeoutError,
     PersistenceConnectionError,
     PoolExhaustedError,
     TenantError,
@@ -22,6 +21,7 @@ from tenantry.files.lock_file import Holder
 from tenantry.storage.backends import Backends
 from tenantry.storage.protocol import Backend, Capability, ClosedDatabase, Place
 from tenantry.tenancy.actors.actor import ActorStatistics
+from tenantry.tenancy.peers.connections.owner_connection import NoAnswerError
 from tenantry.tenancy.peers.owned_elsewhere import NotOwnedThereError, OwnedElsewhere, not_answered
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -209,8 +209,8 @@ class Owners:
             return None
         try:
             connection = await self._peers.connection_to(owner.socket_name)
-        except CallTimeoutError as error:
-            raise not_answered(place, owner) from error
+        except NoAnswerError as error:
+            raise not_answered(place.tenant_id, owner) from error
         except TenantError:
             return None
         if connection is None:

@@ -10,17 +10,13 @@ from weakref import WeakSet
 
 import anyio
 
-from tenantry.errors import CallTimeoutError, TenantError
+from tenantry.errors import TenantError
 from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import HOST
 from tenantry.forks import disconnect
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.peers.connections.messages import PROTOCOL_VERSION, Hello, Welcome
-from tenantry.tenancy.peers.connections.owner_connection import (
-    ConnectionEndedError,
-    NoAnswerError,
-    OwnerConnection,
-)
+from tenantry.tenancy.peers.connections.owner_connection import ConnectionEndedError, OwnerConnection
 from tenantry.tenancy.peers.connections.peer_socket import PeerSocket, is_socket_name
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_units import SentUnits
@@ -138,7 +134,7 @@ class Peers:
 
         Raises:
             TenantError: The other process runs a release that this one cannot talk to.
-            CallTimeoutError: The other process did not answer.
+            NoAnswerError: The other process did not introduce itself in time.
         """
         found = self._owners.get(name)
         if found is not None and not found.is_ended:
@@ -149,8 +145,11 @@ class Peers:
         if task is None:
             task = self._connecting[name] = asyncio.create_task(self._connect(name))
             task.add_done_callback(partial(self._connecting_ended, name))
+        await asyncio.wait([task])
+        if task.cancelled():  # by `close`
+            return None
         try:
-            return await asyncio.shield(task)
+            return task.result()
         except (OSError, ConnectionEndedError):
             return None
 
@@ -181,14 +180,6 @@ class Peers:
         try:
             await connection.greet(self._now() + self._connect_timeout_seconds)
             self._check_protocol(connection)
-        except NoAnswerError as error:
-            connection.end()
-            raise CallTimeoutError(
-                f"the process at {name!r}, which has the tenant open, does not answer: it may be stopped or overloaded",
-                tenant_id=None,
-                timeout_seconds=self._connect_timeout_seconds,
-                was_started=False,
-            ) from error
         except ConnectionEndedError as error:
             if connection.broken_off is not None:
                 raise TenantError(connection.broken_off) from error

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
-from tenantry.errors import CallTimeoutError, TenantryError
+from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.tenancy.measurements.families import Family, Series
 from tenantry.tenancy.measurements.measurements import Measurements
@@ -94,7 +94,6 @@ class ProcessMeasurements:
 
         Raises:
             NoAnswerError: The process takes no connections, or did not answer in time.
-            CallTimeoutError: The process accepted the connection, but did not introduce itself.
             ConnectionEndedError: The connection ended before the answer.
             TenantryError, NotOwnerError, TypeError: The process refuses this one, or breaks the protocol.
         """
@@ -125,7 +124,7 @@ class ProcessMeasurements:
                 return None
             its_version, sent = answer
             return ProcessMeasured(holder.number, holder.pid, its_version, unpack(sent, families))
-        except (NoAnswerError, CallTimeoutError, ConnectionEndedError):
+        except (NoAnswerError, ConnectionEndedError):
             return no_answer
         except (TenantryError, NotOwnerError, TypeError, msgspec.DecodeError) as error:
             self._log.warning(NOT_MEASURED, pid=holder.pid, error=str(error))

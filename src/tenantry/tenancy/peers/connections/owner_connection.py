@@ -139,17 +139,18 @@ class OwnerConnection(FrameConnection):
 
         Args:
             message: The encoded request.
-            silent_seconds_max: The interval at which the owner is asked for a sign of life, and the time that it has to give one.
+            silent_seconds_max: The longest time without a sign of life. The owner is asked for one at half of this time.
             call: The number of the call, from `next_call`.
 
         Raises:
             NoAnswerError, NotOwnerError, ConnectionEndedError, TenantryError: See `ask`.
         """
         number = self.next_call() if call is None else call
+        half_seconds = silent_seconds_max / 2
         future = self._sent(number, message, math.inf)
         try:
-            while not (await asyncio.wait([future], timeout=silent_seconds_max))[0]:
-                await self.ask(_PING, self._now() + silent_seconds_max)
+            while not (await asyncio.wait([future], timeout=half_seconds))[0]:
+                await self.ask(_PING, self._now() + half_seconds)
         except BaseException:
             self._give_up(number, future)
             raise

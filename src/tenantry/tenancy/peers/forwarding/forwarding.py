@@ -19,6 +19,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited
+from tenantry.files.lock_file import Holder
 from tenantry.ids import TenantId
 from tenantry.sql.statements import Result
 from tenantry.storage.backends import Backends
@@ -27,10 +28,14 @@ from tenantry.tenancy.actors.lease import EntryState, Lease, PoolEntry
 from tenantry.tenancy.actors.pool import ActorPool
 from tenantry.tenancy.catalog.catalog import Catalog
 from tenantry.tenancy.opening.tenant_opener import check_opens
-from tenantry.tenancy.peers.connections.owner_connection import ConnectionEndedError, OwnerConnection
+from tenantry.tenancy.peers.connections.owner_connection import (
+    ConnectionEndedError,
+    NoAnswerError,
+    OwnerConnection,
+)
 from tenantry.tenancy.peers.forwarding.denials import LOOKS_SECONDS, Denials
 from tenantry.tenancy.peers.forwarding.forwarded_tenant import Again, ForwardedContext, ForwardedTenant
-from tenantry.tenancy.peers.owned_elsewhere import owned_elsewhere
+from tenantry.tenancy.peers.owned_elsewhere import not_answered, owned_elsewhere
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.sent_units import SentUnits
 from tenantry.tenancy.refusals import another_loop_error
@@ -180,19 +185,25 @@ class Forwarding:
             if connection is None:
                 return None
             self._peers.check_schemas(connection)
-        except CallTimeoutError:
-            raise
+        except NoAnswerError as error:
+            owner = Holder(refused.pid, refused.host, refused.socket_name)
+            raise CallTimeoutError(
+                str(not_answered(tenant_id, owner)),
+                tenant_id=tenant_id,
+                timeout_seconds=self._call_timeout_seconds,
+                was_started=False,
+            ) from error
         except TenantError as error:
             raise _refused(refused, str(error)) from error
-        lease = self.lease_nowait(tenant_id)
-        if lease is not None:
-            return lease
         tenant = await self._catalog.get(tenant_id)
         try:
             check_opens(tenant)
         except TenantBusyError:
             return None  # the tenant's next opening here waits for the operation
-        return self._remember(tenant_id, tenant.uid, tenant.backend, connection)
+        # Another caller may have been here first. All callers need the same tenant, which knows the transactions that are open.
+        return self.lease_nowait(tenant_id) or self._remember(
+            tenant_id, tenant.uid, tenant.backend, connection
+        )
 
     def _remember(self, tenant_id: TenantId, uid: str, backend: str, connection: OwnerConnection) -> Lease:
         entry = PoolEntry(tenant_id, deque())
