@@ -1,15 +1,17 @@
 """A tenant is opened in one process while another process changes it: the opening tenant gets the changes."""
 
+import asyncio
 from pathlib import Path
 
 import pytest
 
 from registries import config
 from tenantry import TenantRegistry
-from tenantry.errors import TenantRateLimitedError
+from tenantry.errors import TenantNotFoundError, TenantRateLimitedError
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.actors.actor import TenantActor
 from tenantry.tenancy.tenant_record import TenantRecord
+from tenants import HANG_SECONDS, until
 
 
 async def test_limits_that_change_during_an_opening(data_dir: Path):
@@ -29,3 +31,30 @@ async def test_limits_that_change_during_an_opening(data_dir: Path):
         await opening.tenant("acme").tasks.get("none")
         with pytest.raises(TenantRateLimitedError):
             await opening.tenant("acme").tasks.get("none")
+
+
+async def test_a_rename_during_an_opening(data_dir: Path):
+    """An opening waits for the operation that it has found, and the operation does not wait for the opening."""
+    settings = config(data_dir, call_timeout_seconds=600, pool_wait_timeout_seconds=600)
+    async with TenantRegistry(settings) as operator, TenantRegistry(settings) as opening:
+        await operator.create("acme")
+        await operator._parts.pool.close_tenant(operator.tenant("acme").id, "idle")
+        opener = opening._parts.tools.opener
+        open_actor = opener._opened_actor
+        renames: list[asyncio.Task[TenantRecord]] = []
+
+        async def open_beside_rename(tenant: TenantRecord, *, is_new: bool = False) -> TenantActor:
+            actor = await open_actor(tenant, is_new=is_new)
+            if not renames:
+                renames.append(asyncio.create_task(operator.rename("acme", "other")))
+                # The operation has asked this process for the tenant, which this process holds now.
+                await until(lambda: any(one._calls for one in opening._parts.peers._accepted))
+            return actor
+
+        opener._opened_actor = open_beside_rename  # type: ignore[method-assign]
+        async with asyncio.timeout(HANG_SECONDS):
+            with pytest.raises(TenantNotFoundError):
+                await opening.tenant("acme").tasks.get("none")
+            (rename,) = renames
+            assert (await rename).id == "other"
+        assert await opening.tenant("other").tasks.get("none") is None

@@ -4,10 +4,11 @@ A call of a tenant is forwarded (`tenantry.tenancy.peers.forwarding.forwarding`)
 owner closes the tenant for as long as the operation needs it; or the owner does the work, such as a copy.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import anyio
 
@@ -35,6 +36,9 @@ STATISTICS_SECONDS_MAX: Final = 1.0
 """The longest wait for the counters of an owner. Whoever looks at many tenants must not wait long for a process that is stopped."""
 
 _LOOK_AGAIN_SECONDS: Final = 0.01
+_LOCK_LOOKS_SECONDS: Final = 0.05
+"""The interval of the looks at a tenant's lock while its owner closes the tenant."""
+
 _LOOKS_MAX: Final = 100
 """The largest number of looks at the lock of a tenant whose owner does not listen, or does not have the tenant open any more."""
 
@@ -154,7 +158,7 @@ class Owners:
                     if is_last:
                         raise
                     owner = Holder(refused.pid, refused.host, refused.socket_name)
-                    is_last = not await self._hold_new(held, place, owner, action, asked)
+                    is_last = not await self._hold_new(held, backend, place, owner, action, asked)
             yield closed
 
     async def take_over(self, tenant: TenantRecord, action: str, opening: Callable[[], Awaitable[T]]) -> T:
@@ -176,12 +180,14 @@ class Owners:
                     return await opening()
                 except TenantOwnedElsewhereError as refused:
                     owner = Holder(refused.pid, refused.host, refused.socket_name)
-                    if not await self._hold_new(held, tenant.place, owner, action, asked):
+                    backend = self._backends.of(tenant.backend)
+                    if not await self._hold_new(held, backend, tenant.place, owner, action, asked):
                         raise
 
     async def _hold_new(
         self,
         held: AsyncExitStack,
+        backend: Backend,
         place: Place,
         owner: Holder,
         action: str,
@@ -193,8 +199,28 @@ class Owners:
         asked.add(owner.socket_name)
         owned = await self._reached(place, owner)
         if owned is not None:
-            await self._hold(held, owned, action)
+            await self._hold_while_owned(backend, place, owner, self._hold(held, owned, action))
         return True
+
+    @staticmethod
+    async def _hold_while_owned(
+        backend: Backend, place: Place, owner: Holder, holding: Coroutine[Any, Any, None]
+    ) -> None:
+        """Wait until the owner has closed the tenant, or does not hold the lock any more.
+
+        An owner that has just found this operation gives the lock back, and its opening waits for the end of this operation. The owner
+        answers only after that opening.
+        """
+        task = asyncio.ensure_future(holding)
+        try:
+            while not (await asyncio.wait([task], timeout=_LOCK_LOOKS_SECONDS))[0]:
+                if await backend.owner(place) != owner:
+                    break
+        finally:
+            task.cancel()
+            await asyncio.wait([task])
+        if not task.cancelled():
+            task.result()
 
     async def _hold(self, held: AsyncExitStack, owned: OwnedElsewhere, action: str) -> None:
         """Let the owner close the tenant, and keep it closed until `held` is closed."""
