@@ -37,7 +37,7 @@ async def expose_all_processes(
     collectors: CollectorRegistry | None = REGISTRY,
     more: Iterable[Metric] = (),
     is_openmetrics: bool = False,
-    has_exemplars: bool = True,
+    has_exemplars: bool = False,
 ) -> Exposition:
     """Return the text of the metrics of all processes that have the registry's data directory open; see `collect_all_processes`.
 

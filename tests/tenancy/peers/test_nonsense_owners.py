@@ -16,6 +16,7 @@ from tenantry.errors import (
     CallTimeoutError,
     LimitError,
     QueryError,
+    RegistryClosedError,
     ResultLostError,
     TenantNotFoundError,
     TenantOwnedElsewhereError,
@@ -148,8 +149,9 @@ async def test_results_of_reads(data_dir: Path, result: Any):
         (Failed(["TenantNotFoundError"], "what", {"__class__": "x", "args": [], "tenant_id": []}), TenantNotFoundError),
         (Failed(["LimitError"], "what", {"retry_after_seconds": "soon", "is_retryable": "yes"}), LimitError),
         (Failed(["LimitError"], "what", {"retry_after_seconds": float("nan")}), LimitError),
+        (Failed(["LimitError"], "what", {"outcome": "a label of metrics"}), LimitError),
     ],
-    ids=["nothing", "no errors", "newer", "no attributes", "odd attributes", "a text", "NaN"],
+    ids=["nothing", "no errors", "newer", "no attributes", "odd attributes", "a text", "NaN", "an outcome"],
 )  # fmt: skip
 async def test_errors(data_dir: Path, failed: Failed, kind: type[TenantryError]):
     """An error of any kind is an error of tenantry, with the attributes of its class."""
@@ -158,6 +160,7 @@ async def test_errors(data_dir: Path, failed: Failed, kind: type[TenantryError])
             await tenant.fetch_value("SELECT 1")
     error = caught.value
     assert type(error) is kind
+    assert error.outcome == kind.outcome
     assert error.retry_after_seconds is None
     assert isinstance(error.is_retryable, bool)
     if isinstance(error, CallTimeoutError):
@@ -289,3 +292,22 @@ async def test_its_own_name(data_dir: Path):
     async with TenantRegistry(config(data_dir)) as registry:
         with locked(data_dir, socket_of(registry).name), pytest.raises(TenantOwnedElsewhereError):
             await registry.tenant("acme").fetch_value("SELECT 1")
+
+
+async def test_the_registry_closes_during_the_greeting(data_dir: Path):
+    """A caller that waits for the connection gets an error, and is not cancelled."""
+    await make_tenant(data_dir)
+    greeted = asyncio.Event()
+
+    async def never_answer(peer: RawPeer) -> None:
+        await peer.message()
+        greeted.set()
+        await peer.message()
+
+    with locked(data_dir, NAME):
+        async with TenantRegistry(config(data_dir)) as registry, raw_owner(data_dir, NAME, never_answer):
+            call = asyncio.create_task(registry.tenant("acme").fetch_value("SELECT 1"))
+            await greeted.wait()
+            await registry.aclose()
+            with pytest.raises(RegistryClosedError):
+                await call

@@ -68,9 +68,7 @@ class Peers:
         self._owners: dict[str, OwnerConnection] = {}
         self._connecting: dict[str, asyncio.Task[OwnerConnection]] = {}
         self._accepted: dict[ServedConnection, None] = {}  # the oldest first
-        self._is_crowded = (
-            False  # the number of accepted connections has reached its limit, and the log says so
-        )
+        self._is_crowded = False  # the limit of accepted connections was reached, and the log says so
         self._by_token: dict[bytes, ServedConnection] = {}
         _all_peers.add(self)
 

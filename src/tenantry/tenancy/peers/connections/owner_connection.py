@@ -9,6 +9,7 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from tenantry.eventlog import EventLog
+from tenantry.events import NO_ANSWER
 from tenantry.tenancy.peers.connections import messages
 from tenantry.tenancy.peers.connections.frames import CALL_NUMBERS, FrameConnection
 from tenantry.tenancy.peers.connections.messages import (
@@ -37,6 +38,8 @@ _PING: Final = messages.encode(Ping())
 class ConnectionEndedError(Exception):
     """The connection ended before the answer arrived. The call may have run."""
 
+    outcome = "owner_lost"
+
 
 class NoAnswerError(Exception):
     """The deadline of the call passed without an answer.
@@ -45,6 +48,8 @@ class NoAnswerError(Exception):
         was_started: Whether the call was sent, and therefore may have taken effect.
     """
 
+    outcome = NO_ANSWER
+
     def __init__(self, *, was_started: bool) -> None:
         super().__init__(was_started)
         self.was_started = was_started
@@ -52,6 +57,8 @@ class NoAnswerError(Exception):
 
 class NotOwnerError(Exception):
     """The other process does not have the tenant open. The call ran nowhere."""
+
+    outcome = "not_owner"
 
 
 class _Waiting(NamedTuple):

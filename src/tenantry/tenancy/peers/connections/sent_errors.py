@@ -52,7 +52,9 @@ def _missing_attributes(class_name: str) -> dict[str, object]:
 
 
 def _is_fit(name: str, value: object) -> bool:
-    """Return whether an attribute may have this value, as far as callers compute with the attribute."""
+    """Return whether an attribute may have this value, as far as callers compute with the attribute or metrics show it."""
+    if name == "outcome":  # each class has its own, so that metrics have few
+        return False
     if name == "retry_after_seconds":
         return value is None or (isinstance(value, (int, float)) and 0 <= value < math.inf)
     return name not in _FLAGS or isinstance(value, bool)

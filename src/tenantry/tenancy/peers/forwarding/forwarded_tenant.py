@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from tenantry.errors import CallTimeoutError, QueryError, TenantError
 from tenantry.eventlog import EventLog
-from tenantry.events import NO_ANSWER, CallForwarded, Hook
+from tenantry.events import CallForwarded, Hook
 from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import LOOK_UP, MarkedRequest, Request
 from tenantry.tenancy.actors.channel import ChannelClosedError
@@ -250,15 +250,6 @@ class ForwardedTenant:
         try:
             result = await self.connection.ask(message, until_seconds, call)
             outcome = "ok"
-        except NotOwnerError:
-            outcome = "not_owner"
-            raise
-        except ConnectionEndedError:
-            outcome = "owner_lost"
-            raise
-        except NoAnswerError:
-            outcome = NO_ANSWER
-            raise
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise

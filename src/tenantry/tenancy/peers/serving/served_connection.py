@@ -91,9 +91,8 @@ class ServedConnection(FrameConnection):
         self._limits = limits
         self._calls = RunningCalls(limits.calls_max, self._hold_or_read)
         self._transactions = ServedTransactions(tenants, transactions_max=limits.transactions_max)
-        self._patience: asyncio.TimerHandle | None = (
-            None  # until the other process must have sent or read something
-        )
+        # Until the other process must have sent or read something.
+        self._patience: asyncio.TimerHandle | None = None
 
     def handle(self, call: int, message: bytes) -> None:
         """Begin a call of the other process."""
@@ -272,7 +271,11 @@ class ServedConnection(FrameConnection):
     async def _answered(self, call: int, request: TransactionRequest | OperatorRequest) -> None:
         """Do the work of a call, and answer with its result or error."""
         try:
-            result = await self._run(call, request)
+            if isinstance(request, OperatorRequest):
+                result = await self._operations.run(request)
+            else:
+                assert self.hello is not None
+                result = await self._transactions.run(call, request, self.hello.token)
         except ChannelClosedError:
             self._send_not_owner(call)
         except Exception as error:  # noqa: BLE001  # the caller waits for an answer
@@ -281,12 +284,6 @@ class ServedConnection(FrameConnection):
             self._send_result(
                 call, result, type(request).__name__, is_unit=isinstance(request, TransactionWrite)
             )
-
-    async def _run(self, call: int, request: TransactionRequest | OperatorRequest) -> Any:
-        if isinstance(request, OperatorRequest):
-            return await self._operations.run(request)
-        assert self.hello is not None
-        return await self._transactions.run(call, request, self.hello.token)
 
     def _give_up(self, call: int) -> None:
         """Give a call up, and roll back the transaction that the call opened."""
