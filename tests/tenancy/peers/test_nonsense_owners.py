@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import structlog
 
 from raw_peers import RawPeer, array_of, frame, raw_owner, socket_of
 from registries import config, make_tenant
+from service import Service
 from tenantry import TenantHandle, TenantRegistry
 from tenantry.errors import (
     CallTimeoutError,
@@ -25,6 +27,7 @@ from tenantry.errors import (
 )
 from tenantry.files.lock_file import LockFile
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
+from tenantry.tenancy.actors.channel import ChannelStatistics
 from tenantry.tenancy.peers.connections.messages import (
     PROTOCOL_VERSION,
     Cancel,
@@ -68,9 +71,9 @@ async def forwarding_to(
 
 
 @contextmanager
-def locked(data_dir: Path, socket_name: str) -> Iterator[None]:
-    """Hold the lock of the tenant ``acme``, whose file names this socket."""
-    lock = LockFile(tenant_paths(data_dir, "acme").lock, socket_name=socket_name)
+def locked(data_dir: Path, socket_name: str, tenant_id: str = "acme") -> Iterator[None]:
+    """Hold the lock of a tenant, whose file names this socket."""
+    lock = LockFile(tenant_paths(data_dir, tenant_id).lock, socket_name=socket_name)
     lock.acquire()
     try:
         yield
@@ -311,3 +314,26 @@ async def test_the_registry_closes_during_the_greeting(data_dir: Path):
             await registry.aclose()
             with pytest.raises(RegistryClosedError):
                 await call
+
+
+async def test_statistics_of_several_tenants(data_dir: Path):
+    """The API asks for all of them at the same time, so that an owner that does not answer delays the response only once."""
+    await make_tenant(data_dir)
+    await make_tenant(data_dir, "globex")
+    counted = dict.fromkeys([one.name for one in fields(ChannelStatistics)], 7)
+
+    async def answer_together(peer: RawPeer) -> None:
+        await peer.message()
+        peer.send(frame(0, Welcome(PROTOCOL_VERSION, 1, "test", {})))
+        for call in [(await peer.message())[0], (await peer.message())[0]]:
+            peer.send(frame(call, Done({"write": counted, "read": counted})))
+
+    with locked(data_dir, NAME), locked(data_dir, NAME, "globex"):
+        async with (
+            TenantRegistry(config(data_dir)) as registry,
+            raw_owner(data_dir, NAME, answer_together),
+            Service(registry) as service,
+        ):
+            client = await service.caller("read")
+            found = await client.get("/v1/statistics", params={"tenant_id": ["acme", "globex"]})
+    assert [one["read"]["calls"] for one in found.json()["items"]] == [7, 7]

@@ -1,6 +1,6 @@
 """Endpoints for the size and load of tenants, and for the tenants with the most calls."""
 
-from contextlib import suppress
+import asyncio
 from typing import Annotated, Final
 
 from fastapi import APIRouter, Query
@@ -37,11 +37,9 @@ async def list_statistics(
     """Return the statistics of several tenants; tenants that do not exist are left out."""
     for one in tenant_id:
         principal.check_tenant(one)
-    items = []
-    for one in tenant_id:
-        with suppress(TenantNotFoundError):
-            items.append(await _statistics(service, one))
-    return StatisticsList(items=items)
+    # All at the same time, because the owner of each tenant may be a process that does not answer.
+    found = await asyncio.gather(*(_find_statistics(service, one) for one in tenant_id))
+    return StatisticsList(items=[one for one in found if one is not None])
 
 
 @router.get("/statistics/top", responses=documented())
@@ -51,6 +49,13 @@ async def get_top_tenants(
     """Return the tenants with the most calls in this process."""
     principal.check_fleet()
     return TopTenantsOut(items=service.top_tenants.top(limit))
+
+
+async def _find_statistics(service: Service, tenant_id: str) -> TenantStatisticsOut | None:
+    try:
+        return await _statistics(service, tenant_id)
+    except TenantNotFoundError:
+        return None
 
 
 async def _statistics(service: Service, tenant_id: str) -> TenantStatisticsOut:
