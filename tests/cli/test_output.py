@@ -54,10 +54,11 @@ def test_documents_have_it_escaped(text: str, capsys: pytest.CaptureFixture[str]
         ("seconds", 0.000123456, "0.0001235"),
         ("calls_per_second_max", 0.123456, "0.123456"),
         ("total", 1_234_567, "1,234,567"),
+        ("owner", {"pid": 29_587}, "pid=29587"),
     ],
 )
-def test_numbers(field: str, value: float, shown: str, capsys: pytest.CaptureFixture[str]):
-    """A measured number has four digits, and a limit or a count is shown completely."""
+def test_numbers(field: str, value: object, shown: str, capsys: pytest.CaptureFixture[str]):
+    """A measured number has four digits; a limit or a count is shown completely, and a process id as other commands take it."""
     print_document({field: value}, record, is_json=False)
     assert capsys.readouterr().out.split()[-1] == shown
 

@@ -158,6 +158,8 @@ def as_text(name: str, value: Any) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         if "_bytes" in name:
             return _size(value)
+        if name == "pid":  # is copied into other commands, such as kill
+            return str(value)
         is_measured = isinstance(value, float) and not name.endswith("_max") and abs(value) < _FOUR_DIGITS_MAX
         return f"{value:,.4g}" if is_measured else f"{value:,.10g}"
     return _word(name, value)

@@ -22,6 +22,9 @@ def check_migrations(
     """
     known = {schema.name: len(schema.migrations("sqlite")) for schema in schemas}
     served = [tenant for tenant in tenants if tenant.state.allows(Permission.COPY)]
+    if missing_schemas:  # then a pack that no tenant has is only the default of the command line
+        had = {name for tenant in served for name in tenant.schema_versions}
+        known = {name: version for name, version in known.items() if name in had}
     newer = {t.id for t in served for name in known if t.schema_versions.get(name, 0) > known[name]}
     pending = {t.id for t in served for name in known if t.schema_versions.get(name, 0) < known[name]}
     if newer:

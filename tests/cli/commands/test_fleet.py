@@ -117,5 +117,5 @@ def test_a_job_that_nobody_runs_yet(data_dir: Path):
         return done.stderr
 
     assert CliRunner().invoke(app, ["tenant", "create", "acme"], env=env).exit_code == 0
-    assert "start a service on this directory, or run 'tenantry fleet wait " in started()
+    assert "that has this directory open runs it, or else 'tenantry fleet wait " in started()
     assert started("--json") == started("--wait") == ""

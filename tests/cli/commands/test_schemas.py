@@ -116,6 +116,14 @@ def test_the_doctor(kept: Path):
 
 
 @pytest.mark.disk
+def test_the_doctor_of_tenants_with_only_their_own_pack(data_dir: Path):
+    """The built-in pack is only the default of a command without options: tenants are not said to lack its migrations."""
+    run(data_dir, "tenant", "create", "acme", "--schema", INVOICES)
+    found = [one for one in run(data_dir, "doctor")["findings"] if one["check"] == "migrations"]
+    assert [one["subjects"] for one in found] == [["invoices"]]
+
+
+@pytest.mark.disk
 def test_a_service_with_packs(kept: Path):
     """``serve --schema`` makes tenants with the pack, and shows the packs over HTTP."""
     with service(kept, "--schema", COMPANY, "--schema", INVOICES) as running:

@@ -86,7 +86,10 @@ def who_runs(target: Target, job: Document) -> str:
     """Return a note for a job in a data directory, because this command ends without running the job."""
     if target.data_dir is None or "id" not in job:  # after --wait the result has a job_id instead of an id
         return ""
-    return f"this command does not run the job: start a service on this directory, or run 'tenantry fleet wait {job['id']}'"
+    return (
+        "this command does not run the job: a service or an application that has this directory open runs it, or else "
+        f"'tenantry fleet wait {job['id']}'"
+    )
 
 
 def has_failed(job: Document) -> bool:

@@ -59,7 +59,8 @@ class KeyedSession:
         if self._has_written:
             raise QueryError(
                 f"{statements[0].name}: the idempotency key {self._key!r} belongs to an earlier write, and nothing was written "
-                "now: call tenant.idempotent() again, with another key for a different write"
+                "now: call tenant.idempotent() again, with another key for a different write; a method of a repository passes all "
+                "statements of a keyed write to one write()"
             )
         self._has_written = True
         try:

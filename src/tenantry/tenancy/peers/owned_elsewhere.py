@@ -121,6 +121,17 @@ def owned_elsewhere(place: Place, owner: Holder) -> TenantOwnedElsewhereError:
     )
 
 
+def not_usable(refused: TenantOwnedElsewhereError, why: str) -> TenantOwnedElsewhereError:
+    """Return the error for a tenant whose owner cannot serve this process; `why` says what to do."""
+    owner = f"process {refused.pid or 'unknown'} on {refused.host or 'this host'}"
+    return TenantOwnedElsewhereError(
+        f"tenant {refused.tenant_id!r} is open in {owner}, and this process cannot use it there: {why}",
+        tenant_id=refused.tenant_id,
+        pid=refused.pid,
+        host=refused.host,
+    )
+
+
 def not_answered(tenant_id: str, owner: Holder) -> TenantOwnedElsewhereError:
     """Return the error for an owner that gives no sign of life."""
     return TenantOwnedElsewhereError(

@@ -167,8 +167,8 @@ class Peers:
         if different := sorted(name for name in mine if theirs.get(name) != mine[name]):
             name = different[0]
             raise TenantError(
-                f"process {owner.welcome.pid} has the tenant open with version {theirs.get(name, 'none')} of the schema pack {name!r}, but "
-                f"this process has version {mine[name]}: run the same release in all processes"
+                f"process {owner.welcome.pid} has version {theirs.get(name, 'none')} of the schema pack {name!r}, but this process has "
+                f"version {mine[name]}: run the same release in all processes, and name the same packs (schemas=, --schema)"
             )
 
     async def _connect(self, name: str) -> OwnerConnection:

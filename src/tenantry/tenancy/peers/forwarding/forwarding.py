@@ -35,7 +35,7 @@ from tenantry.tenancy.peers.connections.owner_connection import (
 )
 from tenantry.tenancy.peers.forwarding.denials import LOOKS_SECONDS, Denials
 from tenantry.tenancy.peers.forwarding.forwarded_tenant import Again, ForwardedContext, ForwardedTenant
-from tenantry.tenancy.peers.owned_elsewhere import not_answered, owned_elsewhere
+from tenantry.tenancy.peers.owned_elsewhere import not_answered, not_usable, owned_elsewhere
 from tenantry.tenancy.peers.peers import Peers
 from tenantry.tenancy.peers.sent_units import SentUnits
 from tenantry.tenancy.refusals import another_loop_error
@@ -50,6 +50,9 @@ UNREACHABLE_SECONDS_MAX: Final = 1.0
 """The longest wait for an owner that holds a tenant's lock but does not listen: it is opening, closing, or about to die."""
 
 _UNREACHABLE: Final = "its socket takes no connections, so it is starting, ending or overloaded, or the socket was removed (see 'tenantry doctor')"
+_OFF: Final = (
+    "forwarding is off in this process: switch it on here (TENANTRY_FORWARDING), or close the tenant there"
+)
 
 _FIRST_ATTEMPT_UNKNOWN: Final = (TenantError, PersistenceConnectionError, DatabaseCorruptError)
 """The errors of a repeated unit after which it is not known whether the first attempt was committed. With other errors the unit ran."""
@@ -147,6 +150,8 @@ class Forwarding:
             except TenantOwnedElsewhereError as refused:
                 if not self._peers.is_reachable(refused.socket_name):
                     raise
+                if not self._is_wanted:
+                    raise not_usable(refused, _OFF) from refused
                 await self._denials.wait(tenant_id)
                 try:
                     lease = await self._forwarded_lease(tenant_id, refused)
@@ -154,7 +159,7 @@ class Forwarding:
                         return lease
                     until = self._now() + UNREACHABLE_SECONDS_MAX if until is None else until
                     if self._now() >= until:
-                        raise _refused(refused, _UNREACHABLE) from refused
+                        raise not_usable(refused, _UNREACHABLE) from refused
                 except TenantryError as error:
                     # The pool reports no wait that ends at an owner with a socket, because most of these calls are forwarded.
                     self._report(PoolWaited(tenant_id, error.outcome, self._now() - started_seconds))
@@ -178,7 +183,7 @@ class Forwarding:
 
     async def _forwarded_lease(self, tenant_id: TenantId, refused: TenantOwnedElsewhereError) -> Lease | None:
         """Return a lease of the tenant of another process; None if that process is not there any more, or not yet."""
-        if refused.socket_name is None or not self._is_wanted:
+        if refused.socket_name is None:
             raise refused
         try:
             connection = await self._peers.connection_to(refused.socket_name)
@@ -194,7 +199,7 @@ class Forwarding:
                 was_started=False,
             ) from error
         except TenantError as error:
-            raise _refused(refused, str(error)) from error
+            raise not_usable(refused, str(error)) from error
         tenant = await self._catalog.get(tenant_id)
         try:
             check_opens(tenant)
@@ -288,12 +293,3 @@ def _not_opened(tenant_id: TenantId, error: PersistenceError) -> TenantError:
     not_opened = TenantError(str(error), tenant_id=tenant_id)
     not_opened.is_retryable = error.is_retryable
     return not_opened
-
-
-def _refused(refused: TenantOwnedElsewhereError, why: str) -> TenantOwnedElsewhereError:
-    return TenantOwnedElsewhereError(
-        f"{refused}; this process cannot use it there: {why}",
-        tenant_id=refused.tenant_id,
-        pid=refused.pid,
-        host=refused.host,
-    )
