@@ -16,8 +16,7 @@ from prometheus_client.samples import Exemplar
 from tenantry.events import Event, Hook
 from tenantry.tenancy.measurements.event_counts import EventCounts
 from tenantry.tenancy.measurements.families import Distribution, Example, Family, Kind, Series, Value
-from tenantry.tenancy.measurements.process_numbers import process_numbers
-from tenantry.tenancy.measurements.state_numbers import state_numbers
+from tenantry.tenancy.measurements.measurements import all_numbers
 from tenantry.tenancy.peers.process_measurements import MEASURE_TIMEOUT_SECONDS, ProcessMeasured
 from tenantry.tenancy.registry import TenantRegistry
 from tenantry.tenancy.statistics import RegistryStatistics
@@ -70,11 +69,7 @@ class RegistryMetrics(Collector):
 
     def collect(self) -> Iterable[Metric]:
         """Return all metric families with their current samples."""
-        for family, series in self._counts.measured():
-            yield _metric(family, {None: series})
-        for family, series in state_numbers(self._statistics(), self._counts.forwarded_calls()):
-            yield _metric(family, {None: series})
-        for family, series in process_numbers():
+        for family, series in all_numbers(self._counts, self._statistics()):
             yield _metric(family, {None: series})
 
 

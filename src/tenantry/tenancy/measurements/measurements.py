@@ -1,6 +1,6 @@
 """Measures a registry: counts its events, and reads its current state at a scrape."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from tenantry.tenancy.hooks import Hooks
 from tenantry.tenancy.measurements.event_counts import EventCounts
@@ -30,9 +30,11 @@ class Measurements:
 
     def measured(self) -> list[Measured]:
         """Return all families with their numbers. The first call begins the counting if `start` has not."""
-        counts = self.start()
-        return [
-            *counts.measured(),
-            *state_numbers(self._statistics(), counts.forwarded_calls()),
-            *process_numbers(),
-        ]
+        return list(all_numbers(self.start(), self._statistics()))
+
+
+def all_numbers(counts: EventCounts, statistics: RegistryStatistics) -> Iterator[Measured]:
+    """Yield all families with their numbers."""
+    yield from counts.measured()
+    yield from state_numbers(statistics, counts.forwarded_calls())
+    yield from process_numbers()
