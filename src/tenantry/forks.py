@@ -1,11 +1,25 @@
 """What a forked child does with the connections of its parent: it can use none of them, and must not disturb them.
 
 A forked child has copies of the parent's objects and descriptors, but not the parent's threads and event loop. Each module that keeps
-connections registers a hook with `os.register_at_fork`, and uses these functions in the child.
+connections registers a hook (`left_in_children`, or its own with `os.register_at_fork`), and uses these functions in the child.
 """
 
 import os
 from collections.abc import Iterable
+from typing import Any
+from weakref import WeakSet
+
+
+def left_in_children() -> WeakSet[Any]:
+    """Return a set for objects of one class, whose methods `leave_in_child` are called in each forked child."""
+    members: WeakSet[Any] = WeakSet()
+
+    def leave() -> None:
+        for member in tuple(members):
+            member.leave_in_child()
+
+    os.register_at_fork(after_in_child=leave)
+    return members
 
 
 def disconnect(descriptors: Iterable[int]) -> None:

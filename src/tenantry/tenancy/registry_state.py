@@ -1,12 +1,12 @@
 """The state of a registry: whether it is open, and its event loop."""
 
 import asyncio
-import os
 import time
 from typing import Final
 from weakref import WeakSet
 
 from tenantry.errors import RegistryClosedError, TenantError
+from tenantry.forks import left_in_children
 from tenantry.ids import TenantId
 from tenantry.tenancy.refusals import forked_error, loops_of_parents
 
@@ -71,13 +71,4 @@ class RegistryState:
                 loops_of_parents.add(self._loop)
 
 
-_all_states: Final[WeakSet[RegistryState]] = WeakSet()
-"""The states of this process's registries, for `os.fork`."""
-
-
-def _leave_in_child() -> None:
-    for state in tuple(_all_states):
-        state.leave_in_child()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)
+_all_states: Final[WeakSet[RegistryState]] = left_in_children()

@@ -23,7 +23,6 @@ with a preempting caller. If more tenants drain than are needed, the tenants tha
 
 import asyncio
 import contextvars
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.events import Hook, PoolWaited, TenantClosed, TenantOpened
+from tenantry.forks import left_in_children
 from tenantry.ids import TenantId
 from tenantry.tenancy.actors.actor import TenantActor
 from tenantry.tenancy.actors.lease import (
@@ -578,13 +578,4 @@ class ActorPool:
         )
 
 
-_all_pools: Final[WeakSet[ActorPool]] = WeakSet()
-"""The pools of this process, for `os.fork`."""
-
-
-def _leave_in_child() -> None:
-    for pool in tuple(_all_pools):
-        pool.leave_in_child()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)
+_all_pools: Final[WeakSet[ActorPool]] = left_in_children()

@@ -1,13 +1,13 @@
 """The catalog's actor, which is opened and closed with the registry."""
 
 import asyncio
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final, TypeVar
 from weakref import WeakSet
 
 from tenantry.errors import CatalogMovedError, QueryError, RegistryClosedError
+from tenantry.forks import left_in_children
 from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import Request
 from tenantry.tenancy.actors.actor import TenantActor
@@ -97,13 +97,4 @@ def _reraise_as_closed() -> Iterator[None]:
         raise RegistryClosedError("the registry is closed") from error
 
 
-_open_catalogs: Final[WeakSet[CatalogActor]] = WeakSet()
-"""The open catalogs of this process, for `os.fork`."""
-
-
-def _leave_in_child() -> None:
-    for catalog in tuple(_open_catalogs):
-        catalog.leave_in_child()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)
+_open_catalogs: Final[WeakSet[CatalogActor]] = left_in_children()

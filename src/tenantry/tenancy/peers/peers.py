@@ -13,7 +13,7 @@ import anyio
 from tenantry.errors import TenantError
 from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import HOST
-from tenantry.forks import disconnect
+from tenantry.forks import disconnect, left_in_children
 from tenantry.schemas.schema import Schema
 from tenantry.tenancy.peers.connections.messages import PROTOCOL_VERSION, Hello, Welcome
 from tenantry.tenancy.peers.connections.owner_connection import ConnectionEndedError, OwnerConnection
@@ -251,13 +251,4 @@ def own_version() -> str:
     return version("tenantry")
 
 
-_all_peers: Final[WeakSet[Peers]] = WeakSet()
-"""The peers of this process, for `os.fork`."""
-
-
-def _leave_in_child() -> None:
-    for peers in tuple(_all_peers):
-        peers.leave_in_child()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)
+_all_peers: Final[WeakSet[Peers]] = left_in_children()

@@ -13,7 +13,6 @@ A database that was not closed cleanly, has pending migrations, or has no owner 
 """
 
 import asyncio
-import os
 import sqlite3
 import sys
 import warnings
@@ -27,6 +26,7 @@ import anyio
 
 from tenantry.config import Durability
 from tenantry.errors import PersistenceConnectionError, TenantryError
+from tenantry.forks import left_in_children
 from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
@@ -279,13 +279,4 @@ class Connections:
             raise
 
 
-_all_databases: Final[WeakSet[Connections]] = WeakSet()
-"""The databases of this process, for `os.fork`."""
-
-
-def _leave_in_child() -> None:
-    for database in tuple(_all_databases):
-        database.leave_in_child()
-
-
-os.register_at_fork(after_in_child=_leave_in_child)
+_all_databases: Final[WeakSet[Connections]] = left_in_children()
