@@ -150,8 +150,6 @@ class Forwarding:
             except TenantOwnedElsewhereError as refused:
                 if not self._peers.is_reachable(refused.socket_name):
                     raise
-                if not self._is_wanted:
-                    raise not_usable(refused, _OFF) from refused
                 await self._denials.wait(tenant_id)
                 try:
                     lease = await self._forwarded_lease(tenant_id, refused)
@@ -185,6 +183,8 @@ class Forwarding:
         """Return a lease of the tenant of another process; None if that process is not there any more, or not yet."""
         if refused.socket_name is None:
             raise refused
+        if not self._is_wanted:
+            raise not_usable(refused, _OFF) from refused
         try:
             connection = await self._peers.connection_to(refused.socket_name)
             if connection is None:
