@@ -169,7 +169,7 @@ def test_each_status_of_the_page_is_true():
     page = (Path(__file__).parents[2] / "docs" / "integration.md").read_text(encoding="utf-8")
     known = {slug_of(kind): kind for kind in vars(errors).values() if is_error(kind)}
     rows = re.findall(r"^\| (\d{3}) \|.*\| (`.*`) \|$", page, flags=re.MULTILINE)
-    assert len(rows) == 8
+    assert len(rows) == 10
     for status, slugs in rows:
         for slug in re.findall(r"`([a-z-]+)`", slugs):
             assert status_of(known[slug].__new__(known[slug])) == int(status), slug

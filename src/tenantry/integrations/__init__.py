@@ -42,4 +42,10 @@ __getattr__ = _lazy_names(
         "tenantry.integrations.sources": ("Source", "from_header", "from_path", "from_subdomain"),
         "tenantry.integrations.sqlalchemy": ("SqlAlchemyCore",),
     },
+    extras={
+        "tenantry.integrations.fastapi": "service",
+        "tenantry.integrations.scraping": "service",
+        "tenantry.integrations.sources": "service",
+        "tenantry.integrations.sqlalchemy": "sqlalchemy",
+    },
 )
