@@ -119,7 +119,11 @@ class TestCalls:
             assert connection.execute("SELECT ?", (carried,)).fetchone() == (stored,)
         connection.close()
 
-    @pytest.mark.parametrize("parameters", [{"a": 1}, {1, 2}, 5, None, iter([1])], ids=str)
+    @pytest.mark.parametrize(
+        "parameters",
+        [{"a": 1}, {1, 2}, 5, None, iter([1])],
+        ids=["mapping", "set", "number", "nothing", "iterator"],
+    )
     def test_parameters_that_are_no_sequence(self, parameters: Sequence[object]):
         """They are refused before anything is sent."""
         with pytest.raises(QueryError):
