@@ -1,8 +1,10 @@
 """A tenant that another process has open, for operators' work: asks the owner to close, copy, check or count it."""
 
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from socket import gethostname
 from typing import Any
 
 import msgspec
@@ -123,7 +125,7 @@ def owned_elsewhere(place: Place, owner: Holder) -> TenantOwnedElsewhereError:
 
 def not_usable(refused: TenantOwnedElsewhereError, why: str) -> TenantOwnedElsewhereError:
     """Return the error for a tenant whose owner cannot serve this process; `why` says what to do."""
-    owner = f"process {refused.pid or 'unknown'} on {refused.host or 'this host'}"
+    owner = _named(Holder(refused.pid, refused.host, refused.socket_name))
     return TenantOwnedElsewhereError(
         f"tenant {refused.tenant_id!r} is open in {owner}, and this process cannot use it there: {why}",
         tenant_id=refused.tenant_id,
@@ -144,4 +146,6 @@ def not_answered(tenant_id: str, owner: Holder) -> TenantOwnedElsewhereError:
 
 
 def _named(owner: Holder) -> str:
-    return f"process {owner.pid} on {owner.host}"
+    if owner.pid == os.getpid() and owner.host in {None, gethostname()}:
+        return "another registry of this process"
+    return f"process {owner.pid or 'unknown'} on {owner.host or 'this host'}"
