@@ -97,7 +97,7 @@ def test_commands_on_a_live_directory(data_dir: Path, tmp_path: Path):
         run("tenant", "rename", "echo", "foxtrot")
         kept, errors, counts = app.stop()
     assert counts["acme"] == kept["acme"]
-    assert {line.partition(" ")[0] for line in errors} == {"bolt", "cord", "echo"}
+    assert {line.partition(" ")[0] for line in errors} == {"bolt", "cord", "echo"}, errors
     assert {line for line in errors if not line.startswith("cord")} <= {
         "bolt TenantStateError",
         "echo TenantNotFoundError",
