@@ -8,6 +8,7 @@ import pytest
 from registries import config
 from tenantry import TenantRegistry
 from tenantry.errors import TenantNotFoundError, TenantRateLimitedError
+from tenantry.events import Event, OperationStepped
 from tenantry.limits import TenantLimits
 from tenantry.tenancy.actors.actor import TenantActor
 from tenantry.tenancy.tenant_record import TenantRecord
@@ -31,6 +32,35 @@ async def test_limits_that_change_during_an_opening(data_dir: Path):
         await opening.tenant("acme").tasks.get("none")
         with pytest.raises(TenantRateLimitedError):
             await opening.tenant("acme").tasks.get("none")
+
+
+async def test_an_operation_that_ends_during_an_opening(data_dir: Path):
+    """An opening that has read an operation's intent, and finds the operation's lock free, reads the record again: it may have ended."""
+    begun = asyncio.Event()
+
+    def note_begun(event: Event) -> None:
+        if isinstance(event, OperationStepped) and (event.action, event.step) == ("restore", "begun"):
+            begun.set()
+
+    async with (
+        TenantRegistry(config(data_dir), hooks=[note_begun]) as operator,
+        TenantRegistry(config(data_dir)) as opening,
+    ):
+        await operator.create("acme")
+        snapshot = await operator.snapshots.create("acme")
+        catalog = opening._parts.backends.catalog
+        may_be_locked, looks = catalog.may_be_locked, []
+        restore = asyncio.create_task(operator.snapshots.restore("acme", snapshot.id))
+
+        async def look_after_the_end(name: str) -> bool:
+            await restore
+            looks.append(await may_be_locked(name))
+            return looks[-1]
+
+        catalog.may_be_locked = look_after_the_end  # type: ignore[method-assign]
+        await begun.wait()
+        assert await opening.tenant("acme").tasks.get("none") is None
+        assert looks == [False]
 
 
 async def test_a_rename_during_an_opening(data_dir: Path):

@@ -161,8 +161,12 @@ class TenantOpener:
         backend = self._backends.find(tenant.backend)
         if backend is not None and Capability.SHARED in backend.capabilities:
             return True
-        is_busy = isinstance(error, TenantBusyError) and self._context.config.forwarding
-        return is_busy and await self._backends.catalog.may_be_locked(tenant.uid)
+        if not isinstance(error, TenantBusyError) or not self._context.config.forwarding:
+            return False
+        if await self._backends.catalog.may_be_locked(tenant.uid):
+            return True
+        # The operation may have ended after its intent was read, and then the record has changed.
+        return (await self._catalog.get_latest(tenant.id)).revision != tenant.revision
 
     async def is_damaged(self, tenant: TenantRecord) -> bool:
         """Check a closed tenant's database again, because a temporary disk failure looks like damage.
