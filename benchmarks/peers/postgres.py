@@ -79,10 +79,7 @@ class PostgresServer:
         """Return the processor time of the server's processes so far, also of those that have ended."""
         postmaster = self._postmaster()
         ended = postmaster.cpu_times()
-        living = [process.cpu_times() for process in postmaster.children()]
-        return (
-            ended.children_user + ended.children_system + sum(times.user + times.system for times in living)
-        )
+        return ended.children_user + ended.children_system + sum(map(_cpu_seconds, postmaster.children()))
 
     def largest_process_bytes(self) -> int:
         """Return the memory of the largest of the server's processes, without the memory that they share."""
@@ -99,6 +96,15 @@ class PostgresServer:
             query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, "messages"))
             (rows,) = connection.execute(query).fetchone() or (0,)
         return rows
+
+
+def _cpu_seconds(process: psutil.Process) -> float:
+    """Return the processor time of a process; 0 if the process has ended."""
+    try:
+        times = process.cpu_times()
+    except psutil.NoSuchProcess:
+        return 0.0
+    return float(times.user + times.system)
 
 
 def _anonymous_bytes(process: psutil.Process) -> int:
