@@ -93,7 +93,7 @@ async def open_tenantry(
 
 
 async def make_tenant(directory: Path, tasks: Sequence[Task]) -> Path:
-    """Make the tenant with these tasks if there is none, and return its file."""
+    """Create the tenant with these tasks unless it exists, and return its file."""
     database = tenant_paths(directory, TENANT).database
     if not database.exists():
         async with TenantRegistry(RegistryConfig(data_dir=directory)) as registry:

@@ -70,7 +70,7 @@ class TestCalls:
         assert [row.text async for row in stream] == [*range(50)]
 
     async def test_a_keyed_write_runs_once(self, pair: Pair):
-        """The key counts in both registries, whoever sent it first."""
+        """The key counts in both registries, and it does not matter which of them sent it first."""
         insert, parameters = "INSERT INTO notes (text) VALUES (?) RETURNING id", ("once",)
         first = await pair.forwarded.idempotent("k").fetch_value(insert, parameters)
         assert await pair.own.idempotent("k").fetch_value(insert, parameters) == first
@@ -372,7 +372,7 @@ class TestOwners:
             assert await texts(pair.own) == []
 
     async def test_many_tenants_and_registries(self, data_dir: Path):
-        """Three registries with sixteen tenants: whoever asks first owns, and everybody is served."""
+        """Three registries share sixteen tenants: the first that calls a tenant owns it, and the calls of all three succeed."""
         async with open_pair(data_dir) as pair, TenantRegistry(pair.owner.config) as third:
             ids = [f"t{number}" for number in range(16)]
             for number, tenant_id in enumerate(ids):

@@ -126,7 +126,7 @@ class TestBrokenProtocol:
 
     @pytest.mark.parametrize("sent", GREETED.values(), ids=GREETED)
     async def test_after_the_greeting(self, pair: Pair, sent: bytes):
-        """A message that is none, or that is not allowed."""
+        """Bytes that are no message, and messages that are not allowed."""
         with structlog.testing.capture_logs() as logs:
             async with raw_peer(socket_of(pair.owner)) as peer:
                 await peer.greet()
@@ -312,7 +312,7 @@ class TestLimits:
     """What the owner keeps for other processes has limits."""
 
     async def test_a_process_that_says_nothing(self, pair: Pair):
-        """A connection without a greeting ends after a time; half a greeting is none."""
+        """A connection without a complete greeting ends after a time."""
         with_limits(pair.owner, hello_seconds_max=0.01)
         for sent in (b"", frame(0, hello())[:-1]):
             with structlog.testing.capture_logs() as logs:

@@ -4,6 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
+from tenantry.eventlog import EventLog
+
 # The transactions of this task and of its parents. A child task inherits transactions, and keeps those that have ended.
 _enclosing: ContextVar[frozenset["EnclosingTransaction"]] = ContextVar(
     "tenantry_enclosing_transactions", default=frozenset()
@@ -13,10 +15,19 @@ _enclosing: ContextVar[frozenset["EnclosingTransaction"]] = ContextVar(
 class EnclosingTransaction:
     """A transaction over several calls that encloses a block of its caller's code."""
 
+    def __init__(self, log: EventLog) -> None:
+        self._log = log
+        self._has_ended = False
+
+    @property
+    def log(self) -> EventLog:
+        """The tenant's event log."""
+        return self._log
+
     @property
     def has_ended(self) -> bool:
         """Whether the transaction was committed or rolled back."""
-        raise NotImplementedError
+        return self._has_ended
 
     @property
     def encloses_caller(self) -> bool:

@@ -53,6 +53,7 @@ class TransactionSession(EnclosingTransaction):
         admit: Callable[[str], None],
         on_error: Callable[[TenantryError], bool],
     ) -> None:
+        super().__init__(log)
         self._transaction = transaction
         self._timeout_seconds = timeout_seconds
         self._limiter = limiter
@@ -61,25 +62,13 @@ class TransactionSession(EnclosingTransaction):
         self._dialect = dialect
         self._now = clock.monotonic_seconds
         self._report = report
-        self._log = log
         self._loop = asyncio.get_running_loop()
         self._lock = asyncio.Lock()  # a running statement, commit or rollback holds this lock
         self._settled = asyncio.Event()  # set when the transaction has ended or was abandoned
         self._statement: anyio.CancelScope | None = None  # the scope of the current statement
         self._refusal: str | None = None  # the reason for refusing further statements
-        self._has_ended = False
         self._admit = admit
         self._on_error = on_error
-
-    @property
-    def log(self) -> EventLog:
-        """The tenant's event log."""
-        return self._log
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the transaction was committed or rolled back."""
-        return self._has_ended
 
     async def dialect(self) -> str:
         """Return the name of the database's SQL dialect."""

@@ -64,7 +64,7 @@ def find_results(request: MarkedRequest, connection: sqlite3.Connection) -> Foun
 
     Raises:
         ResultLostError: The unit was committed, but its results were too large for the mark.
-        TransactionClosedError: The request only looks for the mark of a transaction, and there is none.
+        TransactionClosedError: The request only looks for the mark of a transaction, and the database has no such mark.
     """
     connection.execute(CREATE_SQL)
     for (units,) in connection.execute(_FIND, (request.sender, request.number)).fetchall():

@@ -8,6 +8,7 @@ import asyncio
 import os
 import socket
 import struct
+from abc import ABC, abstractmethod
 from typing import Final, cast
 
 from tenantry.forks import keep_for_ever
@@ -20,7 +21,7 @@ CALL_NUMBERS: Final = 2**32
 _CREDENTIALS: Final = struct.Struct("3i")
 
 
-class FrameConnection(asyncio.Protocol):
+class FrameConnection(asyncio.Protocol, ABC):
     """One end of a connection. A subclass handles the messages.
 
     Args:
@@ -67,17 +68,17 @@ class FrameConnection(asyncio.Protocol):
         buffered = 0 if self._transport is None else self._transport.get_write_buffer_size()
         return self._unsent_bytes + buffered
 
+    @abstractmethod
     def handle(self, call: int, message: bytes) -> None:
         """Handle a received message. If this raises an error, the connection is closed."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ended(self) -> None:
         """Release everything that belongs to the connection. This is called once."""
-        raise NotImplementedError
 
+    @abstractmethod
     def refuse(self, why: str) -> None:
         """Log that the other process broke the protocol; the connection is closed afterwards."""
-        raise NotImplementedError
 
     def send(self, call: int, message: bytes, *, is_lone: bool = False) -> None:
         """Send a message in the next step of the event loop; do nothing if the connection has ended.

@@ -36,7 +36,7 @@ Raises what the owner raises, and `ConnectionEndedError` if that owner is lost t
 """
 
 Repeat = Callable[["ForwardedTenant", Again, float], Awaitable[list[Result]]]
-"""Sends a unit again to whoever owns the tenant now, until its deadline."""
+"""Sends a unit again to the tenant's present owner, until the unit's deadline."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,21 +82,10 @@ class ForwardedTransaction(EnclosingTransaction):
         log: EventLog,
         on_ended: Callable[["ForwardedTransaction"], None],
     ) -> None:
+        super().__init__(log)
         self._tenant = tenant
         self._number = number
-        self._log = log
         self._on_ended = on_ended
-        self._has_ended = False
-
-    @property
-    def log(self) -> EventLog:
-        """The tenant's event log."""
-        return self._log
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether the transaction was committed or rolled back."""
-        return self._has_ended
 
     async def dialect(self) -> str:
         """Return the name of the database's SQL dialect."""

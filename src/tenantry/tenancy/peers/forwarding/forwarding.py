@@ -231,7 +231,7 @@ class Forwarding:
             self._denials.note(tenant_id)
 
     async def _repeat(self, lost: ForwardedTenant, again: Again, until_seconds: float) -> list[Result]:
-        """Send a unit again whose owner was lost, to whoever owns the tenant now, until that succeeds or the deadline passes.
+        """Send a unit whose owner was lost to the tenant's present owner, again until it succeeds or the deadline passes.
 
         Raises:
             CallTimeoutError: It is not known whether the unit was committed.
