@@ -113,14 +113,16 @@ def _directory(given: Path | None) -> AbstractContextManager[str | Path]:
 
 @contextmanager
 def _display(*, is_shown: bool) -> Iterator["Callable[[Progress], None]"]:
-    """Show the progress on standard error, so that standard output contains only the result."""
+    """Show the progress on a terminal, and on standard error, so that standard output contains only the result."""
     columns = (
         TextColumn("[bold]{task.description:<9}"),
         BarColumn(),
         TextColumn("{task.fields[figures]}"),
         TimeElapsedColumn(),
     )
-    with ProgressBar(*columns, console=Console(stderr=True), disable=not is_shown) as bar:
+    console = Console(stderr=True)
+    # What is not a terminal would get a copy of the last bar, also after Ctrl-C.
+    with ProgressBar(*columns, console=console, disable=not (is_shown and console.is_terminal)) as bar:
         tasks: dict[str, TaskID] = {}
 
         def show(progress: "Progress") -> None:
