@@ -23,7 +23,7 @@ from tenantry.lifecycle import Permission, check_allows
 from tenantry.sql.statements import Result, Statement
 from tenantry.storage.protocol import KeyedRequest, Request, Store
 from tenantry.tenancy.actors.admission import Admission, Buckets, Load
-from tenantry.tenancy.actors.call_batch import Call, Item, Outcome, Runner
+from tenantry.tenancy.actors.call_batch import Call, Item, Outcome, Reply, Runner
 from tenantry.tenancy.actors.channel import Channel, ChannelLimits, ChannelStatistics
 from tenantry.tenancy.actors.limiter import FairLimiter, Limiters
 from tenantry.tenancy.actors.transaction import TransactionSession
@@ -64,18 +64,13 @@ class ActorStatistics:
 
 
 class SubmittedCall(NamedTuple):
-    """A call in a channel whose caller does not await it."""
+    """A call in a channel whose caller does not await it. Its error may be a `ChannelClosedError`, and then the call ran nowhere."""
 
     channel: Channel[Any, Any]
     call: Call[Any]
 
-    @property
-    def result(self) -> "asyncio.Future[Any]":
-        """The future of the result. Its error may be a `ChannelClosedError`, and then the call ran nowhere."""
-        return self.call.future
-
     def take_back(self) -> None:
-        """Give the call up, after its future was cancelled; see `Channel.take_back`."""
+        """Give the call up, after its reply was cancelled; see `Channel.take_back`."""
         self.channel.take_back(self.call)
 
 
@@ -211,22 +206,22 @@ class TenantActor:
         kept_since = self._context.watch.expired_before(self._context.config.idempotency_retention_seconds)
         return KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
 
-    def submit_write(self, request: Request, waited_seconds: float) -> SubmittedCall:
+    def submit_write(self, request: Request, reply: Reply, waited_seconds: float) -> SubmittedCall:
         """Submit a unit that another process forwarded, without waiting; see `Channel.submit`. Raises like `write`."""
         self._check_is_writable()
-        call = self._writes.submit(request[0].name, request, waited_seconds=waited_seconds)
+        call = self._writes.submit(request[0].name, request, reply, waited_seconds=waited_seconds)
         self._forwarded += 1
         return SubmittedCall(self._writes, call)
 
     def submit_write_once(
-        self, statements: Request, key: str, payload_hash: bytes, waited_seconds: float
+        self, statements: Request, key: str, payload_hash: bytes, reply: Reply, waited_seconds: float
     ) -> SubmittedCall:
         """Submit a unit with an idempotency key that another process forwarded; see `submit_write`."""
-        return self.submit_write(self._keyed(statements, key, payload_hash), waited_seconds)
+        return self.submit_write(self._keyed(statements, key, payload_hash), reply, waited_seconds)
 
-    def submit_read(self, statement: Statement, waited_seconds: float) -> SubmittedCall:
+    def submit_read(self, statement: Statement, reply: Reply, waited_seconds: float) -> SubmittedCall:
         """Submit a read that another process forwarded; see `submit_write`."""
-        call = self._reads.submit(statement.name, statement, waited_seconds=waited_seconds)
+        call = self._reads.submit(statement.name, statement, reply, waited_seconds=waited_seconds)
         self._forwarded += 1
         return SubmittedCall(self._reads, call)
 

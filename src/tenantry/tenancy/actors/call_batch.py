@@ -1,11 +1,13 @@
 """The calls of a channel, and the batches of calls that run together; see `tenantry.tenancy.actors.channel`."""
 
-import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from tenantry.errors import QueryError, TenantryError
 from tenantry.tenancy.actors.limiter import Permit
+
+if TYPE_CHECKING:
+    import asyncio
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -23,31 +25,47 @@ class Runner(Protocol[Item_contra, Outcome_co]):
         """
 
 
+class Reply(Protocol):
+    """What a call needs of the future of its result; a future, or what passes the result on at once."""
+
+    def done(self) -> bool:
+        """Return whether the call has a result or an error, or was cancelled."""
+
+    def cancelled(self) -> bool:
+        """Return whether the call was cancelled."""
+
+    def set_result(self, result: Any, /) -> None:
+        """Take the result. This must not raise an error, because the other calls of the batch still wait."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take the error; like `set_result`."""
+
+
 class Call(Generic[Item]):
-    """One caller's request and the future of its reply.
+    """One caller's request and the reply that its result is given to.
 
     Attributes:
         operation: The call's name in metrics.
         request: The request for the runner; None for a call that runs alone.
         submitted_seconds: The time at which the call was accepted.
-        future: The future of the call's result.
+        reply: Where the call's result goes.
         alone: The function that runs the call without a batch; None for a call that runs in a batch.
     """
 
-    __slots__ = ("alone", "future", "operation", "request", "submitted_seconds")
+    __slots__ = ("alone", "operation", "reply", "request", "submitted_seconds")
 
     def __init__(
         self,
         operation: str,
         request: Item | None,
         submitted_seconds: float,
-        future: asyncio.Future[Any],
-        alone: Callable[[asyncio.Future[Any]], Awaitable[None]] | None = None,
+        reply: Reply,
+        alone: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self.operation = operation
         self.request = request
         self.submitted_seconds = submitted_seconds
-        self.future = future
+        self.reply = reply
         self.alone = alone
 
 
@@ -81,7 +99,7 @@ class Batch(Generic[Item, Outcome]):
 
     def interrupt_if_abandoned(self) -> None:
         """Interrupt the batch if no caller waits for its results."""
-        if self.permit is not None and all(call.future.done() for call in self.calls):
+        if self.permit is not None and all(call.reply.done() for call in self.calls):
             self.running.cancel()
 
 

@@ -44,7 +44,7 @@ from tenantry.errors import (
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.tenancy.actors.admission import RETRY_AFTER_SECONDS_MIN, Admission, Load
-from tenantry.tenancy.actors.call_batch import Batch, Call, Item, Outcome, Runner, as_tenantry_error
+from tenantry.tenancy.actors.call_batch import Batch, Call, Item, Outcome, Reply, Runner, as_tenantry_error
 from tenantry.tenancy.actors.limiter import FairLimiter, Permit
 from tenantry.tenancy.refusals import another_loop_error
 
@@ -190,9 +190,10 @@ class Channel(Generic[Item, Outcome]):
             TenantError: The caller runs on another event loop than earlier callers.
             TenantryError: The request failed.
         """
-        call = self.submit(operation, request)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        call = self.submit(operation, request, future)
         try:
-            result: Outcome = await call.future
+            result = await future
         except asyncio.CancelledError:
             self.take_back(call)
             raise
@@ -211,11 +212,11 @@ class Channel(Generic[Item, Outcome]):
             run: The function to run, which must set the result of the future that it gets. The function occupies a worker.
             on_lost: The function that receives the result if the caller was cancelled after the result was ready.
         """
-        call = self.submit(operation, None, run)
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        call = self.submit(operation, None, future, partial(run, future))
         try:
-            result: T = await call.future
+            result = await future
         except asyncio.CancelledError:
-            future = call.future
             if not future.done() or future.cancelled():
                 self.take_back(call)
             elif on_lost is not None and future.exception() is None:
@@ -254,7 +255,8 @@ class Channel(Generic[Item, Outcome]):
         self,
         operation: str,
         request: Item | None,
-        alone: Callable[[asyncio.Future[Any]], Awaitable[None]] | None = None,
+        reply: Reply,
+        alone: Callable[[], Awaitable[None]] | None = None,
         *,
         waited_seconds: float = 0.0,
     ) -> Call[Item]:
@@ -263,11 +265,12 @@ class Channel(Generic[Item, Outcome]):
         Args:
             operation: The call's name in metrics.
             request: The request; None if `alone` is given.
-            alone: See `call_alone`.
+            reply: What the result is given to.
+            alone: The function that runs the call without a batch.
             waited_seconds: The time that the call has waited elsewhere, which counts towards its deadline.
 
         Returns:
-            The call, whose future gets the result. The caller passes a call that it gives up to `take_back`.
+            The call. The caller passes a call that it gives up to `take_back`.
         """
         loop = asyncio.get_running_loop()
         if loop is not self._loop:
@@ -279,7 +282,7 @@ class Channel(Generic[Item, Outcome]):
         if self.admission is not None:
             # Admission is the last check, because a call that is refused for another reason must take no token.
             self._admit(operation, self.admission.admit)
-        call = Call(operation, request, self._now() - waited_seconds, loop.create_future(), alone)
+        call = Call(operation, request, self._now() - waited_seconds, reply, alone)
         self._mailbox.append(call)
         self._calls += 1
         if self._timer is None or waited_seconds:
@@ -389,7 +392,7 @@ class Channel(Generic[Item, Outcome]):
     async def _alone(self, call: Call[Item]) -> None:
         try:
             assert call.alone is not None
-            await call.alone(call.future)
+            await call.alone()
         except Exception as error:  # noqa: BLE001  # the error of a call must not end the channel
             self._fail_or_repeat(call, as_tenantry_error(error, call.operation))
 
@@ -397,13 +400,13 @@ class Channel(Generic[Item, Outcome]):
         calls, outcomes = batch.calls, batch.outcomes()
         samples: list[CallSample] = []
         for call, outcome in zip(calls, outcomes, strict=False):
-            has_timed_out = call.future.done() and not call.future.cancelled()
+            has_timed_out = call.reply.done() and not call.reply.cancelled()
             label = "ok"
             if isinstance(outcome, TenantryError):
                 label = outcome.outcome
                 self._fail_or_repeat(call, outcome)
-            elif not call.future.done():
-                call.future.set_result(outcome)
+            elif not call.reply.done():
+                call.reply.set_result(outcome)
             if not has_timed_out:  # the timeout was reported before
                 samples.append(CallSample(call.operation, label, call.submitted_seconds))
         self._batch_count += 1
@@ -425,7 +428,7 @@ class Channel(Generic[Item, Outcome]):
             # Cancelled calls keep their deadlines, because their batch may contain a runaway statement.
             if remaining > 0:
                 left_seconds = min(left_seconds, remaining)
-            elif not call.future.done():
+            elif not call.reply.done():
                 self._time_out(call)
         for batch in self._batches:
             if max(call.submitted_seconds for call in batch.calls) + timeout <= now:
@@ -498,5 +501,5 @@ class Channel(Generic[Item, Outcome]):
 
     @staticmethod
     def _fail(call: Call[Any], error: TenantryError | ChannelClosedError) -> None:
-        if not call.future.done():
-            call.future.set_exception(error)
+        if not call.reply.done():
+            call.reply.set_exception(error)

@@ -3,11 +3,12 @@
 import asyncio
 from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tenantry.tenancy.actors.actor import SubmittedCall
+if TYPE_CHECKING:
+    from tenantry.tenancy.peers.serving.served_call import ServedCall
 
-Running: TypeAlias = "SubmittedCall | asyncio.Task[None]"
+Running: TypeAlias = "ServedCall | asyncio.Task[None]"
 """A call in a tenant's mailbox, or a task."""
 
 
@@ -55,10 +56,7 @@ class RunningCalls:
     def give_up(self, call: int) -> None:
         """Take a call back from the tenant's mailbox at once, or cancel its task; a no-op if the call has ended."""
         running = self._calls.get(call)
-        if isinstance(running, SubmittedCall):
-            running.result.cancel()
-            running.take_back()
-        elif running is not None:
+        if running is not None:
             running.cancel()
 
     def give_up_all(self) -> None:

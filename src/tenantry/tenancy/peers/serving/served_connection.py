@@ -1,7 +1,6 @@
 """The connection of another process to this one: serves the calls of tenants that this process has open."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -9,7 +8,6 @@ import msgspec
 from tenantry.errors import TenantError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.sql.statements import Statement
-from tenantry.tenancy.actors.actor import SubmittedCall
 from tenantry.tenancy.actors.call_batch import as_tenantry_error
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import Lease
@@ -39,6 +37,7 @@ from tenantry.tenancy.peers.connections.messages import (
 from tenantry.tenancy.peers.serving.peer_limits import PeerLimits
 from tenantry.tenancy.peers.serving.running_calls import RunningCalls
 from tenantry.tenancy.peers.serving.sent_results import encode_error, encode_result
+from tenantry.tenancy.peers.serving.served_call import ServedCall
 from tenantry.tenancy.peers.serving.served_operations import ServedOperations
 from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
 from tenantry.tenancy.peers.serving.served_transactions import ServedTransactions
@@ -193,8 +192,9 @@ class ServedConnection(FrameConnection):
 
     def _submit(self, call: int, request: TenantRequest, lease: Lease) -> None:
         assert self.hello is not None
+        served = ServedCall(call, lease, is_full=request.is_full, on_done=self._on_done)
         try:
-            submitted = self._tenants.submit(lease.actor, request, self.hello.token)
+            served.submitted = self._tenants.submit(lease.actor, request, self.hello.token, served)
         except ChannelClosedError:
             self._tenants.release(lease)
             self._calls.start(call, self._answer_not_owner(call, lease))
@@ -202,34 +202,30 @@ class ServedConnection(FrameConnection):
             self._tenants.release(lease)
             self._send_error(call, error)
         else:
-            self._calls.add(call, submitted)
-            submitted.result.add_done_callback(
-                partial(self._answer, call, lease, submitted, is_full=request.is_full)
-            )
+            self._calls.add(call, served)
 
-    def _answer(
-        self,
-        call: int,
-        lease: Lease,
-        submitted: SubmittedCall,
-        future: "asyncio.Future[Any]",
-        *,
-        is_full: bool,
-    ) -> None:
+    def _on_done(self, served: ServedCall, result: Any, error: Exception | None) -> None:
+        try:
+            self._answer(served, result, error)
+        except Exception as unexpected:  # noqa: BLE001  # the other calls of the batch still wait for their answers
+            self._break_off(f"its call could not be answered ({unexpected!r})")
+
+    def _answer(self, served: ServedCall, result: Any, error: Exception | None) -> None:
+        call, lease = served.number, served.lease
         self._tenants.release(lease)
         self._calls.remove(call)
-        if future.cancelled():
+        if served.cancelled():
             self._tenants.count_answer("cancelled")
             return
-        error = future.exception()
+        submitted = served.submitted.call
         if error is None:
-            is_unit = not isinstance(submitted.call.request, Statement)
-            self._send_result(call, future.result(), submitted.call.operation, is_unit=is_unit)
-            self._tenants.count(lease, is_kept=is_full)
+            is_unit = not isinstance(submitted.request, Statement)
+            self._send_result(call, result, submitted.operation, is_unit=is_unit)
+            self._tenants.count(lease, is_kept=served.is_full)
         elif isinstance(error, ChannelClosedError):
             self._calls.start(call, self._answer_not_owner(call, lease))
         else:
-            self._send_error(call, as_tenantry_error(error, submitted.call.operation))
+            self._send_error(call, as_tenantry_error(error, submitted.operation))
 
     async def _answer_not_owner(self, call: int, lease: Lease) -> None:
         """Answer only when the tenant has closed: until then the other process could not open it, and would ask here again."""

@@ -6,6 +6,7 @@ from tenantry.ids import TenantId
 from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import MarkedRequest
 from tenantry.tenancy.actors.actor import SubmittedCall, TenantActor
+from tenantry.tenancy.actors.call_batch import Reply
 from tenantry.tenancy.actors.idempotency import check_key
 from tenantry.tenancy.actors.lease import EntryState, Lease
 from tenantry.tenancy.actors.pool import ActorPool
@@ -49,13 +50,16 @@ class ServedTenants:
         """Release a lease."""
         self._pool.release(lease)
 
-    def submit(self, actor: TenantActor, request: TenantRequest, sender: bytes) -> SubmittedCall:
+    def submit(
+        self, actor: TenantActor, request: TenantRequest, sender: bytes, reply: Reply
+    ) -> SubmittedCall:
         """Put a call of another process into the tenant's mailbox.
 
         Args:
             actor: The tenant's actor.
             request: The call.
             sender: The token of the other process, for the call's mark.
+            reply: What the call's result is given to.
 
         Raises:
             ChannelClosedError: The tenant is closing, and the call ran nowhere.
@@ -64,11 +68,11 @@ class ServedTenants:
         # The call has waited in the other process.
         waited_seconds = max(0.0, self._call_timeout_seconds - max(request.remaining_seconds, 0.0))
         if isinstance(request, Read):
-            return actor.submit_read(Statement(*request.statement), waited_seconds)
+            return actor.submit_read(Statement(*request.statement), reply, waited_seconds)
         statements = received(request.statements)
         if isinstance(request, WriteOnce):
             return actor.submit_write_once(
-                statements, check_key(request.key), request.payload_hash, waited_seconds
+                statements, check_key(request.key), request.payload_hash, reply, waited_seconds
             )
         marked = MarkedRequest(
             statements,
@@ -78,7 +82,7 @@ class ServedTenants:
             is_repeated=request.is_repeated,
             is_look_up=request.is_look_up,
         )
-        return actor.submit_write(marked, waited_seconds)
+        return actor.submit_write(marked, reply, waited_seconds)
 
     def count(self, lease: Lease, *, is_kept: bool = False) -> None:
         """Count a forwarded call; close the tenant after enough of them, so that a process that uses the tenant becomes its owner.
