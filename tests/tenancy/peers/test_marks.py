@@ -270,18 +270,27 @@ class TestResults:
 class TestRemoval:
     """Marks that nobody needs any more."""
 
+    # A batch with results that are not small always removes rows; another batch does so at random.
+    LARGE = rows("SELECT zeroblob(2000)")
+
     async def test_of_answered_units(self, store: SQLiteStore, path: Path):
         """A row goes when its sender has the results of all units of the row; rows of other senders stay."""
         await store.write([marked(number=1), marked(number=2)])
         await store.write([marked(number=1, sender=OTHER_SENDER)])
-        await store.write([marked(number=3, answered_to=1)])
+        await store.write([marked(self.LARGE, number=3, answered_to=1)])
         assert sorted(stored_marks(path)) == [(SENDER, 2), (SENDER, 3), (OTHER_SENDER, 1)]
         assert await outcome(store, repeated(number=2, answered_to=1)) == [[(2,)]]
-        await store.write([marked(number=4, answered_to=3)])
+        await store.write([marked(self.LARGE, number=4, answered_to=3)])
         assert sorted(stored_marks(path)) == [(SENDER, 4), (OTHER_SENDER, 1)]
 
+    async def test_after_some_batches(self, store: SQLiteStore, path: Path):
+        """Rows that are small go too, after some more batches; that 200 batches remove nothing has the probability 3e-12."""
+        for number in range(1, 201):
+            await store.write([marked(number=number, answered_to=number - 1)])
+        assert len(stored_marks(path)) < 200
+
     async def test_of_old_senders(self, store: SQLiteStore, path: Path):
-        """What a sender left behind goes with the first mark of another sender after `KEPT_SECONDS`."""
+        """What a sender left behind goes with the marks of other senders after `KEPT_SECONDS`."""
         await store.write([marked(number=1)])
         await store.write([marked(number=1, sender=b"c" * 16)])
         query(
@@ -290,7 +299,7 @@ class TestRemoval:
             KEPT_SECONDS + 60,
             SENDER,
         )
-        await store.write([marked(number=1, sender=OTHER_SENDER)])
+        await store.write([marked(self.LARGE, number=1, sender=OTHER_SENDER)])
         assert sorted(stored_marks(path)) == [(OTHER_SENDER, 1), (b"c" * 16, 1)]
 
     async def test_a_found_unit_removes_nothing(self, store: SQLiteStore, path: Path):

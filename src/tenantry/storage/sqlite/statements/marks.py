@@ -4,11 +4,13 @@ A mark is the number and the results of a unit; see `tenantry.storage.protocol.M
 that forwarded a unit asks the next owner for the unit's mark, and so knows whether the unit was committed.
 
 One row has the marks of all units of one batch from one sender, so a batch of 64 units costs one row. The sender tells with each unit
-which results it has, and the owner then removes the rows that are not needed any more. What a sender leaves behind when it ends is
-removed after `KEPT_SECONDS`. That is far longer than any call waits for its results, so a jump of the clock would have to be
-longer than a day to remove a mark that is still needed.
+which results it has. About one batch in eight, and each batch with large results, removes the rows that are not needed any more: a
+batch of one unit then runs one statement for its mark and not three, each of which would wait for the interpreter lock. What a sender
+leaves behind when it ends is removed after `KEPT_SECONDS`. That is far longer than any call waits for its results, so a jump of the
+clock would have to be longer than a day to remove a mark that is still needed.
 """
 
+import random
 import sqlite3
 import time
 from collections.abc import Sequence
@@ -33,6 +35,12 @@ RESULTS_BYTES_MAX: Final = 1024 * 1024
 KEPT_SECONDS: Final = 86_400
 """The age after which the marks of a sender that sends nothing more are removed."""
 
+_REMOVING_SHARE: Final = 1 / 8
+"""The share of batches that remove rows. The batches are chosen at random: numbers of units may reach a tenant in any pattern."""
+
+_SMALL_BYTES_MAX: Final = 1024
+"""The size of a row up to which the row may stay for some batches after it is needed."""
+
 CREATE_SQL: Final = """
 CREATE TABLE IF NOT EXISTS tenantry_forwarded (
     sender     BLOB    NOT NULL,  -- the token of the process that forwarded the units
@@ -43,8 +51,8 @@ CREATE TABLE IF NOT EXISTS tenantry_forwarded (
 ) STRICT, WITHOUT ROWID
 """
 _FIND: Final = "SELECT units FROM tenantry_forwarded WHERE sender = ? AND number >= ?"
-_REMOVE_ANSWERED: Final = "DELETE FROM tenantry_forwarded WHERE sender = ? AND number <= ?"
-_REMOVE_OLD: Final = "DELETE FROM tenantry_forwarded WHERE written_at < ?"
+_REMOVE: Final = "DELETE FROM tenantry_forwarded WHERE (sender = ? AND number <= ?) OR written_at < ?"
+_NO_TABLE: Final = "no such table: tenantry_forwarded"
 # A sender that uses a number twice breaks the protocol. It loses marks of its own, and nobody else's unit fails.
 _ADD: Final = (
     "INSERT OR REPLACE INTO tenantry_forwarded (sender, number, written_at, units) VALUES (?, ?, ?, ?)"
@@ -105,23 +113,26 @@ def keep_results(
     for request, outcome in zip(requests, outcomes, strict=True):
         if isinstance(request, MarkedRequest) and type(outcome) is list:
             by_sender.setdefault(request.sender, []).append((request, outcome))
-    if by_sender:
-        connection.execute(CREATE_SQL)
     for sender, units in by_sender.items():
-        _keep_of_sender(sender, units, connection)
+        try:
+            _keep_of_sender(sender, units, connection)
+        except sqlite3.OperationalError as error:
+            if str(error) != _NO_TABLE:
+                raise
+            connection.execute(CREATE_SQL)
+            _keep_of_sender(sender, units, connection)
 
 
 def _keep_of_sender(
     sender: bytes, units: Sequence[tuple[MarkedRequest, list[Result]]], connection: sqlite3.Connection
 ) -> None:
     now = int(time.time())
-    answered_to = max(request.answered_to for request, _ in units)
-    if not connection.execute(_REMOVE_ANSWERED, (sender, answered_to)).rowcount:
-        # A sender's first mark: a good moment to look for senders that have ended.
-        connection.execute(_REMOVE_OLD, (now - KEPT_SECONDS,))
     number = max(request.number for request, _ in units)
-    encoded = [(request.number, _encoded(results)) for request, results in units]
-    connection.execute(_ADD, (sender, number, now, _encode(encoded)))
+    encoded = _encode([(request.number, _encoded(results)) for request, results in units])
+    if len(encoded) > _SMALL_BYTES_MAX or random.random() < _REMOVING_SHARE:  # noqa: S311  # it guards nothing
+        answered_to = max(request.answered_to for request, _ in units)
+        connection.execute(_REMOVE, (sender, answered_to, now - KEPT_SECONDS))
+    connection.execute(_ADD, (sender, number, now, encoded))
 
 
 def _encoded(results: Sequence[Result]) -> bytes | None:
