@@ -7,7 +7,7 @@ VENV := .venv$(if $(filter-out $(VERSION),$(call VERSION_OF,.venv/bin/python)),-
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve test test-versions test-part soak check format bench lock clean
+.PHONY: demo serve engine test test-versions test-part soak check format bench lock clean
 
 # TENANTRY_BACKEND=postgres runs the same demo in a PostgreSQL server that it starts itself.
 demo: $(VENV)/.runtime $(if $(filter postgres,$(TENANTRY_BACKEND)),$(VENV)/.postgres) ## set everything up and run the main job
@@ -68,10 +68,11 @@ test-versions: ## the same with each other version of Python that is found
 		done; \
 	done
 
-check: $(VENV)/.dev ## lint, format, types
+check: $(VENV)/.dev ## lint, format, types, and the engine's C code without a warning
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	TENANTRY_ENGINE_STRICT=1 $(BIN)/python setup.py --quiet build_ext --force --build-lib build/strict --build-temp build/strict
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
@@ -99,18 +100,31 @@ $(BIN)/python:
 		|| { echo "tenantry needs Python 3.11 or newer: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-# The project itself is installed editable: a change to src needs no new set-up.
-$(VENV)/.runtime: requirements/runtime.txt requirements/build.txt pyproject.toml | $(BIN)/python
+$(VENV)/.packages: requirements/runtime.txt requirements/build.txt | $(BIN)/python
 	$(INSTALL) --require-hashes -r requirements/runtime.txt
 	$(INSTALL) --require-hashes --no-deps -r requirements/build.txt
-	$(INSTALL) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.postgres: requirements/postgres.txt $(VENV)/.runtime
+# The project itself is installed editable: a change to Python code needs no new set-up, a change to C code builds the engine anew.
+ENGINE := src/tenantry/storage/sqlite/engine
+NOT_BUILT = $(ENGINE)/not_built.$(shell $(BIN)/python -c 'import sys; print(sys.implementation.cache_tag)').txt
+
+$(VENV)/.runtime: pyproject.toml setup.py $(wildcard $(ENGINE)/*.c $(ENGINE)/*.h) $(VENV)/.packages
+	$(INSTALL) --no-deps --no-build-isolation --editable .
+	@if [ -e $(NOT_BUILT) ]; then \
+		echo "the engine is not built, so Python's sqlite3 runs the statements: $$(cat $(NOT_BUILT)); after installing that: make engine"; \
+	fi
+	touch $@
+
+engine: ## build the engine anew, for example after a compiler was installed
+	@rm -f $(VENV)/.runtime
+	@$(MAKE) --no-print-directory $(VENV)/.runtime
+
+$(VENV)/.postgres: requirements/postgres.txt | $(VENV)/.runtime
 	$(INSTALL) --require-hashes -r requirements/postgres.txt
 	touch $@
 
-$(VENV)/.dev: requirements/dev.txt $(VENV)/.runtime
+$(VENV)/.dev: requirements/dev.txt $(VENV)/.packages | $(VENV)/.runtime
 	$(INSTALL) --require-hashes -r requirements/dev.txt
 	touch $@
 

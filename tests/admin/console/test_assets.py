@@ -2,22 +2,15 @@
 
 import json
 import re
-import subprocess
-import sys
-import zipfile
-from pathlib import Path
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
-import tenantry
-from needs import need
 from tenantry import TenantRegistry
 from tenantry.admin import create_admin_app
 from tenantry.admin.routes.console import load_assets
 
-PROJECT = Path(tenantry.__file__).parents[2]
 # The SVG namespace is a name; nothing is fetched from there.
 NAMESPACE = "http://www.w3.org/2000/svg"
 
@@ -89,17 +82,3 @@ async def test_a_host_can_leave_it_out(registry: TenantRegistry):
     async with httpx.AsyncClient(transport=transport, base_url="http://host") as client:
         assert (await client.get("/console")).status_code == 404
     assert "/console" not in json.dumps(create_admin_app(registry).openapi()["paths"])
-
-
-def test_it_is_in_the_wheel(tmp_path: Path):
-    """Whoever installs the package has the console's files."""
-    need((PROJECT / "pyproject.toml").is_file(), "needs the project's source: run the tests in a clone")
-    subprocess.run(
-        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path],
-        cwd=PROJECT,
-        check=True,
-        capture_output=True,
-    )
-    [wheel] = tmp_path.glob("*.whl")
-    inside = set(zipfile.ZipFile(wheel).namelist())
-    assert {f"tenantry/admin/console/{name}" for name in load_assets()} - inside == set()

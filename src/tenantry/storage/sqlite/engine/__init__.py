@@ -1,0 +1,1 @@
+"""The engine: an optional C extension, and the choice between it and Python."""
