@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from open_file_limits import open_files_limited_to
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.config import PersistenceConfig, SQLiteConfig
 from tenantry.environment import PREFIX
@@ -117,8 +118,9 @@ def test_only_from_environment_reads_the_environment(monkeypatch: pytest.MonkeyP
     """A program that gives its settings itself does not depend on where it is started."""
     monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "7")
     monkeypatch.setenv("TENANTRY_MISSPELT", "7")
-    assert RegistryConfig(data_dir="data") == TenantRegistry("data").config
-    assert TenantRegistry(Path("data")).config.open_tenants_max == 128
+    with open_files_limited_to(4096):
+        assert RegistryConfig(data_dir="data") == TenantRegistry("data").config
+        assert TenantRegistry(Path("data")).config.open_tenants_max == 512
 
 
 def test_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch):
@@ -181,7 +183,7 @@ def test_new_tenants_stay_files_unless_the_settings_say_so():
     config = RegistryConfig(data_dir="data", databases=east)
     assert (config.catalog_backend, config.new_tenants_backend, config.open_tenants_max) == (
         *("sqlite", "sqlite"),
-        128,
+        512,
     )
     config = RegistryConfig(data_dir="data", databases=east, default_backend="east")
     assert (config.catalog_backend, config.new_tenants_backend, config.open_tenants_max) == (
@@ -191,7 +193,7 @@ def test_new_tenants_stay_files_unless_the_settings_say_so():
     config = RegistryConfig(data_dir="data", database=SECRET_URL, default_backend="sqlite")
     assert (config.catalog_backend, config.new_tenants_backend, config.open_tenants_max) == (
         *("postgres", "sqlite"),
-        128,
+        512,
     )
 
 

@@ -31,7 +31,7 @@ WAL_BYTES_MAX = 2 * JOURNAL_SIZE_LIMIT_BYTES
 BATCH_REQUESTS_MAX = 64
 TRANSACTION_TIMEOUT_SECONDS = 10.0
 POOL_WAIT_TIMEOUT_SECONDS = 10.0
-OPEN_TENANTS_MAX = 128
+OPEN_TENANTS_MAX = 512
 SERVER_OPEN_TENANTS_MAX = 10_000
 """The default of ``open_tenants_max`` if new tenants are on a server, where an open tenant has no file and no connection."""
 
@@ -135,7 +135,8 @@ class RegistryConfig(BaseModel):
         default_backend: The back end of new tenants if ``create(…, backend=)`` names none: ``sqlite``, ``postgres``, or a name in
             ``databases``. By default ``postgres`` if there is a ``database``, else ``sqlite``.
         open_tenants_max: The largest number of open tenants. Each SQLite tenant uses ``4 + 2 * readers_per_tenant`` open files. An open
-            tenant on PostgreSQL uses no connection, so the default is 10,000 if new tenants are on PostgreSQL, else 128.
+            tenant on PostgreSQL uses no connection, so the default is 10,000 if new tenants are on PostgreSQL, else 512. If the process
+            may not open enough files for 512 tenants, the registry uses a smaller default and logs it.
         readers_per_tenant: The number of each tenant's read-only connections, and of each tenant's concurrent read batches.
         idle_timeout_seconds: The time without a call after which a tenant is closed.
         pool_waiters_max: The largest number of callers that wait for a place among the open tenants.

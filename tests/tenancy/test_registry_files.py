@@ -3,15 +3,17 @@
 # ruff: noqa: ASYNC240  # tests look at files in between; nobody waits for them
 
 import os
-import resource
+import re
 import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
+from open_file_limits import open_files_limited_to
 from registries import INVOICES_SQL, config, make_tenant
-from tenantry import TenantRegistry, TenantState
+from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.company import COMPANY
 from tenantry.errors import (
     CallTimeoutError,
@@ -130,16 +132,53 @@ class TestDataDirectory:
 
     async def test_more_open_files_than_allowed(self, data_dir: Path):
         """A pool that the process could never fill is refused at the start, with the numbers and what to change."""
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (500, hard))
-        try:
-            with pytest.raises(
+        with (
+            open_files_limited_to(500),
+            pytest.raises(
                 PersistenceConnectionError, match=r"open_tenants_max \(200\).*needs 1264 open files.*500"
-            ):
-                await TenantRegistry(config(data_dir, open_tenants_max=200)).open()
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            ),
+        ):
+            await TenantRegistry(config(data_dir, open_tenants_max=200)).open()
         assert not data_dir.exists()
+
+    @pytest.mark.parametrize(
+        ("files", "settings", "open_tenants_max"),
+        [
+            (4096, {}, 512),
+            (1024, {}, 128),
+            (1024, {"readers_per_tenant": 2}, 96),
+            (500, {}, 62),
+            (200, {}, 22),
+        ],
+    )
+    async def test_the_default_pool_fits_the_open_files(
+        self, data_dir: Path, files: int, settings: dict[str, int], open_tenants_max: int
+    ):
+        """Without a setting the pool is as large as the process may open files; the log says so, and what an operator can do."""
+        with open_files_limited_to(files), structlog.testing.capture_logs() as logs:
+            async with TenantRegistry(RegistryConfig(data_dir=data_dir, **settings)) as registry:
+                assert registry.statistics().pool.open_tenants_max == open_tenants_max
+                assert registry.config.open_tenants_max == open_tenants_max
+        lowered = [log for log in logs if log["event"] == "tenantry.registry.pool_lowered"]
+        if open_tenants_max == 512:
+            assert lowered == []
+            return
+        [line] = lowered
+        assert (line["open_tenants_max"], line["default_open_tenants_max"]) == (open_tenants_max, 512)
+        assert line["open_files_max"] == files
+        needed = int(re.findall(r"raise the limit of open files to (\d+)", line["to_do"])[0])
+        with open_files_limited_to(needed):
+            assert (
+                TenantRegistry(RegistryConfig(data_dir=data_dir, **settings)).config.open_tenants_max == 512
+            )
+
+    async def test_far_too_few_open_files(self, data_dir: Path):
+        """A process that may open fewer files than one tenant needs is refused, also with the default pool."""
+        with (
+            open_files_limited_to(66),
+            pytest.raises(PersistenceConnectionError, match="needs 70 open files"),
+        ):
+            await TenantRegistry(data_dir).open()
 
 
 class TestOpeningATenant:

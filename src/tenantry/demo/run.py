@@ -1,4 +1,8 @@
-"""Runs the demo: busy and quiet companies share a small pool; then all records are checked."""
+"""Runs the demo: busy, quiet and rare companies share a pool that has no place for all of them; then all records are checked.
+
+Of the quiet companies, every second one is rare: it works only every `_RARE_INTERVAL_SECONDS`. The pool has places for the busy
+companies and for those that work every `_QUIET_INTERVAL_SECONDS`, so these stay open. The rare companies evict each other.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -15,12 +19,14 @@ from tenantry.demo.check import CheckResult, check_company
 from tenantry.demo.company import Company, Timings
 from tenantry.events import BatchFinished, Event, PoolWaited
 from tenantry.observability import export_metrics
+from tenantry.storage.backends import fit_pool
 from tenantry.tenancy.actors.pool import PoolStatistics
 from tenantry.tenancy.catalog.actor import CATALOG_NAME
 from tenantry.tenancy.registry import TenantRegistry
 
 _PROGRESS_INTERVAL_SECONDS: Final = 0.25
 _QUIET_INTERVAL_SECONDS: Final = 2.0
+_RARE_INTERVAL_SECONDS: Final = 10.0
 _CREATE_CONCURRENCY: Final = 8
 
 
@@ -30,6 +36,7 @@ class DemoSettings:
 
     Attributes:
         database: The URL of an empty PostgreSQL database for the companies; None for files in the data directory.
+        open_tenants_max: The size of the pool. The pool is smaller if the process may open too few files.
     """
 
     data_dir: Path
@@ -38,7 +45,7 @@ class DemoSettings:
     busy_companies: int = 3
     callers: int = 64
     quiet_companies: int = 200
-    open_tenants_max: int = 32
+    open_tenants_max: int = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +104,7 @@ class _Tally:
 
 async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> DemoResult:
     """Run the demo and return its result."""
-    # The environment may name a database with real tenants, which the demo must not use.
-    config = RegistryConfig.from_environment(
-        data_dir=settings.data_dir,
-        open_tenants_max=settings.open_tenants_max,
-        database=settings.database,
-        databases={},
-        default_backend=None,
-    )
+    config = _config(settings)
     timings, tally, collectors = Timings(), _Tally(), CollectorRegistry()
     registry = TenantRegistry(config, hooks=[tally])
     export_metrics(registry, collectors)
@@ -123,6 +123,17 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
         companies, config, lambda fraction: show(_progress("checking", fraction, timings, None))
     )
     return DemoResult(elapsed_seconds, timings, tally.batches, pool, tally.waits, check, families)
+
+
+def _config(settings: DemoSettings) -> RegistryConfig:
+    # The environment may name a database with real tenants, which the demo must not use.
+    config = fit_pool(
+        RegistryConfig.from_environment(
+            data_dir=settings.data_dir, database=settings.database, databases={}, default_backend=None
+        )
+    )
+    places = min(settings.open_tenants_max, config.open_tenants_max)
+    return config.model_copy(update={"open_tenants_max": places})
 
 
 async def _create(
@@ -160,10 +171,10 @@ async def _work(companies: Sequence[Company], settings: DemoSettings, show: Call
             if pause_seconds:
                 await anyio.sleep(max(0.0, min(pause_seconds, until - perf_counter())))
 
-    async def quiet_agent(company: Company, phase: float) -> None:
+    async def quiet_agent(company: Company, phase: float, interval_seconds: float) -> None:
         # Quiet companies start at different times within the interval, to avoid simultaneous writes.
-        await anyio.sleep(min(phase * _QUIET_INTERVAL_SECONDS, settings.seconds))
-        await agent(company, "agent-0", _QUIET_INTERVAL_SECONDS)
+        await anyio.sleep(min(phase * interval_seconds, settings.seconds))
+        await agent(company, "agent-0", interval_seconds)
 
     async def display() -> None:
         while perf_counter() < until:
@@ -176,7 +187,8 @@ async def _work(companies: Sequence[Company], settings: DemoSettings, show: Call
             for number in range(settings.callers):
                 group.start_soon(agent, company, f"agent-{number}", 0.0)
         for number, company in enumerate(quiet):
-            group.start_soon(quiet_agent, company, number / len(quiet))
+            interval_seconds = _RARE_INTERVAL_SECONDS if number % 2 else _QUIET_INTERVAL_SECONDS
+            group.start_soon(quiet_agent, company, number / len(quiet), interval_seconds)
 
 
 async def _check(

@@ -13,7 +13,7 @@ from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.errors import PersistenceConnectionError
 from tenantry.files.disk_space import DISK_BYTES_MIN
 from tenantry.files.durable_files import lstat
-from tenantry.storage.sqlite.database_files.data_files import check_open_files
+from tenantry.storage.sqlite.database_files.open_files import check_open_files, fit_to_open_files
 from tenantry.storage.sqlite.version import SQLITE_VERSION, has_wal_reset_bug
 
 _NETWORK: Final = {
@@ -194,10 +194,16 @@ def _space(data_dir: Path) -> Finding:
 
 def _open_files(config: RegistryConfig) -> Finding:
     check = "open files"
+    to_do = "raise the service's limit of open files with LimitNOFILE= or ulimit -n"
+    fitted = fit_to_open_files(config)
     try:
-        check_open_files(config)
+        check_open_files(fitted)
     except PersistenceConnectionError as error:
-        return wrong(
-            check, str(error), "raise the service's limit of open files with LimitNOFILE= or ulimit -n"
+        return wrong(check, str(error), to_do)
+    if fitted.open_tenants_max < config.open_tenants_max:
+        return note(
+            check,
+            f"the limit is enough for {fitted.open_tenants_max} open tenants; the default is {config.open_tenants_max}",
+            f"{to_do}, or set open_tenants_max",
         )
     return ok(check, f"the limit is enough for open_tenants_max ({config.open_tenants_max})")

@@ -19,6 +19,7 @@ from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.storage.protocol import Backend, BackendReport, Capability, ConnectionCounts, Place
 from tenantry.storage.sqlite.backend import SQLiteBackend
+from tenantry.storage.sqlite.database_files.open_files import fit_to_open_files
 
 REPORT_SECONDS_MAX: Final = 5.0
 """How long a back end's report may take. An operator asks for it when a server may be down."""
@@ -128,6 +129,11 @@ class Backends:
         """Release what the back ends hold, from any thread and without waiting; see `Backend.abandon`."""
         for backend in self:
             backend.abandon()
+
+
+def fit_pool(config: RegistryConfig) -> RegistryConfig:
+    """Return the settings with a default pool for which this process may open enough files; see `fit_to_open_files`."""
+    return fit_to_open_files(config)
 
 
 def make_backends(

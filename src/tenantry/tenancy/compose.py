@@ -10,7 +10,7 @@ from tenantry.eventlog import EventLog
 from tenantry.events import Hook
 from tenantry.files.lock_file import DirectoryLock
 from tenantry.schemas.schema import Schema, check_schemas
-from tenantry.storage.backends import Backends, make_backends
+from tenantry.storage.backends import Backends, fit_pool, make_backends
 from tenantry.storage.objects.protocol import LocalStorage, ObjectStorage
 from tenantry.tenancy.actors.actor import ActorContext
 from tenantry.tenancy.actors.limiter import Limiters
@@ -124,6 +124,7 @@ def compose(
         MigrationError: The packs cannot be used together.
     """
     check_schemas(schemas, taken=HANDLE_ATTRIBUTES)
+    config = fit_pool(config)
     schemas = tuple(schemas)
     log = EventLog()
     state = RegistryState()

@@ -12,6 +12,7 @@ import pytest
 
 from commands import tenantry
 from needs import need
+from open_file_limits import open_files_limited_to
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.doctor import Level, examine
@@ -258,6 +259,9 @@ async def test_what_a_file_system_keeps_for_itself(left: Path):
 async def test_too_few_files(left: Path):
     """A pool that needs more open files than the process may have is found before a service is refused to start."""
     assert (await levels(left, open_tenants_max=1_000_000))["open files"] is Level.WRONG
+    with open_files_limited_to(1024):
+        assert (await levels(left))["open files"] is Level.NOTE
+        assert (await levels(left, open_tenants_max=128))["open files"] is Level.OK
 
 
 async def test_too_little_space(left: Path, monkeypatch: pytest.MonkeyPatch):

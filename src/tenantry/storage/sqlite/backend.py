@@ -26,13 +26,14 @@ from tenantry.storage.protocol import (
 from tenantry.storage.sqlite.connections.connect_hooks import hooks_of
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
-from tenantry.storage.sqlite.database_files.data_files import (
-    check_open_files,
-    find_tenant_directories,
-    prepare_data_files,
-)
+from tenantry.storage.sqlite.database_files.data_files import find_tenant_directories, prepare_data_files
 from tenantry.storage.sqlite.database_files.database_file import log_of
 from tenantry.storage.sqlite.database_files.layout import TenantPaths, tenant_paths
+from tenantry.storage.sqlite.database_files.open_files import (
+    check_open_files,
+    fit_to_open_files,
+    log_fitted_pool,
+)
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.limits import SQLITE_LIMITS, SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity, second_look
@@ -72,7 +73,7 @@ class SQLiteBackend:
         socket_name: Callable[[], str | None] = lambda: None,
         limits: SQLiteLimits = SQLITE_LIMITS,
     ) -> None:
-        self._config = config
+        self._config = fit_to_open_files(config)
         self._socket_name = socket_name
         self._limits = limits
         self._schemas = tuple(schemas)
@@ -100,6 +101,7 @@ class SQLiteBackend:
         if not self._is_open:
             self._is_open = True
             log_sqlite_version(self._log)
+            log_fitted_pool(self._config, self._log)
             self._thread_pools.retain()
 
     async def aclose(self) -> None:

@@ -1,13 +1,10 @@
 """Checks the files of the tenants and of the catalog in a data directory, before any file is opened."""
 
 import os
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from tenantry.config import SQLITE, RegistryConfig
-from tenantry.errors import PersistenceConnectionError
 from tenantry.files.durable_files import (
     check_directory,
     check_file,
@@ -18,11 +15,6 @@ from tenantry.files.durable_files import (
 )
 
 LOST_AND_FOUND: Final = "lost+found"
-
-# The writer opens the lock, the database, the write-ahead log and the shared memory. Each reader opens the database and the log.
-_WRITER_FILES: Final = 4
-_READER_FILES: Final = 2
-_OTHER_FILES: Final = 64
 
 
 def prepare_data_files(data_dir: Path, *, has_catalog: bool = True) -> None:
@@ -57,24 +49,6 @@ def find_tenant_directories(data_dir: Path) -> Iterator[Path]:
     for path in (data_dir / "tenants").glob("*/*"):
         if path.parent.name != LOST_AND_FOUND:
             yield path
-
-
-def check_open_files(config: RegistryConfig) -> None:
-    """Raise `PersistenceConnectionError` unless the process may open as many files as the pool can hold.
-
-    If new tenants are on a server, only the tenants that have files already are counted.
-    """
-    tenants = config.open_tenants_max
-    if config.new_tenants_backend != SQLITE:
-        tenants = min(tenants, sum(1 for _ in find_tenant_directories(config.data_dir)))
-    files = tenants * (_WRITER_FILES + _READER_FILES * config.readers_per_tenant) + _OTHER_FILES
-    allowed = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    if allowed not in {-1, resource.RLIM_INFINITY} and files > allowed:
-        raise PersistenceConnectionError(
-            f"open_tenants_max ({config.open_tenants_max}) with readers_per_tenant ({config.readers_per_tenant}) needs "
-            f"{files} open files, but this process may open only {allowed}: lower these settings, or raise the limit (ulimit -n)",
-            is_retryable=False,
-        )
 
 
 def _check_catalog_is_not_lost(path: Path) -> None:
