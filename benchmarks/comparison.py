@@ -119,9 +119,11 @@ class Comparison:
         return Spread.of([_ratio(measure.of(ours), measure.of(theirs)) for ours, theirs in pairs])
 
     def spread(self, target: "Target") -> Spread | None:
-        """Return what a target asks for; None if its side was not measured."""
+        """Return what a target asks for; None if its side was not measured, or is the subject."""
         if target.side == ITSELF:
             return self.value(target.measure, self.subject)
+        if target.side == self.subject:
+            return None
         return self.ratio(target.measure, target.side) if target.side in self.samples else None
 
     def errors(self, side: str) -> int:

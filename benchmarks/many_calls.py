@@ -15,8 +15,9 @@ from benchmarks.peers.message_row import message_builder
 from benchmarks.peers.task_row import build_tasks
 
 TASKS = 20
-_SEED = 20_261_123
-_PICKED = 8192
+SEED = 20_261_123
+PICKED = 8192
+"""How many calls of a caller differ; after them the same come again."""
 
 Picks = Iterator[str]
 """Which tenant is next."""
@@ -73,8 +74,7 @@ async def _round(
         if are_open:
             await use_each(store, saved, fleet.tenants)
         callers = [
-            mixed_caller(store, saved, tenants, reads, seed)
-            for seed, tenants in enumerate(picks, start=_SEED)
+            mixed_caller(store, saved, tenants, reads, seed) for seed, tenants in enumerate(picks, start=SEED)
         ]
         measured = await measure(callers, load)
     started = time.perf_counter()
@@ -96,8 +96,7 @@ async def use_each(store: FleetStore, saved: Counter[str], tenants: Sequence[str
 
 def mixed_caller(store: FleetStore, saved: Counter[str], tenants: Picks, reads: float, seed: int) -> Caller:
     """Return a caller that gets a task or saves a message, and counts in `saved` what was acknowledged."""
-    random = Random(seed)
-    is_read = cycle([random.random() < reads for _ in range(_PICKED)])
+    is_read = cycle(reads_of(seed, reads))
     build = message_builder()
     task_ids = cycle([task.id for task in build_tasks(TASKS)])
 
@@ -115,18 +114,24 @@ def mixed_caller(store: FleetStore, saved: Counter[str], tenants: Picks, reads: 
     return Caller(prepare, call)
 
 
+def reads_of(seed: int, reads: float) -> list[bool]:
+    """Return which of a caller's calls are reads, before they begin anew."""
+    random = Random(seed)
+    return [random.random() < reads for _ in range(PICKED)]
+
+
 def zipf_picks(fleet: Fleet, exponent: float, callers: int) -> list[Picks]:
     """Return each caller's endless choice of tenants: the n-th is asked for in proportion to n to the -exponent."""
     weights = list(accumulate((rank + 1) ** -exponent for rank in range(len(fleet.tenants))))
     return [
-        cycle(Random(_SEED + caller).choices(fleet.tenants, cum_weights=weights, k=_PICKED))
+        cycle(Random(SEED + caller).choices(fleet.tenants, cum_weights=weights, k=PICKED))
         for caller in range(callers)
     ]
 
 
 def random_picks(tenants: Sequence[str], callers: int, seed: int) -> list[Picks]:
     """Return each caller's endless choice of tenants, each as often as the others."""
-    return [cycle(Random(seed + caller).choices(tenants, k=_PICKED)) for caller in range(callers)]
+    return [cycle(Random(seed + caller).choices(tenants, k=PICKED)) for caller in range(callers)]
 
 
 def own_picks(fleet: Fleet) -> list[Picks]:

@@ -12,9 +12,11 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import aiosqlite
 
+from benchmarks.engines import by_engine
 from benchmarks.fleet import Fleet
 from benchmarks.peers import WRITER_PRAGMAS
 from benchmarks.peers.message_row import INSERT, message_builder, row_of
@@ -30,9 +32,9 @@ _TASK_ID = build_tasks(1)[0].id
 
 
 @asynccontextmanager
-async def _open_tenantry(fleet: Fleet) -> AsyncIterator[Use]:
+async def _open_tenantry(fleet: Fleet, **settings: Any) -> AsyncIterator[Use]:
     build = message_builder()
-    async with open_tenantry_fleet(fleet, open_tenants_max=len(fleet.tenants)) as store:
+    async with open_tenantry_fleet(fleet, open_tenants_max=len(fleet.tenants), **settings) as store:
 
         async def use(tenant: str) -> None:
             await store.save(tenant, build())
@@ -64,7 +66,7 @@ async def _open_aiosqlite(fleet: Fleet) -> AsyncIterator[Use]:
         yield use
 
 
-SIDES = {"tenantry": _open_tenantry, "two aiosqlite connections": _open_aiosqlite}
+SIDES = {**by_engine(_open_tenantry), "two aiosqlite connections": _open_aiosqlite}
 
 
 async def _measure(side: str, fleet: Fleet) -> dict[str, float]:

@@ -123,9 +123,11 @@ async def open_tenantry_forwarded(
 
 
 @asynccontextmanager
-async def open_tenantry_fleet(fleet: Fleet, *, open_tenants_max: int = 128) -> AsyncIterator[TenantryFleet]:
+async def open_tenantry_fleet(
+    fleet: Fleet, *, open_tenants_max: int = 128, **settings: Any
+) -> AsyncIterator[TenantryFleet]:
     """Open a registry on the fleet."""
-    config = RegistryConfig(data_dir=fleet.data_dir, open_tenants_max=open_tenants_max)
+    config = RegistryConfig(data_dir=fleet.data_dir, open_tenants_max=open_tenants_max, **settings)
     async with TenantRegistry(config) as registry:
         yield TenantryFleet(registry)
 

@@ -5,12 +5,14 @@ from dataclasses import replace
 from functools import partial
 
 from benchmarks.comparison import Comparison, Target
+from benchmarks.engines import PYTHON, by_engine
 from benchmarks.harness import Load, Side, Work, compare
 from benchmarks.one_tenant import plural, postgres_sides, save_side
 from benchmarks.peers import OpenStore
 from benchmarks.peers.aiosqlite_lock import open_aiosqlite
 from benchmarks.peers.aiosqlite_pool import open_pool
 from benchmarks.peers.datasette_queue import open_datasette
+from benchmarks.peers.limit import ONE_THREAD, save_limit
 from benchmarks.peers.open_per_operation import open_per_operation
 from benchmarks.peers.sqlalchemy_async import open_sqlalchemy
 from benchmarks.peers.sqlite3_batches import LIMIT, save_batches
@@ -22,7 +24,6 @@ _CURVE_ROUNDS = 3
 _CURVE_SECONDS = 0.5
 _SETTING = plural(_CALLERS, "caller")
 _FILES: dict[str, OpenStore] = {
-    "tenantry": open_tenantry,
     "aiosqlite + lock": open_aiosqlite,
     "aiosqlitepool": open_pool,
     "SQLAlchemy + aiosqlite": open_sqlalchemy,
@@ -32,16 +33,20 @@ _FILES: dict[str, OpenStore] = {
 
 
 def _run(load: Load) -> Sequence[Comparison]:
-    stores = {**_FILES, **postgres_sides(load)}
+    stores = {**by_engine(open_tenantry), **_FILES, **postgres_sides(load)}
     sides = [save_side(name, open_store, _CALLERS, load) for name, open_store in stores.items()]
-    return [compare(_SETTING, [*sides, Side(LIMIT, partial(save_batches, load))], load)]
+    limits = [Side(LIMIT, partial(save_batches, load)), *save_limit(load)]
+    return [compare(_SETTING, [*sides, *limits], load)]
 
 
 def _curve(load: Load) -> Sequence[Comparison]:
-    """Compare without the slowest and the limit, which has no callers."""
+    """Compare without the slowest and the limits, which have no callers."""
     load = replace(load, rounds=min(load.rounds, _CURVE_ROUNDS), seconds=min(load.seconds, _CURVE_SECONDS))
-    stores = {name: _FILES[name] for name in ("tenantry", "aiosqlite + lock", "Datasette execute_write")}
-    stores["asyncpg"] = postgres_sides(load)["asyncpg"]
+    stores = {
+        **by_engine(open_tenantry),
+        **{name: _FILES[name] for name in ("aiosqlite + lock", "Datasette execute_write")},
+        "asyncpg": postgres_sides(load)["asyncpg"],
+    }
     return [
         compare(str(callers), [save_side(name, store, callers, load) for name, store in stores.items()], load)
         for callers in _CURVE_CALLERS
@@ -53,11 +58,13 @@ WORK = Work(
     title="one tenant, 64 callers, messages.save",
     run=_run,
     targets=(
-        Target(_SETTING, "aiosqlite + lock", must=10),
+        Target(_SETTING, PYTHON, must=1),
+        Target(_SETTING, "aiosqlite + lock", must=12, reach=20),
         Target(_SETTING, "Datasette execute_write", must=6),
         Target(_SETTING, "SQLAlchemy + aiosqlite", must=20),
         Target(_SETTING, "asyncpg", must=3),
         Target(_SETTING, LIMIT, must=0.5, reach=0.7),
+        Target(_SETTING, ONE_THREAD, must=0.55, reach=0.9),
     ),
     curve=_curve,
     curve_axis="callers of one tenant",
