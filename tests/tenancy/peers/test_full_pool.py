@@ -37,6 +37,23 @@ async def test_no_tenant_is_evicted_for_a_tenant_of_another_process(data_dir: Pa
         assert other.statistics().pool.evictions == 0
 
 
+async def test_a_process_that_starts_later_keeps_its_tenants(data_dir: Path):
+    """A full pool that was alone in the data directory finds the owners that started since, again after each of them has ended."""
+    async with TenantRegistry(config(data_dir, open_tenants_max=1)) as alone:
+        for tenant_id in ("acme", "globex", "idle"):
+            await alone.create(tenant_id)
+        for tenant_id in ("acme", "globex"):
+            async with TenantRegistry(config(data_dir)) as owner:
+                await owner.tenant(tenant_id).tasks.get("none")
+                await alone.tenant("idle").tasks.get("none")
+                await until(lambda: alone.statistics().pool.idle_tenants == 1)
+                evictions = alone.statistics().pool.evictions
+                await alone.tenant(tenant_id).tasks.get("none")
+                assert alone.statistics().pool.evictions == evictions
+            await alone.tenant(tenant_id).tasks.get("none")
+            assert alone.statistics().pool.evictions == evictions + 1
+
+
 async def test_nothing_is_handed_over_to_a_full_pool(data_dir: Path):
     """A tenant stays with its owner while the process that uses the tenant has no place for it."""
     async with (

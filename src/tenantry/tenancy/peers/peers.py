@@ -76,6 +76,10 @@ class Peers:
         """Return whether a lock file's name of a socket may be the name of another registry's socket."""
         return name is not None and is_socket_name(name) and name != self._socket.name()
 
+    def may_have_others(self) -> bool:
+        """Return whether another registry may have the data directory open; see `PeerSocket.may_have_others`."""
+        return self._socket.may_have_others()
+
     async def open(self, measure: Callable[[], bytes]) -> None:
         """Choose the token of this registry, and listen for other processes.
 

@@ -37,6 +37,8 @@ _UNBOUND_SECONDS_MAX: Final = 60.0
 _NAME: Final = re.compile(rf"[0-9a-f]{{12}}({re.escape(_UNBOUND)})?")
 """The folder also has the lock files of `tenantry.tenancy.peers.process_slots`."""
 _ADDRESS_BYTES_MAX: Final = 107
+_SETTLED_NS: Final = 100_000_000
+"""The age at which a change of the folder is certain to have another time than the next change: the kernel's clock ticks every 10 ms."""
 
 
 class PeerSocket:
@@ -49,6 +51,10 @@ class PeerSocket:
         self._name = ""
         self._server: asyncio.Server | None = None
         self._socket: socket.socket | None = None
+        self._listed_ns: int | None = (
+            None  # the time of the folder's last change when `_has_others` was found out
+        )
+        self._has_others = True
 
     def name(self) -> str | None:
         """Return the name of the socket; None while the registry does not listen."""
@@ -125,6 +131,22 @@ class PeerSocket:
         except OSError:
             return []
         return [name for name in names if is_socket_name(name) and name != self._name]
+
+    def may_have_others(self) -> bool:
+        """Return whether another registry may listen, without waiting: only a change of the folder needs a listing.
+
+        A registry has its name in the folder before it opens a tenant. The folder's entry stays in the kernel's memory while this
+        registry listens in it, so the status of the folder needs no disk.
+        """
+        try:
+            changed_ns = self._directory.stat().st_mtime_ns
+        except OSError:
+            return True
+        if changed_ns != self._listed_ns:
+            is_settled = time.time_ns() - changed_ns > _SETTLED_NS
+            self._has_others = bool(self.others())
+            self._listed_ns = changed_ns if is_settled else None
+        return self._has_others
 
     @contextmanager
     def _opened_directory(self) -> Iterator[int]:

@@ -172,6 +172,8 @@ class Forwarding:
         """
         if not self._is_wanted or not self._pool.is_full or self._pool.has(tenant_id):
             return None
+        if not self._peers.may_have_others():
+            return None  # reading the lock file takes a thread, which would be most of the cost of an opening
         tenant = await self._catalog.get(tenant_id)
         backend = self._backends.find(tenant.backend)
         owner = None if backend is None else await backend.owner(tenant.place)
