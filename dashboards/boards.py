@@ -218,9 +218,10 @@ OVERVIEW: Final = Board(
         ),
         chart(
             "Who is who",
-            "The process id and the release of each process, by the number that is its label.",
+            "The process id, the release and the engine of each process, by the number that is its label.",
             "none",
             Query("tenantry_process_info{$here}", "{{process}}: pid {{pid}}, tenantry {{version}}"),
+            Query("tenantry_engine_info{$here}", "{{process}}: engine {{engine}}, SQLite {{sqlite}}"),
             width=6,
         ),
     ],

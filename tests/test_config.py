@@ -35,6 +35,7 @@ OUT_OF_BOUNDS = [
     ("write_jobs_max", 0),
     ("read_jobs_max", 257),
     ("durability", "off"),
+    ("engine", "c"),
     ("delete_grace_seconds", -1),
     ("delete_grace_seconds", float("inf")),
     ("delete_grace_seconds", 1e300),
@@ -109,9 +110,11 @@ def test_the_environment_fills_what_is_not_given(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("TENANTRY_OPEN_TENANTS_MAX", "7")
     monkeypatch.setenv("TENANTRY_IDLE_TIMEOUT_SECONDS", "1.5")
     monkeypatch.setenv("TENANTRY_DURABILITY", "normal")
+    monkeypatch.setenv("TENANTRY_ENGINE", "python")
     config = RegistryConfig.from_environment(idle_timeout_seconds=2)
     assert config.data_dir == Path("/srv/tenantry")
     assert (config.open_tenants_max, config.idle_timeout_seconds, config.durability) == (7, 2, "normal")
+    assert config.engine == "python"
 
 
 def test_only_from_environment_reads_the_environment(monkeypatch: pytest.MonkeyPatch):

@@ -25,6 +25,10 @@ Durability: TypeAlias = Literal["full", "normal"]
 """``full``: an acknowledged write survives a power failure. ``normal``: an acknowledged write survives a crash of the process, but
 a power failure may lose the last writes. See SQLite's ``synchronous`` (https://www.sqlite.org/pragma.html#pragma_synchronous)."""
 
+Engine: TypeAlias = Literal["auto", "native", "python"]
+"""What runs the statements of SQLite databases. ``native``: the engine in C, without the interpreter's lock. ``python``: Python's sqlite3.
+``auto``: the engine in C where it can be used, otherwise Python's sqlite3."""
+
 MEMORY_PATH = ":memory:"
 JOURNAL_SIZE_LIMIT_BYTES = 64 * 1024 * 1024
 WAL_BYTES_MAX = 2 * JOURNAL_SIZE_LIMIT_BYTES
@@ -150,6 +154,8 @@ class RegistryConfig(BaseModel):
         write_jobs_max: The largest number of tenants whose write batch is running or queued for a thread.
         read_jobs_max: The largest number of tenants whose read batch is running or queued for a thread.
         durability: The time at which a write is acknowledged, see `Durability`.
+        engine: What runs the statements of SQLite databases, see `Engine`. With ``native``, a registry does not open in a process that
+            cannot use the engine in C.
         wal_bytes_max: The largest size of a tenant's write-ahead log. At this size, reads wait until the log is checkpointed.
         delete_grace_seconds: The grace period in which a deleted tenant can be undeleted.
         clock_hold_seconds: The time after a jump of the machine's clock during which no old data is deleted.
@@ -189,6 +195,7 @@ class RegistryConfig(BaseModel):
     write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     durability: Durability = "full"
+    engine: Engine = "auto"
     wal_bytes_max: WalBytes = WAL_BYTES_MAX
     delete_grace_seconds: Annotated[float, Field(ge=0, le=_CENTURY_SECONDS, allow_inf_nan=False)] = (
         7 * 86_400.0

@@ -26,8 +26,14 @@ ALLOWED_HOSTS: Final = "TENANTRY_ALLOWED_HOSTS"
 DRAIN_SECONDS: Final = "TENANTRY_DRAIN_SECONDS"
 GRACEFUL_SECONDS: Final = "TENANTRY_GRACEFUL_SECONDS"
 
+ENGINE_STRICT: Final = "TENANTRY_ENGINE_STRICT"
+"""Read by ``setup.py`` when it builds the engine; at run time it has no effect."""
+
 _OF_COMMANDS: Final = frozenset(
-    {URL, API_KEY, SNAPSHOT_STORAGE, SCHEMAS, BACKEND, ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS}
+    {
+        *(URL, API_KEY, SNAPSHOT_STORAGE, SCHEMAS, BACKEND, ALLOWED_HOSTS, DRAIN_SECONDS, GRACEFUL_SECONDS),
+        ENGINE_STRICT,
+    }
 )
 # Kubernetes sets these variables if the cluster has a service with the name "tenantry":
 # https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables

@@ -1,6 +1,7 @@
 """The metrics of a registry, as Prometheus sees them."""
 
 import shutil
+import sqlite3
 import time
 from pathlib import Path
 
@@ -32,6 +33,7 @@ FAMILIES = {
     "tenantry_database_waiters",
     "tenantry_disk_free_bytes",
     "tenantry_disk_size_bytes",
+    "tenantry_engine_info",
     "tenantry_fleet_duration_seconds",
     "tenantry_forwarded_call_duration_seconds",
     "tenantry_forwarded_calls",
@@ -230,6 +232,14 @@ async def test_disk_space_is_measured(measured: TenantRegistry, collectors: Coll
     size = _value(collectors, "tenantry_disk_size_bytes")
     assert size == shutil.disk_usage(measured.config.data_dir).total
     assert 0 < (_value(collectors, "tenantry_disk_free_bytes") or 0) <= size
+
+
+async def test_the_engine_is_told(data_dir: Path, collectors: CollectorRegistry):
+    """A chart tells which process has which engine, and which SQLite."""
+    config = RegistryConfig(data_dir=data_dir, engine="python")
+    export_metrics(TenantRegistry(config), collectors)
+    assert _value(collectors, "tenantry_engine_info", engine="python", sqlite=sqlite3.sqlite_version) == 1
+    assert _value(collectors, "tenantry_engine_info", engine="native", sqlite=sqlite3.sqlite_version) is None
 
 
 @pytest.mark.parametrize("interval_seconds", [None, 3600.0])

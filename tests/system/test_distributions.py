@@ -16,12 +16,6 @@ BUILT = f"_engine{sysconfig.get_config_var('EXT_SUFFIX')}"
 COMPILER = sysconfig.get_config_var("CC").split()[0]
 NOT_BUILT = f"not_built.{sys.implementation.cache_tag}.txt"
 INSTALLED_ENGINE = Path(*ENGINE.parts[1:])
-EMPTY_ENGINE = """
-#include <Python.h>
-#include <sqlite3.h>
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_engine", NULL, -1, NULL, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__engine(void) { return PyModule_Create(&module); }
-"""
 
 
 @pytest.fixture
@@ -33,10 +27,7 @@ def project(tmp_path: Path) -> Path:
         Path(sysconfig.get_path("include"), "Python.h").is_file(),
         "needs Python.h: apt-get install python3-dev",
     )
-    copy = copy_project(tmp_path / "project")
-    if not any((copy / ENGINE).glob("*.c")):
-        (copy / ENGINE / "engine.c").write_text(EMPTY_ENGINE)
-    return copy
+    return copy_project(tmp_path / "project")
 
 
 def without_distribution_info(files: set[str]) -> set[str]:

@@ -9,6 +9,7 @@ import structlog.testing
 
 from registries import config
 from tenantry import TenantRegistry
+from tenantry.config import Engine
 from tenantry.errors import (
     TenantExistsError,
 )
@@ -20,6 +21,7 @@ from tenantry.events import (
     TenantClosed,
     TenantOpened,
 )
+from tenantry.storage.sqlite.engine.choice import choose
 from tenants import (
     Recorder,
     database_path,
@@ -116,6 +118,17 @@ class TestStatistics:
         assert events["persistence.message.saved"]["log_level"] == "debug"
         assert "tenantry.registry.closed" in events
         assert "a secret" not in json.dumps(logs, default=str)
+
+    @pytest.mark.parametrize("wanted", ["auto", "python"])
+    async def test_the_log_has_the_engine(self, data_dir: Path, wanted: Engine):
+        """The log says which engine is used, and why not the one in C unless the settings say so."""
+        with structlog.testing.capture_logs() as logs:
+            async with TenantRegistry(config(data_dir, engine=wanted)):
+                pass
+        [opened] = [log for log in logs if log["event"] == "tenantry.registry.opened"]
+        choice = choose(wanted)
+        reason = choice.reason if wanted == "auto" else None
+        assert (opened["engine"], opened.get("engine_reason")) == (choice.name, reason)
 
     async def test_a_host_without_structlog_hears_warnings_only(
         self, data_dir: Path, capsys: pytest.CaptureFixture[str]

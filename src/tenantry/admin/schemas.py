@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, StringConstraints
 
@@ -11,6 +11,7 @@ from tenantry.ids import ID_PREFIX_PATTERN, TENANT_ID_CHARACTERS_MAX
 from tenantry.lifecycle import TenantState, operator_choices
 from tenantry.limits import Number, TenantLimits
 from tenantry.storage.backends import AskedBackend
+from tenantry.storage.protocol import EngineChoice
 from tenantry.tenancy.catalog.audit import AdminAuditEntry
 from tenantry.tenancy.snapshots.drill import DrillResult
 from tenantry.tenancy.snapshots.snapshot import Snapshot
@@ -327,6 +328,23 @@ class BackendOut(BaseModel):
         )
 
 
+class EngineOut(BaseModel):
+    """The engine that runs the statements of SQLite databases in the process that answers."""
+
+    name: Literal["native", "python"] = Field(
+        description="`native`: the engine in C, without the interpreter's lock. `python`: Python's sqlite3."
+    )
+    reason: str | None = Field(
+        examples=[None], description="Why the engine is not `native`, and what to do about it."
+    )
+    sqlite_version: str = Field(examples=["3.45.1"], description="The version of the SQLite library.")
+
+    @classmethod
+    def of(cls, choice: EngineChoice) -> Self:
+        """Return the model of an engine."""
+        return cls(name=choice.name, reason=choice.reason, sqlite_version=choice.sqlite_version)
+
+
 class VersionOut(BaseModel):
     """The versions and settings of the service."""
 
@@ -339,6 +357,7 @@ class VersionOut(BaseModel):
     catalog_backend: str = Field(
         examples=["sqlite"], description="The name of the back end that keeps the catalog."
     )
+    engine: EngineOut
     settings: dict[str, Any] = Field(description="The `RegistryConfig`; a setting's name contains its unit.")
     states: dict[TenantState, list[str]] = Field(
         description="The lifecycle states in order, each with its permissions and transitions; see `allows` of a tenant."

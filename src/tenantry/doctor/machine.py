@@ -1,4 +1,4 @@
-"""Checks the machine: SQLite's version, the file systems, their locks and free space, and the limit on open files."""
+"""Checks the machine: SQLite's version, the engine, the file systems, their locks and free space, and the limit on open files."""
 
 import fcntl
 import os
@@ -10,10 +10,11 @@ from typing import Final
 
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
-from tenantry.errors import PersistenceConnectionError
+from tenantry.errors import PersistenceConnectionError, SettingsError
 from tenantry.files.disk_space import DISK_BYTES_MIN
 from tenantry.files.durable_files import lstat
 from tenantry.storage.sqlite.database_files.open_files import check_open_files, fit_to_open_files
+from tenantry.storage.sqlite.engine.choice import choose
 from tenantry.storage.sqlite.version import SQLITE_VERSION, has_wal_reset_bug
 
 _NETWORK: Final = {
@@ -31,6 +32,7 @@ _OCTAL: Final = re.compile(r"\\([0-7]{3})")
 def check_machine(config: RegistryConfig) -> Iterator[Finding]:
     """Yield the findings about the machine; the data directory must exist."""
     yield _sqlite()
+    yield _engine(config)
     for place in _file_systems(config.data_dir):
         yield _file_system(place)
         yield _locks(place)
@@ -101,6 +103,19 @@ def _sqlite() -> Finding:
             "(https://www.sqlite.org/wal.html, section 11)",
         )
     return ok(check, f"{SQLITE_VERSION}")
+
+
+def _engine(config: RegistryConfig) -> Finding:
+    check = "engine"
+    try:
+        choice = choose(config.engine)
+    except SettingsError as error:
+        return wrong(check, str(error), "follow the reason, or set TENANTRY_ENGINE=auto")
+    if choice.reason is None:
+        return ok(check, f"native, with SQLite {choice.sqlite_version} in {choice.sqlite_library}")
+    if config.engine == "auto":
+        return note(check, f"Python's sqlite3 runs the statements: {choice.reason}")
+    return ok(check, f"Python's sqlite3 runs the statements: {choice.reason}")
 
 
 def _file_system(data_dir: Path) -> Finding:

@@ -17,7 +17,14 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
-from tenantry.storage.protocol import Backend, BackendReport, Capability, ConnectionCounts, Place
+from tenantry.storage.protocol import (
+    Backend,
+    BackendReport,
+    Capability,
+    ConnectionCounts,
+    EngineChoice,
+    Place,
+)
 from tenantry.storage.sqlite.backend import SQLiteBackend
 from tenantry.storage.sqlite.database_files.open_files import fit_to_open_files
 
@@ -101,6 +108,14 @@ class Backends:
         """Return the numbers of connections to each database server, by the name of the back end, without I/O."""
         counted = ((backend.name, backend.connections()) for backend in self)
         return {name: counts for name, counts in counted if counts is not None}
+
+    def engine(self) -> EngineChoice:
+        """Return the engine that runs the statements of the SQLite databases in this process.
+
+        Raises:
+            SettingsError: The settings name an engine that cannot be used in this process. No registry opens then.
+        """
+        return next(engine for backend in self if (engine := backend.engine()) is not None)
 
     async def reports(self, *, seconds_max: float = REPORT_SECONDS_MAX) -> Sequence[AskedBackend]:
         """Ask all back ends for their reports at the same time; the default one comes first. A server that cannot be asked hides no other.

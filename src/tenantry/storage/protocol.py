@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Final, Literal, NamedTuple, Protocol, Self, TypeAlias, runtime_checkable
 
 from tenantry.config import Durability
 from tenantry.errors import TenantOwnedElsewhereError, TenantryError
@@ -340,6 +340,23 @@ class ConnectionCounts(NamedTuple):
     recycled_total: int
 
 
+@dataclass(frozen=True, slots=True)
+class EngineChoice:
+    """The engine that runs the statements of SQLite databases in this process.
+
+    Attributes:
+        name: ``native`` for the engine in C, ``python`` for Python's sqlite3.
+        reason: Why the engine is not ``native``, and what to do about it; None if it is.
+        sqlite_version: The version of the SQLite library. Both engines use the same library.
+        sqlite_library: The library's file; None if Python has no separate file for SQLite.
+    """
+
+    name: Literal["native", "python"]
+    reason: str | None
+    sqlite_version: str
+    sqlite_library: str | None
+
+
 class DatabaseMissingError(TenantOwnedElsewhereError):
     """A server has no database at the tenant's place: it was moved or removed, or is lost. The catalog tells which."""
 
@@ -620,6 +637,13 @@ class Backend(Protocol):
 
     def connections(self) -> ConnectionCounts | None:
         """Return the numbers of connections to the server, without I/O; None if the database has no server."""
+
+    def engine(self) -> EngineChoice | None:
+        """Return the engine that runs the statements in this process; None if a server runs them.
+
+        Raises:
+            SettingsError: The settings name an engine that cannot be used in this process; `open` raises the same error.
+        """
 
     async def identity(self) -> str | None:
         """Return an id of the database that its copies do not have; None if files in the data directory are the database.

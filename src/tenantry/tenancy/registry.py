@@ -140,6 +140,7 @@ class TenantRegistry(OperatorAPI):
 
         Raises:
             DataDirectoryError: The data directory cannot be used, or its snapshots are in another storage.
+            SettingsError: The setting ``engine`` is ``native``, and this process cannot use the engine in C.
             MigrationError: A pack has no migrations, or two packs make a table, an index, a view or a trigger with the same name.
             PersistenceError: The catalog cannot be opened, or is newer than the code.
             RegistryClosedError: The registry was closed before and cannot be reopened: make a new one. Or the registry was open when
@@ -174,9 +175,13 @@ class TenantRegistry(OperatorAPI):
                     await self._close_all()
                 raise
             self._start_services()
+            engine = parts.backends.engine()
+            is_fallback = engine.reason is not None and parts.config.engine == "auto"
             parts.log.info(
                 REGISTRY_OPENED,
                 data_dir=str(parts.config.data_dir),
+                engine=engine.name,
+                **({"engine_reason": engine.reason} if is_fallback else {}),
                 open_tenants_max=parts.config.open_tenants_max,
                 threads_max=parts.config.threads_max,
             )

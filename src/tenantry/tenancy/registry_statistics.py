@@ -13,6 +13,7 @@ def registry_statistics(parts: Parts) -> RegistryStatistics:
         tenants=dict(parts.periodic_tasks.states),
         mailbox_requests=waiting,
         mailbox_requests_peak=waiting_peak,
+        engine=parts.backends.engine(),
         threads_max=parts.config.threads_max,
         disk=parts.periodic_tasks.disk,
         snapshot_interval_seconds=parts.config.snapshot_interval_seconds,

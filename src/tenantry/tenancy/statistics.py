@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tenantry.lifecycle import TenantState
-from tenantry.storage.protocol import ConnectionCounts
+from tenantry.storage.protocol import ConnectionCounts, EngineChoice
 from tenantry.tenancy.actors.actor import ActorStatistics
 from tenantry.tenancy.actors.pool import ActorPool, PoolStatistics
 from tenantry.tenancy.data_directory import DiskSpace
@@ -36,6 +36,7 @@ class RegistryStatistics:
         tenants: The number of tenants in each state, at most ``catalog_poll_interval_seconds`` old.
         mailbox_requests: The number of waiting calls of all open tenants, by channel (``write``, ``read``).
         mailbox_requests_peak: The largest number of waiting calls of one tenant, by channel.
+        engine: The engine that runs the statements of SQLite databases.
         threads_max: The largest number of threads, not counting an extra thread for each job that takes too long.
         disk: The size and free space of the disk, at most `CHORES_INTERVAL_SECONDS` old; None before the first measurement.
         snapshot_interval_seconds: The interval of each tenant's scheduled snapshots; None without a schedule.
@@ -50,6 +51,7 @@ class RegistryStatistics:
     tenants: dict[TenantState, int]
     mailbox_requests: dict[str, int]
     mailbox_requests_peak: dict[str, int]
+    engine: EngineChoice
     threads_max: int
     disk: DiskSpace | None
     snapshot_interval_seconds: float | None

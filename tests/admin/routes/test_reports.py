@@ -7,6 +7,7 @@ import pytest
 
 from service import Service, check_problem
 from tenantry import RegistryConfig, TenantRegistry
+from tenantry.storage.sqlite.engine.choice import choose
 from tenants import make_message
 
 
@@ -151,6 +152,12 @@ async def test_the_version(admin: httpx.AsyncClient, service: Service):
         }
     ]
     assert found["catalog_backend"] == "sqlite"
-    assert found["settings"]["open_tenants_max"] == 4
+    choice = choose("auto")
+    assert found["engine"] == {
+        "name": choice.name,
+        "reason": choice.reason,
+        "sqlite_version": sqlite3.sqlite_version,
+    }
+    assert (found["settings"]["open_tenants_max"], found["settings"]["engine"]) == (4, "auto")
     assert not {"database", "databases"} & set(found["settings"])
     assert str(service.registry.config.data_dir) not in response.text

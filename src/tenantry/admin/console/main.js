@@ -214,8 +214,8 @@ function callerName({ name, key }) {
   return `${key.name || `key ${key.id}`} (${scope})`;
 }
 
-function serviceName({ tenantry, backend, backend_version: version }) {
-  return `tenantry ${tenantry} on ${backend} ${version}. Times are ${zone()}.`;
+function serviceName({ tenantry, backend, backend_version: version, engine }) {
+  return `tenantry ${tenantry} on ${backend} ${version}, engine ${engine.name}. Times are ${zone()}.`;
 }
 
 function zone() {

@@ -6,7 +6,7 @@ from fastapi import APIRouter
 
 from tenantry.admin.http.routing import AdminRoute, CurrentService, Reader
 from tenantry.admin.openapi.responses import documented
-from tenantry.admin.schemas import BackendOut, VersionOut, states_out
+from tenantry.admin.schemas import BackendOut, EngineOut, VersionOut, states_out
 
 router = APIRouter(prefix="/v1", tags=["service"], route_class=AdminRoute)
 
@@ -22,6 +22,7 @@ async def get_version(_: Reader, service: CurrentService) -> VersionOut:
         backend_version=backends[0].version,
         backends=backends,
         catalog_backend=registry.config.catalog_backend,
+        engine=EngineOut.of(registry.statistics().engine),
         settings=registry.config.model_dump(mode="json", exclude={"data_dir", "database", "databases"}),
         states=states_out(),
     )

@@ -283,6 +283,9 @@ class PostgresBackend:
         """Return the counts of the pool that all tenants' stores share; see `Backend.connections`."""
         return self._pool.counts()
 
+    def engine(self) -> None:
+        """Return None: the server runs the statements; see `Backend.engine`."""
+
     async def identity(self) -> str | None:
         """Return a digest of the cluster's, the database's and the catalog's own numbers; see `Backend.identity`.
 

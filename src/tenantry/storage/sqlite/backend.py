@@ -19,6 +19,7 @@ from tenantry.storage.protocol import (
     BackendReport,
     Capability,
     ClosedDatabase,
+    EngineChoice,
     LockTakenError,
     Place,
     RestorePoints,
@@ -35,6 +36,7 @@ from tenantry.storage.sqlite.database_files.open_files import (
     log_fitted_pool,
 )
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
+from tenantry.storage.sqlite.engine.choice import choose
 from tenantry.storage.sqlite.limits import SQLITE_LIMITS, SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity, second_look
 from tenantry.storage.sqlite.migrations.memory_database import check_objects
@@ -89,7 +91,11 @@ class SQLiteBackend:
         self._is_open = False
 
     async def open(self) -> None:
-        """Check the packs and the files, remove lock files of dead processes, and keep the threads running; see `Backend.open`."""
+        """Check the engine, the packs and the files, remove lock files of dead processes, and keep the threads running.
+
+        See `Backend.open`.
+        """
+        self.engine()
         await run_in_thread(check_open_files, self._config)
         await run_in_thread(check_objects, self._schemas)
         has_catalog = self._config.catalog_backend == self.name
@@ -255,6 +261,10 @@ class SQLiteBackend:
 
     def connections(self) -> None:
         """Return None: files have no server; see `Backend.connections`."""
+
+    def engine(self) -> EngineChoice:
+        """Return the engine that the settings choose; see `Backend.engine`."""
+        return choose(self._config.engine)
 
     async def identity(self) -> None:
         """Return None: the data directory has an identity of its own; see `Backend.identity`."""

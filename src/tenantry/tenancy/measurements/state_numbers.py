@@ -44,6 +44,12 @@ def state_numbers(statistics: RegistryStatistics, forwarded_calls: Mapping[str, 
     )
     yield from _connections(statistics.connections)
     yield from _peers(statistics.peers, forwarded_calls)
+    yield gauge(
+        "tenantry_engine_info",
+        "The engine that runs the statements of SQLite databases, and the version of SQLite.",
+        {(statistics.engine.name, statistics.engine.sqlite_version): 1.0},
+        *("engine", "sqlite"),
+    )
     yield number(
         "tenantry_opened_timestamp_seconds",
         "The time at which the process opened the data directory.",

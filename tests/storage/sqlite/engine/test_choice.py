@@ -1,0 +1,126 @@
+"""Which engine a process uses, and the reason, in processes that cannot use the engine in C."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from commands import environment
+from distributions import build_wheel, copy_project
+from tenantry import RegistryConfig, TenantRegistry
+from tenantry.storage.sqlite.engine.choice import choose
+from tenants import HANG_SECONDS
+
+ENGINE = Path("tenantry/storage/sqlite/engine")
+NOT_BUILT = f"not_built.{sys.implementation.cache_tag}.txt"
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with tenantry as it is installed on a machine without a C compiler."""
+    place = tmp_path_factory.mktemp("installed")
+    return build_wheel(copy_project(place / "project"), {"PATH": "/nonexistent"})
+
+
+def run(installed: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the installed tenantry."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment(PYTHONPATH=str(installed), **variables),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=HANG_SECONDS,
+    )
+
+
+def reason_in(installed: Path, change: str = "pass") -> str:
+    """Return why `choose` takes Python's sqlite3 in a new process, after a change of the process."""
+    done = run(
+        installed,
+        "-c",
+        "import sys, _sqlite3\n"
+        "from tenantry.storage.sqlite.engine.choice import choose\n"
+        f"{change}\n"
+        "choice = choose('auto')\n"
+        "assert choice.name == 'python'\n"
+        "assert choose('auto') == choice\n"
+        "print(choice.reason)",
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def test_without_a_compiler(installed: Path):
+    """The build leaves the reason, and the process names it with what to do."""
+    missing = (installed / ENGINE / NOT_BUILT).read_text().strip()
+    assert missing.startswith("there is no C compiler ")
+    assert reason_in(installed) == (
+        f"the engine was not built, because {missing}: install what is missing, and then tenantry anew"
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (
+            "sys.version_info = (3, 14, 0, 'final', 0)",
+            "the engine knows CPython 3.11 to 3.13 with the interpreter's lock, and this is ",
+        ),
+        ("sys.implementation.name = 'pypy'", "the engine knows CPython 3.11 to 3.13 "),
+        ("del _sqlite3.__file__", "SQLite is built into this Python, so the engine cannot find "),
+    ],
+    ids=["version", "implementation", "built in"],
+)
+def test_a_python_that_the_engine_does_not_know(installed: Path, change: str, reason: str):
+    """The extension is not even loaded, because it might crash."""
+    assert reason_in(installed, change).startswith(reason)
+
+
+def test_an_engine_that_cannot_be_loaded(installed: Path):
+    """An extension of another machine is not used."""
+    extension = installed / ENGINE / "_engine.so"
+    extension.write_bytes(b"\x7fELF of another machine")
+    try:
+        assert reason_in(installed).startswith("the engine cannot be loaded (")
+    finally:
+        extension.unlink()
+
+
+def test_native_is_refused_with_the_reason(installed: Path, tmp_path: Path):
+    """With `native`, no command opens a registry, and the doctor says why. `auto` works."""
+    create = ("-m", "tenantry", "tenant", "create", "acme", "--data-dir", str(tmp_path / "data"))
+    refused = run(installed, *create, TENANTRY_ENGINE="native")
+    assert refused.returncode == 2
+    assert (
+        "the setting engine is 'native', but the engine in C cannot be used: the engine was not built"
+        in refused.stderr
+    )
+    assert "set TENANTRY_ENGINE=auto" in refused.stderr
+    assert not (tmp_path / "data" / "catalog.db").exists()
+    assert run(installed, *create).returncode == 0
+    doctor = ("-m", "tenantry", "doctor", "--data-dir", str(tmp_path / "data"), "--json")
+    levels = {"native": "wrong", "auto": "note", "python": "ok"}
+    for engine, level in levels.items():
+        done = run(installed, *doctor, TENANTRY_ENGINE=engine)
+        [finding] = [one for one in json.loads(done.stdout)["findings"] if one["check"] == "engine"]
+        assert finding["level"] == level
+        expected = "setting engine is 'python'" if engine == "python" else "there is no C compiler"
+        assert expected in finding["found"]
+
+
+async def test_the_settings_choose_python(data_dir: Path):
+    """With `python` the engine in C is not used even where it could be."""
+    registry = TenantRegistry(RegistryConfig(data_dir=data_dir, engine="python"))
+    assert registry.statistics().engine == choose("python")
+    assert (choose("python").name, choose("python").reason) == ("python", "the setting engine is 'python'")
+
+
+def test_the_library_is_named():
+    """The version and the file of SQLite are known, unless Python has SQLite built in."""
+    choice = choose("auto")
+    assert choice.sqlite_library is None or Path(choice.sqlite_library).is_file()
+    if choice.name == "native":
+        assert choice.sqlite_library is not None
