@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import anyio
 
@@ -31,6 +31,7 @@ from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_read
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.connections.transaction import SQLiteTransaction
 from tenantry.storage.sqlite.database_files.change_token import read_change_token
+from tenantry.storage.sqlite.engine.native import READ, WRITE, driver_error, results_with_names
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.maintenance import integrity, online_backup
 from tenantry.storage.sqlite.migrations import migrator
@@ -184,7 +185,10 @@ class SQLiteStore:
         writer = self._connections.writer
         if writer is None or self._writer_lock.locked():
             return asyncio.ensure_future(self._submit_in_turn(job))
-        return self._submit(writer, job)
+        batch_ = writer.batch(WRITE, requests) if self._connections.is_log_durable else None
+        if batch_ is None:
+            return self._submit(writer, job)
+        return writer.submit_batch(batch_, job, partial(self._written, requests))
 
     def read(self, statements: Sequence["Statement"]) -> "asyncio.Future[list[ReadOutcome]]":
         """Run read-only statements on one snapshot; see `Store.read`."""
@@ -192,7 +196,7 @@ class SQLiteStore:
         connections = self._connections
         if connections.immutable_reader is not None:
             job = self._mapped(partial(connections.read_immutable, statements))
-            return self._submit(connections.immutable_reader, job)
+            return self._submit_read(connections.immutable_reader, job, statements)
         writer = connections.writer
         if writer is None or self._log_limit.holds_reads:
             return asyncio.ensure_future(self._read_later(statements))
@@ -200,12 +204,12 @@ class SQLiteStore:
             beside_writes = self._mapped(partial(batch.read_batch_beside_writes, statements))
             if self._writer_lock.locked():
                 return asyncio.ensure_future(self._submit_in_turn(beside_writes))
-            return self._submit(writer, beside_writes)
+            return self._submit_read(writer, beside_writes, statements)
         job = self._mapped(partial(batch.read_batch, statements))
         reader = connections.reader()
         if reader is None:
-            return asyncio.ensure_future(self._submit_to_new_reader(job))
-        return self._submit(reader, job)
+            return asyncio.ensure_future(self._submit_to_new_reader(job, statements))
+        return self._submit_read(reader, job, statements)
 
     async def apply_limits(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
         """Apply limits to writes; see `Store.apply_limits`."""
@@ -340,6 +344,37 @@ class SQLiteStore:
         with self._mapped_errors():
             return connection.submit(job)
 
+    def _submit_read(
+        self,
+        connection: JobConnection,
+        job: Callable[[sqlite3.Connection], list[ReadOutcome]],
+        statements: Sequence["Statement"],
+    ) -> "asyncio.Future[list[ReadOutcome]]":
+        """Submit a read to the engine, or the job to Python if the engine does not take the read."""
+        batch_ = connection.batch(READ, statements)
+        if batch_ is None:
+            return self._submit(connection, job)
+        return connection.submit_batch(batch_, job, partial(_results_of, statements))
+
+    def _written(self, requests: Sequence[Request], ended: Any) -> list[WriteOutcome]:
+        """Return the outcomes of a batch of the engine."""
+        self._log_limit.measure_again()
+        refusal = ended.refusal()
+        if refusal is not None:
+            return [self._mapped_outcome(request, *refusal) for request in requests]
+        results = ended.results()
+        outcomes: list[WriteOutcome] = results
+        if ended.has_names:
+            outcomes = [results_with_names(*pair) for pair in zip(requests, results, strict=True)]
+        if ended.has_errors:
+            for index, code, message in ended.errors():
+                outcomes[index] = self._mapped_outcome(requests[index], code, message)
+        return outcomes
+
+    def _mapped_outcome(self, request: Request, code: int, message: bytes) -> WriteOutcome:
+        name = request[0].name
+        return self._with_limit_named(map_error(driver_error(code, message), name), name)
+
     async def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
         """Run a job on the writer after an open transaction has ended; open the writer first if needed."""
         async with self._writer_lock:
@@ -373,13 +408,15 @@ class SQLiteStore:
                 raise
         return await self.read(statements)
 
-    async def _submit_to_new_reader(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    async def _submit_to_new_reader(
+        self, job: Callable[[sqlite3.Connection], list[ReadOutcome]], statements: Sequence["Statement"]
+    ) -> list[ReadOutcome]:
         try:
             reader = await self._connections.new_reader()
         except (*DRIVER_ERRORS, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
         await self._log_limit.wait_released()  # new reads may have to wait by now
-        return await self._submit(reader, job)
+        return await self._submit_read(reader, job, statements)
 
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
         return plan_migrations(self._schemas, self.backend, applied, file_version)
@@ -447,6 +484,12 @@ class SQLiteStore:
         else:
             self._log.failure(event, mapped, backend=self.backend)
         raise mapped from error
+
+
+def _results_of(statements: Sequence["Statement"], ended: Any) -> list[ReadOutcome]:
+    """Return the results of a batch of reads of the engine."""
+    results: list[ReadOutcome] = ended.results()
+    return results_with_names(statements, results) if ended.has_names else results
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

@@ -15,7 +15,7 @@ import os
 import sqlite3
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 from weakref import WeakSet
 
@@ -23,8 +23,9 @@ import aiosqlite
 import anyio
 
 from tenantry.forks import keep_for_ever
-from tenantry.storage.sqlite.connections.thread_pool import SerialQueue, ThreadPool
+from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
 from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
+from tenantry.storage.sqlite.engine.native import outlet
 from tenantry.threads import running_loop
 
 T = TypeVar("T")
@@ -40,6 +41,7 @@ class JobConnection(aiosqlite.Connection):
         # super().__init__() is not called, because it creates a thread, which would double the time of this constructor.
         self._running = True
         self._connection: sqlite3.Connection | None = None
+        self._database: Any = None  # the engine's
         self._connector = connector
         self._iter_chunk_size = _ROWS_PER_FETCH
         self._thread_pool = thread_pool
@@ -61,7 +63,7 @@ class JobConnection(aiosqlite.Connection):
         """
         opened: asyncio.Future[None] = running_loop().create_future()
         connection = cls(connector, thread_pool)
-        connection._tx.put_nowait((opened, connection._open_on_thread))
+        connection._put((opened, connection._open_on_thread))
         try:
             await asyncio.shield(opened)
         except BaseException:
@@ -103,14 +105,49 @@ class JobConnection(aiosqlite.Connection):
             ValueError: The connection is closed.
         """
         job = Job(function, self)
-        self._tx.put_nowait((job, job.run))
+        self._put((job, job.run))
         return job
+
+    def use_engine(self, token: str | None, file: tuple[str, int, int, int] | None = None) -> None:
+        """Let the engine run batches on this connection, which has no job now; a no-op if the pool has no engine.
+
+        Args:
+            token: The owner's token, which the guard of each write compares; None for a database without an owner.
+            file: The path, inode, size in bytes and modification time in nanoseconds of an immutable file; None for another file.
+        """
+        if self._thread_pool.engine is not None:
+            self._database = self._thread_pool.engine.Database(self._conn, token, file)
+
+    def batch(self, kind: int, requests: Sequence[Any]) -> Any:
+        """Return a batch for `submit_batch`; None if the requests must run in Python."""
+        if self._database is None or not self._running:
+            return None
+        return self._database.batch(kind, requests if type(requests) is list else list(requests))
+
+    def submit_batch(
+        self, batch: Any, function: Callable[[sqlite3.Connection], T], finish: Callable[[Any], T]
+    ) -> "Job[T]":
+        """Run a batch of the engine, in the order of `submit`; return the future of its result.
+
+        Args:
+            batch: The batch.
+            function: The job that runs instead if the batch has to run in Python.
+            finish: The function that returns the result of a batch that has ended.
+        """
+        job = BatchJob(function, self, batch, finish)
+        self._tx.put_batch(batch, job, job.run, outlet())  # type: ignore[attr-defined]  # the engine's queue
+        self._thread_pool.watch()
+        return job
+
+    def _put(self, item: Item) -> None:
+        self._tx.put_nowait(item)
+        self._thread_pool.watch()
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run `function` like `submit`, and return its result. Cancellation discards the result; the function still runs to its end."""
         connection = self.opened()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._tx.put_nowait((future, lambda: function(connection)))
+        self._put((future, lambda: function(connection)))
         return await future
 
     async def aclose(self, then: Callable[[], None] | None = None) -> None:
@@ -124,7 +161,7 @@ class JobConnection(aiosqlite.Connection):
         # aiosqlite's close() would drop the handle even if closing fails.
         closed = asyncio.get_running_loop().create_future()
         self._running = False
-        self._tx.put_nowait((closed, lambda: self._close_on_thread(then)))
+        self._put((closed, lambda: self._close_on_thread(then)))
         try:
             await asyncio.shield(closed)
         except BaseException:
@@ -155,13 +192,17 @@ class JobConnection(aiosqlite.Connection):
         """
         self._running = False
         if self._connection is not None:
+            keep_for_ever(self._database)
             keep_for_ever(self._connection)
-            self._connection = None
+            self._connection = self._database = None
 
     def _open_on_thread(self) -> None:
         self._connection = self._connector()
 
     def _close_on_thread(self, then: Callable[[], None] | None) -> None:
+        if self._database is not None:
+            self._database.close()
+            self._database = None
         self._conn.close()
         self._connection = None
         if then is not None:
@@ -195,6 +236,10 @@ class JobConnection(aiosqlite.Connection):
             if is_running:
                 self._conn.interrupt()
             return is_running
+
+    def interrupt_batch(self, batch: Any) -> bool:
+        """Give a batch up; return whether it runs in the engine now. Then its statements were interrupted."""
+        return bool(self._tx.interrupt(batch))  # type: ignore[attr-defined]  # the engine's queue
 
 
 class Job(asyncio.Future[T]):
@@ -233,6 +278,34 @@ class Job(asyncio.Future[T]):
         """Interrupt the job repeatedly until the job ends, because an interrupt between two statements has no effect."""
         if self._connection.interrupt_job(self):
             self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
+
+
+class BatchJob(Job[T]):
+    """A batch of the engine, and the future of its result."""
+
+    def __init__(
+        self,
+        function: Callable[[sqlite3.Connection], T],
+        connection: JobConnection,
+        batch: Any,
+        finish: Callable[[Any], T],
+    ) -> None:
+        super().__init__(function, connection)
+        self._batch = batch
+        self._finish = finish
+
+    def deliver(self, batch: Any) -> None:
+        """Set the result of the batch, which has ended."""
+        try:
+            self.set_result(self._finish(batch))
+        except Exception as error:  # noqa: BLE001  # the error belongs to the caller
+            self.set_exception(error)
+
+    def _interrupt(self) -> None:
+        if self._connection.interrupt_batch(self._batch):
+            self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
+        else:
+            super()._interrupt()  # the batch may run in Python
 
 
 async def _finished(task: "asyncio.Future[Any]") -> None:

@@ -76,6 +76,7 @@ class Connections:
             # Reads do not run on the threads of writers, which wait for the disk.
             connection.move_to(self._thread_pools.read)
             self.immutable_reader = connection
+        self._use_engine(connection)
         self.is_open = True
 
     async def aclose(self) -> None:
@@ -167,6 +168,7 @@ class Connections:
                 reader = await JobConnection.open(
                     partial(open_reader, self._opener.options), self._thread_pools.read
                 )
+                self._use_engine(reader)
                 self.readers.append(reader)
             return reader
 
@@ -209,6 +211,19 @@ class Connections:
             self._new_log.make_durable(connection)
             self._new_log = None
 
+    @property
+    def is_log_durable(self) -> bool:
+        """Whether `make_log_durable` has nothing to do any more."""
+        return self._new_log is None
+
+    def _use_engine(self, connection: JobConnection) -> None:
+        """Let the engine run batches on a connection, unless hooks of schema packs have changed the connection."""
+        if self._opener.options.connect_hooks:
+            return
+        is_immutable = connection is self.immutable_reader
+        file = self._opener.immutable_file if is_immutable else None
+        connection.use_engine(self._opener.token, None if file is None else file.identity)
+
     def _keeper(self, connection: sqlite3.Connection) -> sqlite3.Connection | None:
         return None if self._new_log is None else self._new_log.keeper(self._opener.options, connection)
 
@@ -244,6 +259,7 @@ class Connections:
             await self._close_immutable_reader()
             try:
                 self.writer = await JobConnection.open(self._open_deferred_writer, self._thread_pools.write)
+                self._use_engine(self.writer)
             except Exception:
                 if was_immutable:
                     await self._return_to_immutable()
@@ -254,6 +270,7 @@ class Connections:
         """Open the immutable reader again after the writer failed to open, so that reads still work on a full disk."""
         with suppress(*DRIVER_ERRORS, OSError, TenantryError, _NotImmutableError):
             self.immutable_reader = await JobConnection.open(self._reopen_immutable, self._thread_pools.read)
+            self._use_engine(self.immutable_reader)
 
     def _reopen_immutable(self) -> sqlite3.Connection:
         connection = self._opener.open_as_immutable(must_be_fenced=False)

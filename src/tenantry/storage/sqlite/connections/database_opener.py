@@ -42,6 +42,11 @@ class DatabaseOpener:
         self._log = log
         self._plan: migrator.Plan | MigrationError | None = None
 
+    @property
+    def token(self) -> str | None:
+        """The owner's token; None for a database without an owner."""
+        return None if self._ownership is None else self._ownership.token
+
     def apply_limits(self, database_bytes_max: int | None, durability: Durability) -> None:
         """Use these limits for every writer opened from now on."""
         self.options = replace(self.options, database_bytes_max=database_bytes_max, durability=durability)

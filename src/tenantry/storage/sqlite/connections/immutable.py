@@ -32,6 +32,11 @@ class ImmutableFile:
             return None
         return cls(name, identity)
 
+    @property
+    def identity(self) -> tuple[str, int, int, int]:
+        """The path, the inode, the size in bytes and the modification time in nanoseconds."""
+        return (self._path, *self._identity)
+
     def is_unchanged(self) -> bool:
         """Return whether the path still names the same, unchanged file, and no log with content is beside the file."""
         return self._identity == _identity(self._path) and not has_log(self._path)

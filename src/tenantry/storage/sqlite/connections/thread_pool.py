@@ -28,15 +28,28 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from queue import SimpleQueue
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from weakref import WeakKeyDictionary, ref
 
 from tenantry.storage.sqlite.connections.pace import LONG_JOB_SECONDS, PROCESS
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _IDLE: Final = float("inf")
 
 Item: TypeAlias = tuple[asyncio.Future[Any] | None, Callable[[], Any]]
 """An item of aiosqlite's queue: a function, and the future of its result."""
+
+
+class Worker:
+    """One thread: the start time of its current job, and whether the thread ends after its job."""
+
+    __slots__ = ("busy_since_seconds", "is_replaced")
+
+    def __init__(self) -> None:
+        self.busy_since_seconds = _IDLE
+        self.is_replaced = False
 
 
 class SerialQueue:
@@ -61,39 +74,46 @@ class SerialQueue:
         """Return the number of waiting and running jobs."""
         return len(self._items)
 
-    def run_next(self) -> bool:
-        """Run the first job on a thread of the pool; return whether the queue has more jobs and must be scheduled again."""
-        future, function = self._items[0]
-        try:
-            result = function()
-        except BaseException as error:  # noqa: BLE001  # every error belongs to the caller, not to the thread
-            has_more = self._remove_first()
-            if future is not None:
-                self._pool.deliver(future, future.set_exception, error)
-        else:
-            has_more = self._remove_first()
-            if future is not None:
-                self._pool.deliver(future, future.set_result, result)
-        return has_more
+    def first(self) -> Item:
+        """Return the first job, for the thread of the pool that got this queue."""
+        return self._items[0]
 
-    def _remove_first(self) -> bool:
-        # The job is removed before its result is delivered, because the receiver may ask for the number of jobs.
+    def remove_first(self) -> bool:
+        """Remove the first job; return whether the queue has more jobs and must be scheduled again."""
         with self._lock:
             self._items.popleft()
             self._is_scheduled = bool(self._items)
             return self._is_scheduled
 
 
-class ThreadPool:
-    """A pool of threads for any number of connections. At most `threads_max` jobs run at once, not counting overdue jobs."""
+class ReadyQueue:
+    """The queues that have jobs. The engine's queue runs batches in `get`, so `get` takes the thread's worker."""
 
-    def __init__(self, name: str, threads_max: int) -> None:
+    def __init__(self) -> None:
+        self._queues: SimpleQueue[SerialQueue | None] = SimpleQueue()
+        self.put = self._queues.put
+        self.empty = self._queues.empty
+
+    def get(self, _worker: Worker) -> SerialQueue | None:
+        """Wait for a queue and return it; None if the thread is to end."""
+        return self._queues.get()
+
+
+class ThreadPool:
+    """A pool of threads for any number of connections. At most `threads_max` jobs run at once, not counting overdue jobs.
+
+    Args:
+        engine: The engine's module, whose queues also take its batches; None for queues in Python.
+    """
+
+    def __init__(self, name: str, threads_max: int, engine: "ModuleType | None" = None) -> None:
         self._name = name
         self._threads_max = threads_max
-        self._ready: SimpleQueue[SerialQueue | None] = SimpleQueue()
+        self.engine = engine
+        self._ready: ReadyQueue = self._new_ready_queue()
         # The lock is reentrant, because the garbage collector may close a connection while this thread holds the lock.
         self._lock = threading.RLock()
-        self._workers: set[_Worker] = set()
+        self._workers: dict[Worker, threading.Thread] = {}
         self._users = 0
         self._outbox: _Outbox | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -109,7 +129,7 @@ class ThreadPool:
         self._users += 1
         if len(self._workers) < self._threads_max:
             self._start_worker()
-        return SerialQueue(self)
+        return SerialQueue(self) if self.engine is None else self.engine.SerialQueue(self._ready)
 
     def unregister(self) -> None:
         """Record that a connection without jobs was closed. The threads stop when the last connection is closed."""
@@ -120,20 +140,23 @@ class ThreadPool:
             self._timer.cancel()
             self._timer = None
         # New connections get a new ready queue. A replaced thread ends without taking a `None`: each `None` stops one thread.
-        ready, self._ready = self._ready, SimpleQueue()
+        ready, self._ready = self._ready, self._new_ready_queue()
         with self._lock:
-            workers, self._workers = self._workers, set()
+            workers, self._workers = self._workers, {}
         for _ in workers:
             ready.put(None)
-        for worker in workers:
+        for thread in workers.values():
             # The thread has no job, so joining it takes microseconds, unless a connection was lost while it was being opened.
             # The garbage collector may have closed a lost connection on this worker's own thread.
-            if worker.thread is not threading.current_thread():
-                worker.thread.join(LONG_JOB_SECONDS)
+            if thread is not threading.current_thread():
+                thread.join(LONG_JOB_SECONDS)
 
     def schedule(self, queue: SerialQueue) -> None:
         """Append a serial queue to the ready queue."""
         self._ready.put(queue)
+
+    def watch(self) -> None:
+        """Replace threads whose jobs take too long, until no job waits or runs."""
         if self._timer is None:
             self._set_timer()
 
@@ -159,31 +182,49 @@ class ThreadPool:
             overdue = [w for w in self._workers if w.busy_since_seconds < too_long_ago and not w.is_replaced]
             for worker in overdue:
                 worker.is_replaced = True
-            is_busy = not self._ready.empty() or any(w.is_busy for w in self._workers)
+            is_busy = not self._ready.empty() or any(w.busy_since_seconds != _IDLE for w in self._workers)
         for _ in overdue:
             self._start_worker()
         if is_busy:
             self._set_timer()
 
-    def _start_worker(self) -> None:
-        worker = _Worker()
-        worker.thread = threading.Thread(
-            target=self._work, args=(worker, self._ready), name=self._name, daemon=True
-        )
-        with self._lock:
-            self._workers.add(worker)
-        worker.thread.start()
+    def _new_ready_queue(self) -> "ReadyQueue":
+        return ReadyQueue() if self.engine is None else self.engine.ReadyQueue()
 
-    def _work(self, worker: "_Worker", ready: "SimpleQueue[SerialQueue | None]") -> None:
-        while not worker.is_replaced and (queue := ready.get()) is not None:
+    def _start_worker(self) -> None:
+        worker = Worker() if self.engine is None else self.engine.Worker()
+        thread = threading.Thread(target=self._work, args=(worker, self._ready), name=self._name, daemon=True)
+        with self._lock:
+            self._workers[worker] = thread
+        thread.start()
+
+    def _work(self, worker: "Worker", ready: "ReadyQueue") -> None:
+        while not worker.is_replaced and (queue := ready.get(worker)) is not None:
             worker.busy_since_seconds = PROCESS.begin_job()
-            has_more = queue.run_next()
+            has_more = self._run_first(queue)
             PROCESS.end_job()
             if has_more:
                 ready.put(queue)
             worker.busy_since_seconds = _IDLE
         with self._lock:
-            self._workers.discard(worker)
+            self._workers.pop(worker, None)
+
+    def _run_first(self, queue: SerialQueue) -> bool:
+        """Run the first job of a queue; return whether the queue has more jobs and must be scheduled again."""
+        future, function = queue.first()
+        deliver: Callable[[Any], None] | None = None
+        try:
+            result = function()
+        except BaseException as error:  # noqa: BLE001  # every error belongs to the caller, not to the thread
+            result = error
+            deliver = None if future is None else future.set_exception
+        else:
+            deliver = None if future is None else future.set_result
+        # The job is removed before its result is delivered, because the receiver may ask for the number of jobs.
+        has_more = queue.remove_first()
+        if future is not None and deliver is not None:
+            self.deliver(future, deliver, result)
+        return has_more
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,9 +238,14 @@ class ThreadPools:
     read: ThreadPool
 
     @classmethod
-    def of(cls, *, write_threads: int, read_threads: int) -> "ThreadPools":
-        """Return pools with these numbers of threads."""
-        return cls(ThreadPool("tenantry write", write_threads), ThreadPool("tenantry read", read_threads))
+    def of(
+        cls, *, write_threads: int, read_threads: int, engine: "ModuleType | None" = None
+    ) -> "ThreadPools":
+        """Return pools with these numbers of threads; see `ThreadPool` for the engine."""
+        return cls(
+            ThreadPool("tenantry write", write_threads, engine),
+            ThreadPool("tenantry read", read_threads, engine),
+        )
 
     def retain(self) -> None:
         """Keep the threads of both pools, see `ThreadPool.retain`."""
@@ -210,21 +256,6 @@ class ThreadPools:
         """Undo one call of `retain` on both pools, see `ThreadPool.unregister`."""
         self.write.unregister()
         self.read.unregister()
-
-
-class _Worker:
-    """One thread, and the start time of the thread's current job."""
-
-    __slots__ = ("busy_since_seconds", "is_replaced", "thread")
-
-    def __init__(self) -> None:
-        self.thread: threading.Thread
-        self.busy_since_seconds = _IDLE
-        self.is_replaced = False
-
-    @property
-    def is_busy(self) -> bool:
-        return self.busy_since_seconds != _IDLE
 
 
 class _Outbox:

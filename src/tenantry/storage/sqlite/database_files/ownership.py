@@ -51,6 +51,11 @@ class FileOwnership:
         self._is_fenced = False
 
     @property
+    def token(self) -> str:
+        """The owner's token, which is in the database after this owner's first write."""
+        return self._token
+
+    @property
     def is_fenced(self) -> bool:
         """True if no past owner can write: the last owner closed cleanly, or the epoch was raised."""
         return self._is_fenced

@@ -1,1 +1,1 @@
-"""The engine: an optional C extension, and the choice between it and Python."""
+"""The engine runs batches of statements in C, without the interpreter's lock, on the connections of Python's sqlite3."""

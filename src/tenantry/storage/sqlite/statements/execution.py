@@ -14,7 +14,7 @@ DIALECT: Final = "sqlite"
 
 _DISTINCT_STATEMENTS_MAX: Final = 4096
 _UNKNOWN: Final = NumberedStatement("", 0)
-_known: Final[dict[str, NumberedStatement | None]] = {}
+known_texts: Final[dict[str, NumberedStatement | None]] = {}
 """The SQL texts that were authorized and have run, with their executable forms. Each text is authorized once in a process.
 
 The authorizer is removed after each new text. Otherwise SQLite would call it for each column of each prepared statement, and each call
@@ -30,7 +30,7 @@ def run_statement(statement: Statement, connection: sqlite3.Connection) -> Resul
         Exception: The driver's error for the statement and its parameters.
     """
     sql = statement.text(DIALECT)
-    numbered = _known.get(sql, _UNKNOWN)
+    numbered = known_texts.get(sql, _UNKNOWN)
     try:
         if numbered is not _UNKNOWN:
             return _execute(sql, statement, numbered, connection)
@@ -61,9 +61,9 @@ def _run_judged(sql: str, statement: Statement, connection: sqlite3.Connection) 
 
 
 def _remember(sql: str, numbered: NumberedStatement | None) -> None:
-    if len(_known) >= _DISTINCT_STATEMENTS_MAX:
-        _known.clear()
-    _known[sql] = numbered
+    if len(known_texts) >= _DISTINCT_STATEMENTS_MAX:
+        known_texts.clear()
+    known_texts[sql] = numbered
 
 
 def _execute(

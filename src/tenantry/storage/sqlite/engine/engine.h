@@ -1,0 +1,200 @@
+/* The engine runs batches of statements on threads that do not hold the interpreter's lock.
+ *
+ * Theory of operation. Python's sqlite3 gives the interpreter's lock up and takes it back 28 to 65 times in a call, and with many tenants
+ * the event loop waits for the lock most of the time. The engine gives the lock up once for a whole batch. It opens no database: it uses the
+ * `sqlite3 *` of a connection that Python has opened and set up, so Python's jobs (migrations, transactions, copies) and the engine's
+ * batches run on one connection, in one queue, in the order in which they were submitted.
+ *
+ *     queue.c      the queue of each connection, and the queue of connections that are ready, where the threads wait
+ *     batch.c      a batch: converts parameters when it is made, and builds results when it is taken, both under the interpreter's lock
+ *     run.c        runs a batch on a connection, without the lock
+ *     outlet.c     the batches that have ended, of one event loop; an eventfd wakes the loop
+ *     functions.c  SQLite's functions, looked up in the library that Python's sqlite3 uses
+ *
+ * A batch is optimistic. Before anything is committed, every surprise (an error but a refused constraint, an owner that must be checked in
+ * Python, invalid UTF-8) rolls the batch back, and the batch's Python function runs instead, at the same place of the queue. So Python's
+ * store decides what each error means, and the engine only has to be right where all is well.
+ *
+ * The interpreter's lock protects everything that a comment here does not name. */
+#ifndef TENANTRY_ENGINE_H
+#define TENANTRY_ENGINE_H
+
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+#include <pthread.h>
+#include <sqlite3.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The functions of SQLite that the engine calls. They are not linked, see functions.c. */
+#define SQLITE_FUNCTIONS(X)                                                                                        \
+    X(bind_blob, int, (sqlite3_stmt *, int, const void *, int, void (*)(void *)))                                  \
+    X(bind_double, int, (sqlite3_stmt *, int, double))                                                             \
+    X(bind_int64, int, (sqlite3_stmt *, int, sqlite3_int64))                                                       \
+    X(bind_null, int, (sqlite3_stmt *, int))                                                                       \
+    X(bind_parameter_count, int, (sqlite3_stmt *))                                                                 \
+    X(bind_text, int, (sqlite3_stmt *, int, const char *, int, void (*)(void *)))                                  \
+    X(changes, int, (sqlite3 *))                                                                                   \
+    X(clear_bindings, int, (sqlite3_stmt *))                                                                       \
+    X(column_blob, const void *, (sqlite3_stmt *, int))                                                            \
+    X(column_bytes, int, (sqlite3_stmt *, int))                                                                    \
+    X(column_count, int, (sqlite3_stmt *))                                                                         \
+    X(column_double, double, (sqlite3_stmt *, int))                                                                \
+    X(column_int64, sqlite3_int64, (sqlite3_stmt *, int))                                                          \
+    X(column_name, const char *, (sqlite3_stmt *, int))                                                            \
+    X(column_text, const unsigned char *, (sqlite3_stmt *, int))                                                   \
+    X(column_type, int, (sqlite3_stmt *, int))                                                                     \
+    X(errmsg, const char *, (sqlite3 *))                                                                           \
+    X(extended_errcode, int, (sqlite3 *))                                                                          \
+    X(finalize, int, (sqlite3_stmt *))                                                                             \
+    X(get_autocommit, int, (sqlite3 *))                                                                            \
+    X(interrupt, void, (sqlite3 *))                                                                                \
+    X(libversion, const char *, (void))                                                                            \
+    X(next_stmt, sqlite3_stmt *, (sqlite3 *, sqlite3_stmt *))                                                      \
+    X(prepare_v3, int, (sqlite3 *, const char *, int, unsigned int, sqlite3_stmt **, const char **))               \
+    X(reset, int, (sqlite3_stmt *))                                                                                \
+    X(sourceid, const char *, (void))                                                                              \
+    X(sql, const char *, (sqlite3_stmt *))                                                                         \
+    X(step, int, (sqlite3_stmt *))                                                                                 \
+    X(stmt_readonly, int, (sqlite3_stmt *))                                                                        \
+    X(total_changes, int, (sqlite3 *))
+
+struct sqlite_functions {
+#define X(name, result, arguments) result(*name) arguments;
+    SQLITE_FUNCTIONS(X)
+#undef X
+};
+extern struct sqlite_functions sq;
+
+enum {
+    SQL_TEXTS_MAX = 4096,            /* the texts that the process remembers */
+    STATEMENTS_MAX = 128,            /* the prepared statements of one connection */
+    RESULT_BYTES_MAX = 256 << 20,    /* the results of one batch; a larger result is Python's */
+    ARENA_BYTES = 16 << 10,          /* the smallest piece of memory for results */
+    MESSAGE_BYTES_MAX = 1024,
+};
+
+/* A parameter, or a value of a row. The bytes belong to a Python object, or to the batch's arena. */
+typedef struct {
+    int type; /* SQLITE_INTEGER, SQLITE_FLOAT, SQLITE_TEXT, SQLITE_BLOB or SQLITE_NULL */
+    int length;
+    union {
+        sqlite3_int64 integer;
+        double real;
+        const char *bytes;
+    } as;
+} Value;
+
+/* Tenantry's `Fetch`, in the order of its members. */
+typedef enum { FETCH_NONE, FETCH_ROWCOUNT, FETCH_ONE, FETCH_ALL, FETCH_NAMED_ONE, FETCH_NAMED_ALL, FETCHES } Fetch;
+
+typedef struct {
+    const char *text; /* the SQL text; the process keeps it for ever */
+    int text_length;
+    Fetch fetch;
+    int parameter_count;
+    const Value *parameters;
+    /* Written by run.c. */
+    int error_code; /* an extended result code of a refused constraint; SQLITE_OK otherwise */
+    const char *error_message;
+    int column_count;
+    const char **column_names; /* for a named fetch */
+    size_t row_count;
+    size_t row_capacity;
+    Value *rows; /* row_count times column_count values */
+    int changes;
+} Step;
+
+typedef struct ArenaPiece {
+    struct ArenaPiece *next;
+    size_t used, size;
+    max_align_t content[];
+} ArenaPiece;
+
+typedef struct {
+    ArenaPiece *pieces;
+    size_t bytes;
+} Arena;
+
+typedef struct {
+    const char *text;
+    sqlite3_stmt *statement;
+} Prepared;
+
+/* A connection. Only the job that runs on the connection uses it, so it needs no lock. */
+typedef struct {
+    PyObject_HEAD
+    PyObject *connection; /* Python's sqlite3.Connection */
+    sqlite3 *handle;
+    char *token;     /* the owner's token, which a write's guard compares; NULL without a guard */
+    char *file_path; /* of an immutable file, whose identity is checked before a read; NULL otherwise */
+    char *log_path;
+    long long inode, size, modified_ns;
+    int prepared_count;
+    Prepared prepared[2 * STATEMENTS_MAX]; /* a hash table by the text's address */
+} Database;
+
+typedef enum { READ = 0, WRITE = 1 } Kind;
+
+typedef enum {
+    WAITING,
+    RUNNING,
+    ENDED,     /* committed, or read */
+    REFUSED,   /* the commit failed, and it is not known whether it is on the disk */
+    IN_PYTHON, /* rolled back: the Python function runs next */
+    DROPPED,   /* cancelled, and it has no effect */
+} BatchState;
+
+struct Outlet;
+
+typedef struct Batch {
+    PyObject_HEAD
+    PyObject *future, *function;
+    struct Outlet *outlet;
+    PyObject *queue; /* its connection's queue, which lives as long as it has a batch */
+    Database *database;
+    struct Batch *next; /* in its outlet */
+    PyObject *kept;     /* the objects whose bytes the parameters use */
+    Kind kind;
+    BatchState state;         /* changes under the mutex of its queue's ready queue */
+    atomic_bool is_cancelled;
+    int unit_count, step_count;
+    int *unit_sizes;
+    Step *steps;
+    Value *parameters;
+    bool has_names;
+    int error_count;
+    int commit_code;
+    char *commit_message;
+    Arena arena;
+} Batch;
+
+typedef struct Outlet {
+    PyObject_HEAD
+    int eventfd;
+    pthread_mutex_t mutex;
+    Batch *first, *last; /* under the mutex */
+} Outlet;
+
+extern PyTypeObject DatabaseType, BatchType, OutletType, ReadyQueueType, SerialQueueType, WorkerType;
+
+/* functions.c */
+PyObject *engine_attach(PyObject *module, PyObject *path);
+sqlite3 *handle_of(PyObject *connection);
+
+/* batch.c */
+bool batch_configure(PyObject *known, PyObject *fetches);
+PyObject *database_batch(PyObject *database, PyObject *arguments);
+void *arena_take(Arena *arena, size_t bytes);
+void arena_free(Arena *arena);
+
+/* run.c: neither function needs the interpreter's lock. */
+BatchState batch_run(Batch *batch);
+void database_forget_statements(Database *database);
+
+/* outlet.c: needs no lock; the outlet has the caller's reference to the batch afterwards. */
+void outlet_put(Outlet *outlet, Batch *batch);
+
+#endif

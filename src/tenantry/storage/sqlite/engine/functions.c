@@ -1,0 +1,116 @@
+/* SQLite's functions, and the handle of a Python connection.
+ *
+ * Theory of operation. Two SQLite libraries in one process that open one file drop each other's locks
+ * (https://www.sqlite.org/howtocorrupt.html, section 2.2.1). So the engine links no library. It looks each function up in the shared object
+ * of Python's `_sqlite3` and in the libraries that this object needs, which is where Python's own calls lead, unless a library that was
+ * loaded earlier for the whole process has the same name. That case is refused. If Python has SQLite built in, nothing is found.
+ *
+ * The handle is the first field of Python's connection object after the object's head, in CPython 3.11 to 3.13. The module does not load
+ * on other versions, and `attach` proves the field with a connection of its own: the handle must know the statement that Python has just
+ * prepared. */
+#define _GNU_SOURCE
+#include "engine.h"
+#include <dlfcn.h>
+#include <string.h>
+
+struct sqlite_functions sq;
+
+typedef struct {
+    PyObject_HEAD
+    sqlite3 *handle;
+} PythonConnection;
+
+static PyTypeObject *connection_type; /* sqlite3.Connection, since `attach` */
+
+sqlite3 *handle_of(PyObject *connection)
+{
+    if (connection_type == NULL || !PyObject_TypeCheck(connection, connection_type)) {
+        PyErr_SetString(PyExc_TypeError, "the engine needs a connection of Python's sqlite3");
+        return NULL;
+    }
+    sqlite3 *handle = ((PythonConnection *)connection)->handle;
+    if (handle == NULL)
+        PyErr_SetString(PyExc_ValueError, "the connection is closed");
+    return handle;
+}
+
+static bool find_function(void *library, const char *name, void *where)
+{
+    void *found = dlsym(library, name);
+    if (found == NULL) {
+        PyErr_Format(PyExc_OSError, "Python's sqlite3 module has SQLite built in, or an old SQLite: %s was not found in its libraries", name);
+        return false;
+    }
+    void *first = dlsym(RTLD_DEFAULT, name);
+    if (first != NULL && first != found) {
+        PyErr_Format(PyExc_OSError, "another library with SQLite was loaded before that of Python's sqlite3 module: it also has %s", name);
+        return false;
+    }
+    memcpy(where, &found, sizeof found);
+    return true;
+}
+
+static bool find_functions(const char *path)
+{
+    /* The library is loaded already, and stays: the engine's functions are in it. */
+    void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
+    if (library == NULL) {
+        PyErr_Format(PyExc_OSError, "%s is not a library of this process", path);
+        return false;
+    }
+#define X(name, result, arguments)                              \
+    if (!find_function(library, "sqlite3_" #name, &sq.name)) \
+        return false;
+    SQLITE_FUNCTIONS(X)
+#undef X
+    return true;
+}
+
+static bool prove_handle(PyObject *connection)
+{
+    static const char text[] = "SELECT 'the engine of tenantry'";
+    PyObject *cursor = PyObject_CallMethod(connection, "execute", "s", text);
+    if (cursor == NULL)
+        return false;
+    bool is_proved = false;
+    sqlite3 *handle = handle_of(connection);
+    if (handle != NULL) {
+        sqlite3_stmt *statement = sq.next_stmt(handle, NULL);
+        is_proved = statement != NULL && strcmp(sq.sql(statement), text) == 0;
+        if (!is_proved)
+            PyErr_SetString(PyExc_OSError, "this Python keeps the handle of a connection at another place");
+    }
+    Py_DECREF(cursor);
+    return is_proved;
+}
+
+/* attach(path): use the SQLite of the shared object of `_sqlite3` with this path; OSError says why that cannot be. */
+PyObject *engine_attach(PyObject *module, PyObject *path)
+{
+    (void)module;
+    const char *name = PyUnicode_AsUTF8(path);
+    if (name == NULL || !find_functions(name))
+        return NULL;
+    PyObject *driver = PyImport_ImportModule("sqlite3");
+    if (driver == NULL)
+        return NULL;
+    PyObject *type = PyObject_GetAttrString(driver, "Connection");
+    PyObject *connection = type == NULL ? NULL : PyObject_CallFunction(type, "s", ":memory:");
+    Py_DECREF(driver);
+    if (connection == NULL || !PyType_Check(type)) {
+        Py_XDECREF(type);
+        Py_XDECREF(connection);
+        return NULL;
+    }
+    connection_type = (PyTypeObject *)type;
+    bool is_proved = prove_handle(connection);
+    PyObject *closed = is_proved ? PyObject_CallMethod(connection, "close", NULL) : NULL;
+    Py_DECREF(connection);
+    if (closed == NULL) {
+        connection_type = NULL;
+        Py_DECREF(type);
+        return NULL;
+    }
+    Py_DECREF(closed);
+    return PyUnicode_FromFormat("%s %s", sq.libversion(), sq.sourceid());
+}

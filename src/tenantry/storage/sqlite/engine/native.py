@@ -1,0 +1,109 @@
+"""The engine's module, set up for this process, and the event loops' outlets.
+
+The module `_engine` is written in C, and is missing where it could not be built; see `tenantry.storage.sqlite.engine.choice`.
+"""
+
+import asyncio
+import contextvars
+import sqlite3
+from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from weakref import WeakKeyDictionary, finalize
+
+from tenantry.sql.row import Columns, Row
+from tenantry.sql.statements import Fetch, Result, Statement
+from tenantry.storage.sqlite.statements.execution import known_texts
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+READ: Final = 0
+WRITE: Final = 1
+"""The kinds of batches, as `_engine` has them."""
+
+_NAMED: Final = frozenset([Fetch.NAMED_ONE, Fetch.NAMED_ALL])
+_ERROR_NAMES: Final = {
+    code: name
+    for name, code in vars(sqlite3).items()
+    if name.startswith(("SQLITE_CONSTRAINT", "SQLITE_IOERR")) and isinstance(code, int)
+}
+
+
+class Delivered(Protocol):
+    """The future of a batch."""
+
+    def done(self) -> bool:
+        """Return whether nobody waits for the batch."""
+
+    def deliver(self, batch: Any) -> None:
+        """Take the batch, which has ended."""
+
+
+@cache
+def engine() -> "ModuleType":
+    """Return the engine's module, which uses the SQLite of Python's `sqlite3`.
+
+    Raises:
+        ImportError: The engine was not built for this Python.
+        OSError, AttributeError: The engine cannot use the SQLite of Python's `sqlite3`.
+    """
+    module = import_module("tenantry.storage.sqlite.engine._engine")
+    module.attach(import_module("_sqlite3").__file__)
+    module.configure(known_texts, tuple(Fetch))
+    return module
+
+
+def outlet() -> Any:
+    """Return the outlet of the running event loop, which the loop watches."""
+    loop = asyncio.get_running_loop()
+    found = _outlets.get(loop)
+    if found is None:
+        found = _outlets[loop] = engine().Outlet()
+        # The loop calls in an empty context, because the outlet serves all callers.
+        contextvars.Context().run(loop.add_reader, found.fileno(), _deliver_all, found)
+        finalize(loop, found.close)
+    return found
+
+
+def _deliver_all(outlet: Any) -> None:
+    future: Delivered
+    for future, batch in outlet.take():
+        if not future.done():
+            future.deliver(batch)
+
+
+def with_names(statement: Statement, result: Result) -> Result:
+    """Return the result of a batch's statement, whose named rows come as the names and the rows' values."""
+    if statement.fetch not in _NAMED or result is None:  # None: a constraint has refused the unit
+        return result
+    names, values = result
+    columns = Columns(names)
+    rows = [Row(columns, row) for row in values]
+    if statement.fetch is Fetch.NAMED_ALL:
+        return rows
+    return rows[0] if rows else None
+
+
+def results_with_names(statements: Sequence[Statement], results: Sequence[Result]) -> list[Result]:
+    """Return the results of a unit or of a batch of reads; see `with_names`."""
+    return [with_names(*pair) for pair in zip(statements, results, strict=True)]
+
+
+def driver_error(code: int, message: bytes) -> sqlite3.Error:
+    """Return the error that Python's driver would raise for a constraint or a failure of the disk.
+
+    Args:
+        code: SQLite's extended result code.
+        message: SQLite's message, which need not be valid UTF-8.
+    """
+    is_constraint = code & 0xFF == sqlite3.SQLITE_CONSTRAINT
+    kind = sqlite3.IntegrityError if is_constraint else sqlite3.OperationalError
+    error = kind(message.decode("utf-8", "replace"))
+    error.sqlite_errorcode = code
+    error.sqlite_errorname = _ERROR_NAMES.get(code, "unknown")
+    return error
+
+
+_outlets: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Any]] = WeakKeyDictionary()

@@ -1,0 +1,308 @@
+/* Runs a batch on a connection, without the interpreter's lock.
+ *
+ * Theory of operation. A write is BEGIN IMMEDIATE, the guard, the statements, COMMIT; a read of several statements is BEGIN, the statements,
+ * ROLLBACK. A refused constraint of a unit with one statement, which has changed nothing, is that unit's result. Everything else that
+ * goes wrong before COMMIT rolls back, and the batch runs again in Python. A COMMIT that fails because the disk failed is not tried again,
+ * because a later success of the disk would not prove that the earlier pages are on it.
+ *
+ * Only the thread that runs the batch uses the connection meanwhile, but `sqlite3_interrupt` may come from any thread. */
+#define _GNU_SOURCE
+#include "engine.h"
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { ROLLBACKS_MAX = 1000, PRIMARY_CODE = 0xff };
+
+static const char BEGIN_WRITE[] = "BEGIN IMMEDIATE", BEGIN_READ[] = "BEGIN", COMMIT[] = "COMMIT", ROLLBACK[] = "ROLLBACK";
+static const char GUARD[] = "SELECT owner FROM tenantry_owner WHERE id = 1";
+
+void database_forget_statements(Database *database)
+{
+    for (size_t i = 0; i < sizeof database->prepared / sizeof *database->prepared; i++)
+        if (database->prepared[i].text != NULL) {
+            sq.finalize(database->prepared[i].statement);
+            database->prepared[i] = (Prepared){NULL, NULL};
+        }
+    database->prepared_count = 0;
+}
+
+static sqlite3_stmt *prepared(Database *database, const char *text, int length)
+{
+    const size_t places = sizeof database->prepared / sizeof *database->prepared;
+    if (database->prepared_count >= STATEMENTS_MAX)
+        database_forget_statements(database);
+    size_t place = ((uintptr_t)text >> 4) * 2654435761u % places;
+    while (database->prepared[place].text != NULL) {
+        if (database->prepared[place].text == text)
+            return database->prepared[place].statement;
+        place = (place + 1) % places;
+    }
+    sqlite3_stmt *statement = NULL;
+    if (sq.prepare_v3(database->handle, text, length, SQLITE_PREPARE_PERSISTENT, &statement, NULL) != SQLITE_OK || statement == NULL)
+        return NULL;
+    database->prepared[place] = (Prepared){text, statement};
+    database->prepared_count++;
+    return statement;
+}
+
+/* Run a statement of the engine that has no parameters and whose rows do not matter. */
+static int run_plain(Database *database, const char *text, int length)
+{
+    sqlite3_stmt *statement = prepared(database, text, length);
+    if (statement == NULL)
+        return sq.extended_errcode(database->handle);
+    int code = sq.step(statement);
+    sq.reset(statement);
+    return code == SQLITE_DONE || code == SQLITE_ROW ? SQLITE_OK : code;
+}
+#define RUN(database, text) run_plain(database, text, (int)sizeof text - 1)
+
+/* Roll back. An interrupt of the batch may stop ROLLBACK too, so try again. */
+static void roll_back(Database *database)
+{
+    for (int i = 0; i < ROLLBACKS_MAX && !sq.get_autocommit(database->handle); i++)
+        RUN(database, ROLLBACK);
+}
+
+static bool is_owner(Database *database)
+{
+    if (database->token == NULL)
+        return true;
+    sqlite3_stmt *statement = prepared(database, GUARD, (int)sizeof GUARD - 1);
+    if (statement == NULL)
+        return false;
+    bool is_same = false;
+    if (sq.step(statement) == SQLITE_ROW && sq.column_type(statement, 0) == SQLITE_TEXT) {
+        const char *owner = (const char *)sq.column_text(statement, 0);
+        is_same = owner != NULL && strcmp(owner, database->token) == 0;
+    }
+    return sq.reset(statement) == SQLITE_OK && is_same;
+}
+
+/* See `ImmutableFile.is_unchanged`. */
+static bool is_unchanged(const Database *database)
+{
+    struct stat found, log;
+    if (database->file_path == NULL)
+        return true;
+    if (lstat(database->file_path, &found) != 0 || !S_ISREG(found.st_mode))
+        return false;
+    long long modified_ns = (long long)found.st_mtim.tv_sec * 1000000000 + found.st_mtim.tv_nsec;
+    return (long long)found.st_ino == database->inode && (long long)found.st_size == database->size &&
+           modified_ns == database->modified_ns && (stat(database->log_path, &log) != 0 || log.st_size == 0);
+}
+
+static int bind(sqlite3_stmt *statement, int place, const Value *value)
+{
+    switch (value->type) {
+    case SQLITE_INTEGER:
+        return sq.bind_int64(statement, place, value->as.integer);
+    case SQLITE_FLOAT:
+        return sq.bind_double(statement, place, value->as.real);
+    case SQLITE_TEXT:
+        return sq.bind_text(statement, place, value->as.bytes, value->length, SQLITE_STATIC);
+    case SQLITE_BLOB:
+        /* A null pointer would bind NULL; the pointer of empty bytes is none. */
+        return sq.bind_blob(statement, place, value->as.bytes, value->length, SQLITE_STATIC);
+    default:
+        return sq.bind_null(statement, place);
+    }
+}
+
+static bool bind_all(sqlite3_stmt *statement, const Step *step)
+{
+    if (sq.bind_parameter_count(statement) != step->parameter_count)
+        return false;
+    for (int i = 0; i < step->parameter_count; i++)
+        if (bind(statement, i + 1, &step->parameters[i]) != SQLITE_OK)
+            return false;
+    return true;
+}
+
+/* Return whether Python's strict decoder would take the bytes. */
+static bool is_utf8(const unsigned char *at, size_t length)
+{
+    const unsigned char *end = at + length;
+    while (at < end) {
+        unsigned char first = *at++;
+        if (first < 0x80)
+            continue;
+        int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
+        if (first < 0xc2 || first > 0xf4 || end - at < more)
+            return false;
+        unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
+        unsigned char high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
+        if (*at < low || *at > high)
+            return false;
+        for (at++; more > 1; more--)
+            if ((*at++ & 0xc0) != 0x80)
+                return false;
+    }
+    return true;
+}
+
+static bool copy_value(Arena *arena, sqlite3_stmt *statement, int column, Value *value)
+{
+    value->type = sq.column_type(statement, column);
+    if (value->type == SQLITE_INTEGER) {
+        value->as.integer = sq.column_int64(statement, column);
+    } else if (value->type == SQLITE_FLOAT) {
+        value->as.real = sq.column_double(statement, column);
+    } else if (value->type != SQLITE_NULL) {
+        bool is_text = value->type == SQLITE_TEXT;
+        const void *bytes = is_text ? (const void *)sq.column_text(statement, column) : sq.column_blob(statement, column);
+        value->length = sq.column_bytes(statement, column);
+        if (bytes == NULL && value->length > 0)
+            return false; /* no memory */
+        char *copy = arena_take(arena, (size_t)value->length + 1);
+        if (copy == NULL || (is_text && !is_utf8(bytes, (size_t)value->length)))
+            return false;
+        if (value->length > 0)
+            memcpy(copy, bytes, (size_t)value->length);
+        value->as.bytes = copy;
+    }
+    return true;
+}
+
+static bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step)
+{
+    size_t columns = (size_t)step->column_count;
+    if (step->row_count == step->row_capacity) {
+        size_t capacity = step->row_capacity ? 2 * step->row_capacity : 1;
+        if (capacity > RESULT_BYTES_MAX / (columns * sizeof(Value)))
+            return false;
+        Value *rows = arena_take(arena, capacity * columns * sizeof(Value));
+        if (rows == NULL)
+            return false;
+        if (step->row_count)
+            memcpy(rows, step->rows, step->row_count * columns * sizeof(Value));
+        step->rows = rows;
+        step->row_capacity = capacity;
+    }
+    Value *row = &step->rows[step->row_count * columns];
+    for (int i = 0; i < step->column_count; i++)
+        if (!copy_value(arena, statement, i, &row[i]))
+            return false;
+    step->row_count++;
+    return true;
+}
+
+static bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step)
+{
+    step->column_names = arena_take(arena, (size_t)step->column_count * sizeof *step->column_names);
+    for (int i = 0; step->column_names != NULL && i < step->column_count; i++) {
+        const char *name = sq.column_name(statement, i);
+        char *copy = name == NULL || !is_utf8((const unsigned char *)name, strlen(name)) ? NULL : arena_take(arena, strlen(name) + 1);
+        if (copy == NULL)
+            return false;
+        step->column_names[i] = strcpy(copy, name);
+    }
+    return step->column_names != NULL;
+}
+
+/* Step through a statement; return SQLITE_DONE, or the code at which it stopped. SQLITE_ROW means that Python must decide. */
+static int step_through(Arena *arena, sqlite3_stmt *statement, Step *step)
+{
+    bool is_one = step->fetch == FETCH_ONE || step->fetch == FETCH_NAMED_ONE, has_rows = step->fetch >= FETCH_ONE;
+    step->column_count = sq.column_count(statement);
+    if (step->column_count == 0 ? step->fetch >= FETCH_NAMED_ONE : step->fetch == FETCH_NONE)
+        return SQLITE_ROW; /* the fetch does not fit the statement */
+    for (;;) {
+        int code = sq.step(statement);
+        if (code != SQLITE_ROW) {
+            if (code == SQLITE_DONE && step->fetch >= FETCH_NAMED_ONE && !copy_names(arena, statement, step))
+                return SQLITE_ROW;
+            return code;
+        }
+        if (is_one && step->row_count == 1) /* Python's driver looks at the row after the first, too, and then ends the statement */
+            return step->fetch == FETCH_NAMED_ONE && !copy_names(arena, statement, step) ? SQLITE_ROW : SQLITE_DONE;
+        if (has_rows && !copy_row(arena, statement, step))
+            return SQLITE_ROW;
+    }
+}
+
+static void keep_message(Batch *batch, Step *step, int code)
+{
+    const char *message = sq.errmsg(batch->database->handle);
+    size_t length = message == NULL ? 0 : strnlen(message, MESSAGE_BYTES_MAX);
+    char *copy = arena_take(&batch->arena, length + 1);
+    if (copy == NULL)
+        return; /* Python runs the batch */
+    memcpy(copy, message == NULL ? "" : message, length);
+    copy[length] = '\0';
+    step->error_message = copy;
+    step->error_code = code;
+}
+
+/* Run one statement; return whether the batch can go on. */
+static bool run_step(Batch *batch, Step *step, bool is_alone)
+{
+    sqlite3 *handle = batch->database->handle;
+    sqlite3_stmt *statement = prepared(batch->database, step->text, step->text_length);
+    if (statement == NULL || (batch->kind == READ && !sq.stmt_readonly(statement)))
+        return false;
+    int before = sq.total_changes(handle);
+    int code = bind_all(statement, step) ? step_through(&batch->arena, statement, step) : SQLITE_ROW;
+    bool is_done = code == SQLITE_DONE;
+    if (is_done) {
+        step->changes = sq.total_changes(handle) == before ? 0 : sq.changes(handle);
+    } else if ((code & PRIMARY_CODE) == SQLITE_CONSTRAINT && batch->kind == WRITE && is_alone &&
+               sq.total_changes(handle) == before && !sq.get_autocommit(handle)) {
+        keep_message(batch, step, sq.extended_errcode(handle));
+        is_done = step->error_code != SQLITE_OK;
+        batch->error_count++;
+    }
+    sq.reset(statement);
+    sq.clear_bindings(statement); /* the bytes of the parameters go when the batch goes */
+    return is_done;
+}
+
+static bool run_steps(Batch *batch)
+{
+    Step *next = batch->steps;
+    for (int u = 0; u < batch->unit_count; u++)
+        for (int i = 0; i < batch->unit_sizes[u]; i++)
+            if (!run_step(batch, next++, batch->unit_sizes[u] == 1))
+                return false;
+    return true;
+}
+
+static BatchState run_write(Batch *batch)
+{
+    Database *database = batch->database;
+    if (RUN(database, BEGIN_WRITE) != SQLITE_OK)
+        return IN_PYTHON;
+    if (!is_owner(database) || !run_steps(batch) || sq.get_autocommit(database->handle)) {
+        roll_back(database);
+        return IN_PYTHON;
+    }
+    int code = RUN(database, COMMIT);
+    if (code == SQLITE_OK)
+        return ENDED;
+    bool has_disk_failed = (code & PRIMARY_CODE) == SQLITE_IOERR;
+    if (has_disk_failed) {
+        batch->commit_code = code;
+        batch->commit_message = strdup(sq.errmsg(database->handle));
+    }
+    roll_back(database);
+    return has_disk_failed ? REFUSED : IN_PYTHON;
+}
+
+static BatchState run_read(Batch *batch)
+{
+    Database *database = batch->database;
+    if (!is_unchanged(database) || (batch->step_count > 1 && RUN(database, BEGIN_READ) != SQLITE_OK))
+        return IN_PYTHON;
+    bool is_whole = run_steps(batch);
+    roll_back(database);
+    return is_whole ? ENDED : IN_PYTHON;
+}
+
+BatchState batch_run(Batch *batch)
+{
+    if (!sq.get_autocommit(batch->database->handle))
+        return IN_PYTHON; /* a transaction of Python is open */
+    return batch->kind == WRITE ? run_write(batch) : run_read(batch);
+}
