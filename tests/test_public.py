@@ -54,7 +54,8 @@ LAYERS = [
 ]
 # Who may speak to which library: a driver behind its store, Prometheus in one module.
 DRIVERS = {
-    "aiosqlite": ["storage/sqlite/"],
+    # The demonstration compares itself with aiosqlite.
+    "aiosqlite": ["storage/sqlite/", "demo/aiosqlite_load.py"],
     "obstore": ["storage/objects/cloud.py"],
     # The demonstration is a host: it brings the registry of metrics.
     # The service serves what was measured.

@@ -35,6 +35,38 @@ def test_demo_reports_every_operation(demo: subprocess.CompletedProcess[str]):
     assert "tenantry_query_duration_seconds" in data["metric_families"]
 
 
+def test_demo_names_its_engine(demo: subprocess.CompletedProcess[str]):
+    """The JSON has the engine, and the percentiles of all writes and of all reads."""
+    data = json.loads(demo.stdout)
+    assert data["engine"] in {"native", "python"}
+    assert data["writes"]["calls"] == sum(
+        data["statements"][name]["calls"] for name in ("messages.save", "cost_records.save", "tasks.save")
+    )
+    assert data["writes"]["p50_ms"] <= data["writes"]["p99_ms"]
+    assert "compared" not in data
+
+
+def test_demo_compares_itself_with_aiosqlite(tmp_path: Path):
+    """With --compare the same load runs on aiosqlite, is checked too, and stands beside the demo's figures."""
+    ended = tenantry("demo", *QUICK, "--compare", "--json", cwd=tmp_path, is_measured=True)
+    assert ended.returncode == 0, ended.stderr
+    data = json.loads(ended.stdout)
+    compared = data["compared"]
+    assert compared["check"]["acknowledged"] > 0
+    assert compared["check"]["is_whole"]
+    ratio = data["writes"]["p50_ms"] / compared["writes"]["p50_ms"]
+    assert compared["ratios"]["writes_p50_ms"] == pytest.approx(ratio, abs=0.001)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_demo_prints_the_comparison(tmp_path: Path):
+    """People get a table with both sides."""
+    ended = tenantry("demo", *QUICK, "--compare", cwd=tmp_path, is_measured=True)
+    assert ended.returncode == 0, ended.stderr
+    assert "Beside one aiosqlite connection for each company" in " ".join(ended.stdout.split())
+    assert ended.stdout.count("acknowledged records exist") == 2
+
+
 def test_demo_prints_tables_and_keeps_a_given_directory(tmp_path: Path):
     """People get tables on standard output; a directory that was named is kept, and not used twice."""
     first = tenantry("demo", *QUICK, "--data-dir", "kept", cwd=tmp_path, is_measured=True)
@@ -71,6 +103,8 @@ def test_demo_leaves_nothing_behind(tmp_path: Path):
         (["demo", "--seconds", "0"], 2, "--seconds"),
         (["unknown"], 2, "No such command"),
         (["demo", "--data-dir", "/dev/null/x"], 2, "cannot be used"),
+        (["demo", "--compare", "--backend", "postgres"], 2, "aiosqlite has no PostgreSQL"),
+        (["demo", "--compare", "--quiet-companies", "1001"], 2, "at most 1000 quiet companies"),
     ],
 )
 def test_command_line_says_what_is_wrong(tmp_path: Path, arguments: list[str], code: int, said: str):

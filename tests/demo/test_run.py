@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from open_file_limits import open_files_limited_to
-from tenantry.demo.run import DemoSettings, run_demo
+from tenantry.demo import DemoSettings, run_demo
 
 
 def _settings(data_dir: Path) -> DemoSettings:

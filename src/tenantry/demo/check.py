@@ -1,12 +1,13 @@
 """Checks, after all tenants were reopened, that each acknowledged record of the demo is in its own company's file."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import TypeVar
 
-from tenantry.demo.company import CHANNELS, Company
+from tenantry.demo.company import CHANNELS, Company, CompanyHandle
 from tenantry.pages import Page
-from tenantry.tenancy.handle import TenantHandle
 
 T = TypeVar("T")
 
@@ -31,7 +32,7 @@ class CheckResult:
         )
 
 
-async def check_company(company: Company, handle: TenantHandle) -> CheckResult:
+async def check_company(company: Company, handle: CompanyHandle) -> CheckResult:
     """Compare a company's ledger with the content of the company's file."""
     ledger = company.ledger
     messages, contents = set(), set()
@@ -50,6 +51,27 @@ async def check_company(company: Company, handle: TenantHandle) -> CheckResult:
     owners = {*contents, *(key.partition("/")[0] for key in (*costs, *tasks))}
     foreign = len(owners - {handle.id})
     return CheckResult(len(ledger.messages) + len(ledger.costs) + len(ledger.tasks), missing, foreign)
+
+
+async def check_companies(
+    companies: Sequence[Company],
+    opened: Callable[[str], AbstractAsyncContextManager[CompanyHandle]],
+    show: Callable[[float], None],
+) -> CheckResult:
+    """Check all companies, one after the other.
+
+    Args:
+        companies: The companies, which have stopped working.
+        opened: Opens a company again by its id.
+        show: Is told the checked fraction.
+    """
+    found = CheckResult(0, 0, 0)
+    for number, company in enumerate(companies, start=1):
+        async with opened(company.handle.id) as handle:
+            found += await check_company(company, handle)
+        show(number / len(companies))
+        await asyncio.sleep(0)
+    return found
 
 
 async def _all(page_after: Callable[[str | None], Awaitable[Page[T]]]) -> AsyncIterator[T]:

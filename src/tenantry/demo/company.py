@@ -6,7 +6,7 @@ from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 from uuid import UUID
 
 from tenantry.company import (
@@ -17,7 +17,7 @@ from tenantry.company import (
     TaskStatus,
     TaskType,
 )
-from tenantry.tenancy.handle import TenantHandle
+from tenantry.company.protocols import CompanyRepositories
 
 T = TypeVar("T")
 
@@ -44,6 +44,15 @@ class Timings:
         self.seconds.setdefault(statement, []).append(perf_counter() - started)
         return result
 
+    def of(self, *, is_read: bool) -> list[float]:
+        """Return the durations of the read calls if `is_read`, otherwise of the write calls."""
+        return [
+            duration
+            for name, seconds in self.seconds.items()
+            if (name in READS) is is_read
+            for duration in seconds
+        ]
+
     def count(self, *, is_read: bool) -> int:
         """Return the number of read calls if `is_read`, otherwise the number of write calls."""
         return sum(len(s) for name, s in self.seconds.items() if (name in READS) is is_read)
@@ -61,16 +70,24 @@ class Ledger:
     tasks: dict[str, TaskStatus] = field(default_factory=dict)
 
 
+class CompanyHandle(CompanyRepositories, Protocol):
+    """The repositories of a company: a tenant's handle, or the same repositories on another connection."""
+
+    @property
+    def id(self) -> str:
+        """The company's id."""
+
+
 class Company:
     """A company with agents. Every record contains the company's id, so that the check finds a record in the wrong file.
 
     Args:
-        handle: The tenant's handle.
+        handle: The company's repositories.
         timings: The durations of calls, shared by all companies.
         seed: The seed of the agents' random choices.
     """
 
-    def __init__(self, handle: TenantHandle, timings: Timings, seed: int) -> None:
+    def __init__(self, handle: CompanyHandle, timings: Timings, seed: int) -> None:
         self.handle = handle
         self.ledger = Ledger()
         self._timings = timings

@@ -21,7 +21,8 @@ from tenantry.environment import BACKEND
 from tenantry.errors import TenantryError
 
 if TYPE_CHECKING:
-    from tenantry.demo.run import Progress
+    from tenantry.demo import DemoResult, DemoSettings, LoadResult
+    from tenantry.demo.load import Progress
 
 
 class DemoBackend(StrEnum):
@@ -53,6 +54,13 @@ def demo(
             help="Where the companies' data is: in files, or in a PostgreSQL server that the demo starts and ends.",
         ),
     ] = DemoBackend.SQLITE,
+    compare: Annotated[
+        bool,
+        typer.Option(
+            "--compare",
+            help="Run the same load on one aiosqlite connection for each company, and print both results.",
+        ),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON document instead of tables.")] = False,
 ) -> None:
     """Run busy and quiet companies in a small pool, and then check that no record was lost or mixed up."""
@@ -60,6 +68,8 @@ def demo(
     from tenantry.demo.report import as_json, print_tables
 
     _check_empty(data_dir)
+    if compare:
+        _check_comparable(backend, quiet_companies)
     with ending(is_json=json):
         with _directory(data_dir) as directory, _display(is_shown=not json) as show:
             try:
@@ -72,13 +82,14 @@ def demo(
                         quiet_companies=quiet_companies,
                     )
                     result = run_async(run_demo(settings, show))
+                compared = _compared(settings, result, show) if compare else None
             except TenantryError as error:
                 raise CommandError(Exit.USAGE, str(error)) from error
         if json:
-            print_text(as_json(result))
+            print_text(as_json(result, compared))
         else:
-            print_on_console(partial(print_tables, result))
-        if not result.is_whole:
+            print_on_console(partial(print_tables, result, compared))
+        if not (result.is_whole and (compared is None or compared.is_whole)):
             raise typer.Exit(Exit.REFUSED)
 
 
@@ -89,6 +100,31 @@ def _database(backend: DemoBackend, directory: Path) -> AbstractContextManager[s
     from tenantry.demo.postgres_server import temporary_server
 
     return temporary_server(directory)
+
+
+def _check_comparable(backend: DemoBackend, quiet_companies: int) -> None:
+    from tenantry.demo.aiosqlite_load import CONNECTIONS_MAX
+
+    if backend is not DemoBackend.SQLITE:
+        raise typer.BadParameter(
+            "aiosqlite has no PostgreSQL: use the backend sqlite", param_hint="--compare"
+        )
+    if quiet_companies > CONNECTIONS_MAX:
+        raise typer.BadParameter(
+            f"each aiosqlite connection has a thread: compare with at most {CONNECTIONS_MAX} quiet companies",
+            param_hint="--quiet-companies",
+        )
+
+
+def _compared(
+    settings: "DemoSettings", result: "DemoResult", show: "Callable[[Progress], None]"
+) -> "LoadResult":
+    """Run the same load on aiosqlite, in a temporary directory beside the demo's."""
+    from tenantry.demo import run_on_aiosqlite
+
+    beside = settings.data_dir.absolute().parent
+    with tempfile.TemporaryDirectory(prefix=".tenantry-demo-", dir=beside) as directory:
+        return run_async(run_on_aiosqlite(settings, result.durability, Path(directory), show))
 
 
 def _check_empty(data_dir: Path | None) -> None:
@@ -115,7 +151,7 @@ def _directory(given: Path | None) -> AbstractContextManager[str | Path]:
 def _display(*, is_shown: bool) -> Iterator["Callable[[Progress], None]"]:
     """Show the progress on a terminal, and on standard error, so that standard output contains only the result."""
     columns = (
-        TextColumn("[bold]{task.description:<9}"),
+        TextColumn("[bold]{task.description:<10}"),
         BarColumn(),
         TextColumn("{task.fields[figures]}"),
         TimeElapsedColumn(),
