@@ -158,22 +158,31 @@ def sync_foreign_directory(directory: Path) -> None:
             raise
 
 
-def check_own_path(root: Path, path: Path) -> None:
+def check_own_path(root: Path, path: Path) -> bool:
     """Refuse a file below `root` that is a link or has a link in its path; accept a missing file.
+
+    Each opening of a tenant calls this function. It joins strings, because joining paths takes longer than the system calls.
+
+    Returns:
+        Whether the directory of the file exists.
 
     Raises:
         DataDirectoryError: A part of the path is a link or not a directory, or the file is not a regular file.
     """
-    current = root
-    for part in path.parent.relative_to(root).parts:
-        current /= part
-        if (found := lstat(current)) is not None:
+    current = os.fspath(root)
+    *directories, name = path.relative_to(root).parts
+    is_there = True
+    for part in directories:
+        current = f"{current}{os.sep}{part}"
+        found = lstat(current)
+        if is_there := found is not None:
             check_directory(current, found)
-    if (found := lstat(path)) is not None:
+    if (found := lstat(f"{current}{os.sep}{name}")) is not None:
         check_file(path, found)
+    return is_there
 
 
-def check_directory(path: Path, found: os.stat_result) -> None:
+def check_directory(path: Path | str, found: os.stat_result) -> None:
     """Raise `DataDirectoryError` if a path is a link or not a directory."""
     if not stat.S_ISDIR(found.st_mode):
         raise DataDirectoryError(
@@ -190,10 +199,10 @@ def check_file(path: Path, found: os.stat_result) -> None:
         )
 
 
-def lstat(path: Path) -> os.stat_result | None:
+def lstat(path: Path | str) -> os.stat_result | None:
     """Return the status of a path without following a link; None if the path does not exist."""
     try:
-        return path.lstat()
+        return os.lstat(path)  # faster than the method of a `Path`
     except FileNotFoundError:
         return None
 

@@ -11,6 +11,7 @@ import os
 import socket
 import threading
 import time
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -187,10 +188,7 @@ class LockFile(_Locked):
 
     def _write_name(self, fd: int, *, is_new: bool) -> None:
         try:
-            holder: dict[str, object] = {"pid": os.getpid(), "host": HOST}
-            if self._socket_name is not None:
-                holder["socket"] = self._socket_name
-            _replace_content(fd, json.dumps(holder).encode("utf-8"))
+            _replace_content(fd, _named(os.getpid(), self._socket_name))
         except OSError:
             if is_new:  # the disk may be full: a new lock file without a name must not stay
                 self.remove()
@@ -259,10 +257,19 @@ def read_holder(content: bytes) -> Holder:
         return NAMELESS  # the holder has not written its name yet
 
 
+@lru_cache(maxsize=16)  # a process has one name in all of its locks, or two if it has two registries
+def _named(pid: int, socket_name: str | None) -> bytes:
+    """Return the content of a lock file that names this process as the holder; see `read_holder`."""
+    holder: dict[str, object] = {"pid": pid, "host": HOST}
+    if socket_name is not None:
+        holder["socket"] = socket_name
+    return json.dumps(holder).encode("utf-8")
+
+
 def is_at(fd: int, path: Path) -> bool:
     """Return whether an open file is still the file at a path."""
     try:
-        return os.path.samestat(os.fstat(fd), path.lstat())
+        return os.path.samestat(os.fstat(fd), os.lstat(path))
     except FileNotFoundError:
         return False
 

@@ -92,7 +92,7 @@ class SQLiteStore:
         self._log_limit = LogLimit(options, self._connections, self._writer_lock, log)
         self._transaction: SQLiteTransaction | None = None
         self._copies: set[asyncio.Future[None]] = set()
-        self._is_closing = threading.Event()  # ends running copies
+        self._is_closing = False  # ends running copies
         self._checks: set[asyncio.Future[None]] = set()
         self._is_read = False
 
@@ -118,7 +118,7 @@ class SQLiteStore:
             except (*DRIVER_ERRORS, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
             self._is_read = False
-            self._is_closing.clear()
+            self._is_closing = False
             self._log.info(events.BACKEND_CONNECTED, backend=self.backend)
 
     async def disconnect(self) -> None:
@@ -130,7 +130,7 @@ class SQLiteStore:
             # Cancellation must not interrupt closing, which takes a limited time on the local disk.
             with anyio.CancelScope(shield=True):
                 try:
-                    self._is_closing.set()
+                    self._is_closing = True
                     await self._log_limit.aclose()
                     if self._copies:
                         await asyncio.wait(self._copies)
@@ -312,7 +312,7 @@ class SQLiteStore:
             online_backup.copy_database(reader, path, self._check_copied)
 
     def _check_copied(self, _left: int, _pages: int) -> None:
-        if self._is_closing.is_set():
+        if self._is_closing:
             raise SnapshotError(f"{self._options} was closed during a copy: try again", is_retryable=True)
 
     def _is_read_by_idle_writer(self, writer: JobConnection) -> bool:

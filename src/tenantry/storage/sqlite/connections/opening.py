@@ -92,8 +92,7 @@ def prepare_directory(options: SQLiteOptions) -> None:
     if not options.must_exist:
         make_directories(root, path.parent)
         return
-    check_own_path(root, path)
-    if lstat(path.parent) is None:  # A new directory for a purged tenant would never be removed.
+    if not check_own_path(root, path):  # A new directory for a purged tenant would never be removed.
         raise missing_error(path)
 
 

@@ -31,5 +31,5 @@ def tenant_paths(data_dir: Path, directory_name: str) -> TenantPaths:
     if not _DIRECTORY_NAME.fullmatch(directory_name):
         raise InvalidTenantIdError(f"{directory_name!r} is not the name of a tenant's directory")
     spread = hashlib.sha256(directory_name.encode("ascii")).hexdigest()[:2]
-    directory = data_dir / "tenants" / spread / directory_name
+    directory = data_dir.joinpath("tenants", spread, directory_name)
     return TenantPaths(directory, directory / "tenant.db", directory / "lock")

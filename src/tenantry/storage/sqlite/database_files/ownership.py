@@ -12,7 +12,6 @@ raises the epoch in the transaction of its first write, and a tenant that is onl
 import itertools
 import os
 import sqlite3
-import uuid
 from pathlib import Path
 from typing import Final
 
@@ -21,7 +20,7 @@ from tenantry.files.lock_file import Holder, LockFile, LockHeldError, lock_error
 from tenantry.storage.sqlite.database_files import log_note
 
 _RELEASED = b"released"
-_OWNER_TOKENS = (f"{uuid.uuid4().hex}-{number}" for number in itertools.count())
+_OWNER_NUMBERS = itertools.count()
 
 CREATE_SQL = """
 CREATE TABLE IF NOT EXISTS tenantry_owner (
@@ -46,7 +45,8 @@ class FileOwnership:
         self._lock = LockFile(lock_path, socket_name=socket_name)
         self._tenant_uid = tenant_uid
         self._tenant_id = tenant_id
-        self._token = next(_OWNER_TOKENS)
+        # Random bytes for each owner: a forked child has the same numbers as its parent.
+        self._token = f"{os.urandom(16).hex()}-{next(_OWNER_NUMBERS)}"
         self._seen: tuple[int, str] = (0, "")
         self._is_fenced = False
 
