@@ -17,12 +17,6 @@ FILES = (
     *("pyproject.toml", "setup.py", "MANIFEST.in", ".gitignore"),
     *("README.md", "CHANGELOG.md", "LICENSE"),
 )
-EMPTY_ENGINE = """
-#include <Python.h>
-#include <sqlite3.h>
-static struct PyModuleDef module = {PyModuleDef_HEAD_INIT, "_engine", NULL, -1, NULL, NULL, NULL, NULL, NULL};
-PyMODINIT_FUNC PyInit__engine(void) { return PyModule_Create(&module); }
-"""
 _MADE = shutil.ignore_patterns("__pycache__", "*.egg-info", "*.so", "not_built.*.txt")
 
 
@@ -33,8 +27,6 @@ def copy_project(target: Path, folders: Iterable[str] = ("src",)) -> Path:
         shutil.copytree(PROJECT / folder, target / folder, ignore=_MADE)
     for file in FILES:
         shutil.copy(PROJECT / file, target)
-    if not any((target / ENGINE).glob("*.c")):
-        (target / ENGINE / "engine.c").write_text(EMPTY_ENGINE)
     return target
 
 

@@ -1,19 +1,23 @@
-"""Which engine a process uses, and the reason, in processes that cannot use the engine in C."""
+"""Which engine a process uses, and the reason if the process cannot use the engine in C."""
 
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
 
+import tenantry
 from commands import environment
 from distributions import build_wheel, copy_project
+from needs import need, needed_program
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.storage.sqlite.engine.choice import choose
 from tenants import HANG_SECONDS
 
 ENGINE = Path("tenantry/storage/sqlite/engine")
+BUILT = f"_engine{sysconfig.get_config_var('EXT_SUFFIX')}"
 NOT_BUILT = f"not_built.{sys.implementation.cache_tag}.txt"
 
 
@@ -24,11 +28,20 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return build_wheel(copy_project(place / "project"), {"PATH": "/nonexistent"})
 
 
-def run(installed: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run Python with the installed tenantry."""
+@pytest.fixture(scope="module")
+def built() -> Path:
+    """The directory of the source, where the engine is built."""
+    source = Path(tenantry.__file__).parents[1]
+    need((source / ENGINE / BUILT).is_file(), "needs the engine: run make engine")
+    need(choose("python").sqlite_library is not None, "needs a Python that loads the system's SQLite library")
+    return source
+
+
+def run(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with the tenantry of a directory."""
     return subprocess.run(
         [sys.executable, *arguments],
-        env=environment(PYTHONPATH=str(installed), **variables),
+        env=environment(PYTHONPATH=str(place), **variables),
         capture_output=True,
         text=True,
         check=False,
@@ -36,10 +49,10 @@ def run(installed: Path, *arguments: str, **variables: str) -> subprocess.Comple
     )
 
 
-def reason_in(installed: Path, change: str = "pass") -> str:
+def reason_in(place: Path, change: str = "pass", **variables: str) -> str:
     """Return why `choose` takes Python's sqlite3 in a new process, after a change of the process."""
     done = run(
-        installed,
+        place,
         "-c",
         "import sys, _sqlite3\n"
         "from tenantry.storage.sqlite.engine.choice import choose\n"
@@ -48,6 +61,7 @@ def reason_in(installed: Path, change: str = "pass") -> str:
         "assert choice.name == 'python'\n"
         "assert choose('auto') == choice\n"
         "print(choice.reason)",
+        **variables,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
@@ -109,6 +123,37 @@ def test_native_is_refused_with_the_reason(installed: Path, tmp_path: Path):
         assert finding["level"] == level
         expected = "setting engine is 'python'" if engine == "python" else "there is no C compiler"
         assert expected in finding["found"]
+
+
+def test_the_engine_is_taken_where_it_was_built(built: Path):
+    """With `auto` and with `native`, a process takes the engine in C if nothing is against it."""
+    done = run(
+        built,
+        "-c",
+        "from tenantry.storage.sqlite.engine.choice import choose\n"
+        "choice = choose('auto')\n"
+        "assert choice == choose('native')\n"
+        "print(choice.name, choice.reason)",
+    )
+    assert done.stdout == "native None\n", done.stderr
+
+
+def test_a_driver_without_a_library(built: Path):
+    """The engine is not used if SQLite's functions are not in the libraries of Python's driver."""
+    reason = reason_in(built, "_sqlite3.__file__ = '/nonexistent/_sqlite3.so'")
+    assert reason.startswith(
+        "the engine cannot use the SQLite library of this Python (/nonexistent/_sqlite3.so "
+    )
+
+
+def test_another_sqlite_that_was_loaded_first(built: Path, tmp_path: Path):
+    """The engine is not used if its calls would lead to another SQLite library than the calls of Python's driver."""
+    compiler = needed_program("cc", "gcc", package="gcc")
+    (tmp_path / "other.c").write_text("void *sqlite3_next_stmt(void) { return 0; }\n")
+    other = tmp_path / "other.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", other, tmp_path / "other.c"], check=True)
+    reason = reason_in(built, LD_PRELOAD=str(other))
+    assert "another library with SQLite was loaded before that of Python's sqlite3 module" in reason
 
 
 async def test_the_settings_choose_python(data_dir: Path):

@@ -19,8 +19,7 @@ from tenantry.config import Engine
 from tenantry.environment import variable
 from tenantry.errors import SettingsError
 from tenantry.storage.protocol import EngineChoice
-
-EXTENSION: Final = "tenantry.storage.sqlite.engine._engine"
+from tenantry.storage.sqlite.engine.native import engine
 
 _PYTHON_FIRST: Final = (3, 11)
 _PYTHON_LAST: Final = (3, 13)
@@ -54,15 +53,16 @@ def _why_not_native() -> str | None:
     if (reason := _unfit_python()) is not None:
         return reason
     try:
-        extension = import_module(EXTENSION)
+        engine()
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError):
             return _why_not_built()
         return f"the engine cannot be loaded ({error}): install tenantry anew with this Python"
-    try:
-        extension.attach(import_module("_sqlite3").__file__)
-    except (OSError, RuntimeError) as error:
-        return f"the engine cannot use the SQLite library of this Python: {error}"
+    except OSError as error:
+        return (
+            f"the engine cannot use the SQLite library of this Python ({error}): use a Python that loads the system's SQLite library, "
+            "and load no other SQLite before it"
+        )
     return None
 
 
