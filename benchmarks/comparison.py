@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum
-from statistics import median
+from statistics import quantiles
 from typing import Any, Self
 
 ITSELF = "itself"
@@ -84,9 +84,11 @@ class Measure(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """A median, and the extremes that say how much it is worth."""
+    """A median, and the quartiles and extremes that say how much it is worth."""
 
     median: float
+    lower_quartile: float
+    upper_quartile: float
     least: float
     most: float
 
@@ -94,7 +96,11 @@ class Spread:
     def of(cls, values: Sequence[float | None]) -> "Spread | None":
         """Return the spread of the values that there are, if any."""
         known = [value for value in values if value is not None]
-        return cls(median(known), min(known), max(known)) if known else None
+        if not known:
+            return None
+        # One round has no quartiles; its value stands for them.
+        lower, middle, upper = quantiles(known, n=4, method="inclusive") if len(known) > 1 else known * 3
+        return cls(middle, lower, upper, min(known), max(known))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,15 +1,18 @@
 """tenantry's engines as sides of one run: the registry's settings are the same but for `engine`."""
 
+import sys
 from collections.abc import Callable
-from functools import partial
-from typing import TypeVar
+from functools import cache, partial
+from typing import Final, TypeVar
 
-from tenantry import RegistryConfig
+from tenantry.storage.sqlite.engine.choice import choose
 
 T = TypeVar("T")
 
-NATIVE = "tenantry (native)"
-PYTHON = "tenantry (python)"
+NATIVE_ENGINE: Final = "native"
+PYTHON_ENGINE: Final = "python"
+NATIVE: Final = f"tenantry ({NATIVE_ENGINE})"
+PYTHON: Final = f"tenantry ({PYTHON_ENGINE})"
 
 
 def by_engine(open_store: Callable[..., T]) -> dict[str, Callable[..., T]]:
@@ -20,9 +23,17 @@ def by_engine(open_store: Callable[..., T]) -> dict[str, Callable[..., T]]:
     Args:
         open_store: Opens a registry; takes settings by keyword.
     """
-    if "engine" not in RegistryConfig.model_fields:
-        return {PYTHON: open_store}
+    choice = choose("auto")
+    if choice.name != NATIVE_ENGINE:
+        tell_left_out(NATIVE, str(choice.reason))
+        return {PYTHON: partial(open_store, engine=PYTHON_ENGINE)}
     return {
-        NATIVE: partial(open_store, engine="native"),
-        PYTHON: partial(open_store, engine="python"),
+        NATIVE: partial(open_store, engine=NATIVE_ENGINE),
+        PYTHON: partial(open_store, engine=PYTHON_ENGINE),
     }
+
+
+@cache
+def tell_left_out(side: str, reason: str) -> None:
+    """Print once that a side is left out, and why."""
+    print(f"benchmarks: the side '{side}' is left out: {reason}", file=sys.stderr)

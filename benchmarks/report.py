@@ -22,19 +22,27 @@ def as_table(outcome: Outcome) -> Table:
     )
     table.add_column("setting", no_wrap=True)
     table.add_column("side", no_wrap=True)
-    for column in ("calls/s", "(least-most)", "p50 µs", "p99 µs", "rate ratio", "(least-most)", "p50 ratio"):
+    for column in ("calls/s", "(quartiles)", "p50 µs", "p99 µs", "rate ratio", "(quartiles)", "p50 ratio"):
         table.add_column(column, justify="right", no_wrap=True)
-    has_memory = any(Measure.BYTES.of(s[0]) for c in outcome.comparisons for s in c.samples.values())
+    shown = (*outcome.comparisons, *outcome.curve)
+    has_memory = any(Measure.BYTES.of(s[0]) for c in shown for s in c.samples.values())
     if has_memory:
         table.add_column("KiB", justify="right")
-    has_errors = any(c.errors(side) for c in outcome.comparisons for side in c.samples)
+    has_cpu = any(Measure.CPU.of(s[0]) for c in shown for s in c.samples.values())
+    if has_cpu:
+        table.add_column("CPU µs", justify="right", no_wrap=True)
+        table.add_column("CPU ratio", justify="right", no_wrap=True)
+    has_errors = any(c.errors(side) for c in shown for side in c.samples)
     if has_errors:
         table.add_column("errors", justify="right")
-    for comparison in (*outcome.comparisons, *outcome.curve):
+    for comparison in shown:
         for side in comparison.samples:
             cells = _cells(comparison, side)
             if has_memory:
                 cells.append(_median(comparison.value(Measure.BYTES, side), ",.0f", 1 / _KIB))
+            if has_cpu:
+                cells.append(_median(comparison.value(Measure.CPU, side), ",.0f", 1e6))
+                cells.append(_median(comparison.ratio(Measure.CPU, side), ".2f"))
             if has_errors:
                 cells.append(str(comparison.errors(side)))
             table.add_row(comparison.setting, side, *cells)
@@ -50,7 +58,7 @@ def verdict_table(outcomes: Sequence[Outcome]) -> Table:
     table = Table(title="targets", box=box.MARKDOWN)
     for column in ("work", "benchmark", "setting", "measure", "of", "against"):
         table.add_column(column, no_wrap=True)
-    for column in ("ratio", "(least-most)", "must", "reach"):
+    for column in ("ratio", "(quartiles)", "must", "reach"):
         table.add_column(column, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for outcome in outcomes:
@@ -131,4 +139,4 @@ def _median(spread: Spread | None, form: str, factor: float = 1.0) -> str:
 
 
 def _range(spread: Spread | None, form: str) -> str:
-    return "-" if spread is None else f"{spread.least:{form}}-{spread.most:{form}}"
+    return "-" if spread is None else f"{spread.lower_quartile:{form}}-{spread.upper_quartile:{form}}"

@@ -24,7 +24,7 @@ class Verdict:
     Attributes:
         target: The target.
         subject: The side that was held against the target's.
-        ratio: The median over the rounds is what counts; the extremes say how much it is worth.
+        ratio: The median over the rounds is what counts; the quartiles say how much it is worth.
         errors: Calls of the subject that failed: with any nothing is met.
     """
 

@@ -7,7 +7,6 @@ Where the program cannot be built, its sides are left out, and a message says wh
 import asyncio
 import json
 import subprocess
-import sys
 from array import array
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.comparison import Sample
+from benchmarks.engines import tell_left_out
 from benchmarks.fleet import Fleet
 from benchmarks.harness import BenchmarkError, Load, Side, check_durable, check_rows
 from benchmarks.limit_program import NoLimitError, build_limit
@@ -83,7 +83,7 @@ def _sides(name: str, load: Load, make: Callable[[], Callable[[Path], Sample]]) 
     try:
         load.once("the limit", build_limit)
     except NoLimitError as error:
-        print(f"benchmarks: the side '{name}' is left out: {error}", file=sys.stderr)
+        tell_left_out(name, str(error))
         return []
     return [Side(name, make())]
 

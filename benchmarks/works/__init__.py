@@ -16,6 +16,7 @@ from benchmarks.works import (
     memory,
     migrate_fleet,
     mixed_tenants,
+    noisy_engines,
     noisy_neighbour,
     owners,
     postgres_failures,
@@ -55,4 +56,5 @@ WORKS: dict[str, Work] = {
     "several_processes": several_processes.WORK,
     "forwarded_flood": forwarded_flood.WORK,
     "owners": owners.WORK,
+    "noisy_engines": noisy_engines.WORK,
 }

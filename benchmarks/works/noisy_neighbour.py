@@ -1,123 +1,46 @@
-"""Work 8: what 50 quiet tenants notice of one that 256 callers flood.
+"""Work 8: what 50 quiet tenants notice of one that 256 callers flood; see `benchmarks.neighbours`."""
 
-A quiet tenant has a call every 20 ms, a get and a save in turn. Its latency counts from the moment the call was due, so
-an event loop that the flood keeps busy counts too; a call that was still waiting for the one before is due after that.
-"""
-
-import asyncio
-import time
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import cycle
-from pathlib import Path
 
-from benchmarks.comparison import Comparison, Measure, Sample, Target
-from benchmarks.fleet import Fleet
-from benchmarks.harness import (
-    Caller,
-    Calls,
-    GarbageMeter,
-    Load,
-    Measured,
-    Side,
-    Work,
-    check_durable,
-    check_rows,
-    compare,
-    note_error,
-)
-from benchmarks.many_calls import fleet_of, mixed_caller, use_each
-from benchmarks.peers import OpenFleet
+from benchmarks.comparison import Comparison, Measure, Target
+from benchmarks.engines import NATIVE, PYTHON, by_engine
+from benchmarks.harness import Load, Side, Work, compare
+from benchmarks.many_calls import fleet_of
+from benchmarks.neighbours import FLOODERS, QUIET, SECONDS_FACTOR, run_round
 from benchmarks.peers.aiosqlite_unlimited import open_fleet_unlimited
 from benchmarks.peers.tenantry_registry import open_tenantry_fleet
 
-_QUIET = 50
-_FLOODERS = 256
-_INTERVAL_SECONDS = 0.020
-_SECONDS_FACTOR = 2.0  # 5,000 quiet calls, so that fifty are beyond the 99th percentile
 _LOUD, _CALM = "with the flood", "without it"
-_OPENED_BY: dict[str, OpenFleet] = {
-    "tenantry": open_tenantry_fleet,
-    "aiosqlite per tenant": open_fleet_unlimited,
-}
 
 
 def _run(load: Load) -> Sequence[Comparison]:
-    load = replace(load, seconds=load.seconds * _SECONDS_FACTOR)
-    fleet = fleet_of(1 + _QUIET, load)
+    load = replace(load, seconds=load.seconds * SECONDS_FACTOR)
+    fleet = fleet_of(1 + QUIET, load)
+    opened_by = {**by_engine(open_tenantry_fleet), "aiosqlite per tenant": open_fleet_unlimited}
     return [
         compare(
-            f"quiet calls, {name}",
+            _setting(name),
             [
-                Side(_LOUD, partial(_round, open_fleet, fleet, _FLOODERS, load)),
-                Side(_CALM, partial(_round, open_fleet, fleet, 0, load)),
+                Side(_LOUD, partial(run_round, open_fleet, fleet, FLOODERS, load)),
+                Side(_CALM, partial(run_round, open_fleet, fleet, 0, load)),
             ],
             load,
         )
-        for name, open_fleet in _OPENED_BY.items()
+        for name, open_fleet in opened_by.items()
     ]
 
 
-def _round(open_fleet: OpenFleet, fleet: Fleet, flooders: int, load: Load, directory: Path) -> Sample:  # noqa: ARG001  # the fleet's own is used
-    return load.run(_call(open_fleet, fleet, flooders, load))
-
-
-async def _call(open_fleet: OpenFleet, fleet: Fleet, flooders: int, load: Load) -> Sample:
-    saved: Counter[str] = Counter()
-    loud, *quiet = fleet.tenants
-    async with open_fleet(fleet) as store:
-        durability = check_durable(await store.durability(loud))
-        await use_each(store, saved, fleet.tenants)
-        flood = [mixed_caller(store, saved, cycle([loud]), 0.0, seed) for seed in range(flooders)]
-        calls = [mixed_caller(store, saved, cycle([tenant]), 0.5, n) for n, tenant in enumerate(quiet)]
-        warm_up = await _call_for(load.warm_up_seconds, calls, flood)
-        with GarbageMeter() as garbage:
-            seen = await _call_for(load.seconds, calls, flood)
-    measured = Measured(warm_up, seen, garbage)
-    check_rows(*fleet.add_acknowledged(saved, failed=measured.failed), measured.failed)
-    return measured.sample(durability, saved_by_the_flood=saved[loud])
-
-
-async def _call_for(seconds: float, quiet: Sequence[Caller], flood: Sequence[Caller]) -> Calls:
-    calls = Calls()
-    started = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for caller in flood:
-            group.create_task(_flood_until(started + seconds, caller, calls))
-        for number, caller in enumerate(quiet):
-            first = started + _INTERVAL_SECONDS * number / len(quiet)
-            group.create_task(_call_at_intervals(first, started + seconds, caller, calls))
-    calls.seconds = time.perf_counter() - started
-    return calls
-
-
-async def _flood_until(until: float, caller: Caller, calls: Calls) -> None:
-    """Call without a pause; of the flood only the errors are counted."""
-    while time.perf_counter() < until:
-        try:
-            await caller.call(caller.prepare())
-        except Exception as error:  # noqa: BLE001  # any failure of a side is a result, and is counted
-            note_error(calls, error)
-
-
-async def _call_at_intervals(due: float, until: float, caller: Caller, calls: Calls) -> None:
-    while due < until:
-        prepared = caller.prepare()
-        await asyncio.sleep(due - time.perf_counter())
-        try:
-            await caller.call(prepared)
-        except Exception as error:  # noqa: BLE001  # any failure of a side is a result, and is counted
-            note_error(calls, error)
-        done = time.perf_counter()
-        calls.latencies.append(done - due)
-        due = max(due + _INTERVAL_SECONDS, done)
+def _setting(side: str) -> str:
+    return f"quiet calls, {side}"
 
 
 WORK = Work(
     number="8",
     title="50 quiet tenants beside one with 256 callers",
     run=_run,
-    targets=(Target("quiet calls, tenantry", _CALM, must=3, reach=1.5, measure=Measure.P99),),
+    targets=tuple(
+        Target(_setting(name), _CALM, must=3, reach=1.5, measure=Measure.P99) for name in (NATIVE, PYTHON)
+    ),
 )

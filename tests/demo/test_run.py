@@ -19,6 +19,12 @@ async def test_more_companies_than_places(data_dir: Path):
     assert result.is_whole
 
 
+async def test_the_engine_is_named(data_dir: Path):
+    """The result names the engine that was asked for."""
+    result = await run_demo(replace(_settings(data_dir), engine="python"), lambda _: None)
+    assert result.engine == "python"
+
+
 async def test_a_process_that_may_open_few_files(data_dir: Path):
     """The demo runs where its pool would need more files than the process may open; its pool is then smaller."""
     with open_files_limited_to(200):

@@ -12,6 +12,7 @@ from typing import Final
 
 import anyio
 
+from tenantry.config import Engine
 from tenantry.demo.check import CheckResult
 from tenantry.demo.company import Company, Timings
 from tenantry.tenancy.actors.pool import PoolStatistics
@@ -28,6 +29,7 @@ class DemoSettings:
     Attributes:
         database: The URL of an empty PostgreSQL database for the companies; None for files in the data directory.
         open_tenants_max: The size of the pool. The pool is smaller if the process may open too few files.
+        engine: What runs the statements of files; None for the setting of the environment.
     """
 
     data_dir: Path
@@ -37,6 +39,7 @@ class DemoSettings:
     callers: int = 64
     quiet_companies: int = 200
     open_tenants_max: int = 128
+    engine: Engine | None = None
 
     @property
     def company_ids(self) -> list[str]:

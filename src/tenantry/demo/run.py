@@ -27,7 +27,7 @@ class DemoResult(LoadResult):
     """The result of a demo.
 
     Attributes:
-        engine: What runs the statements: ``python`` for files, ``postgres`` for a server.
+        engine: What runs the statements: ``native`` or ``python`` for files, see `EngineChoice`; ``postgres`` for a server.
         durability: The time at which a write was acknowledged.
         batches: The number of batches and the number of their calls, by channel.
         pool: The pool's counters at the end of the working phase.
@@ -73,7 +73,8 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
             settings,
             lambda fraction: show(Progress.of("working", fraction, timings, registry.statistics().pool)),
         )
-        pool = registry.statistics().pool
+        statistics = registry.statistics()
+        engine = "postgres" if settings.database is not None else statistics.engine.name
         families = tuple(sorted(family.name for family in collectors.collect()))
     async with TenantRegistry(config) as again:
         check = await check_companies(
@@ -81,7 +82,6 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
             lambda company_id: nullcontext(again.tenant(company_id)),
             lambda fraction: show(Progress.of("checking", fraction, timings)),
         )
-    engine = "python" if settings.database is None else "postgres"
     return DemoResult(
         *(
             elapsed_seconds,
@@ -90,7 +90,7 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
             engine,
             config.durability,
             tally.batches,
-            pool,
+            statistics.pool,
             tally.waits,
             families,
         )
@@ -101,7 +101,11 @@ def _config(settings: DemoSettings) -> RegistryConfig:
     # The environment may name a database with real tenants, which the demo must not use.
     config = fit_pool(
         RegistryConfig.from_environment(
-            data_dir=settings.data_dir, database=settings.database, databases={}, default_backend=None
+            data_dir=settings.data_dir,
+            database=settings.database,
+            databases={},
+            default_backend=None,
+            **({} if settings.engine is None else {"engine": settings.engine}),
         )
     )
     places = min(settings.open_tenants_max, config.open_tenants_max)
