@@ -31,6 +31,7 @@ from tenantry.storage.protocol import Store
 from tenantry.storage.sqlite.connections.connect_hooks import NamedHook, hooks_of
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
+from tenantry.storage.sqlite.engine.choice import module
 from tenantry.storage.sqlite.migrations.memory_database import check_objects
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.threads import run_in_thread
@@ -257,7 +258,7 @@ class SQLitePersistenceBackend(StandaloneBackend):
             tuple(schemas),
             clock=SystemClock(),
             log=log,
-            thread_pools=ThreadPools.of(write_threads=1, read_threads=_READ_THREADS),
+            thread_pools=ThreadPools.of(write_threads=1, read_threads=_READ_THREADS, engine=module("auto")),
         )
         super().__init__(self._sqlite_store, schemas, log)
 

@@ -36,7 +36,7 @@ from tenantry.storage.sqlite.database_files.open_files import (
     log_fitted_pool,
 )
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
-from tenantry.storage.sqlite.engine.choice import choose
+from tenantry.storage.sqlite.engine.choice import choose, module
 from tenantry.storage.sqlite.limits import SQLITE_LIMITS, SQLiteLimits
 from tenantry.storage.sqlite.maintenance import integrity, second_look
 from tenantry.storage.sqlite.migrations.memory_database import check_objects
@@ -83,7 +83,9 @@ class SQLiteBackend:
         self._clock = clock
         self._log = log
         self._thread_pools = ThreadPools.of(
-            write_threads=config.write_threads, read_threads=config.read_threads
+            write_threads=config.write_threads,
+            read_threads=config.read_threads,
+            engine=module(config.engine),
         )
         self._preparation = Preparation(
             self._schemas, clock=clock, log=log, thread_pools=self._thread_pools, limits=limits
@@ -142,7 +144,7 @@ class SQLiteBackend:
             is_read_by_writer=True,
         )
         # The catalog has separate threads, so that no tenant's load delays the catalog.
-        thread_pools = ThreadPools.of(write_threads=1, read_threads=1)
+        thread_pools = ThreadPools.of(write_threads=1, read_threads=1, engine=module(self._config.engine))
         return SQLiteStore(options, [schema], clock=self._clock, log=log, thread_pools=thread_pools)
 
     def store(

@@ -154,6 +154,7 @@ class ThreadPool:
     def schedule(self, queue: SerialQueue) -> None:
         """Append a serial queue to the ready queue."""
         self._ready.put(queue)
+        self.watch()
 
     def watch(self) -> None:
         """Replace threads whose jobs take too long, until no job waits or runs."""

@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import cache
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Final
 
 from tenantry.config import Engine
@@ -45,6 +46,11 @@ def choose(wanted: Engine) -> EngineChoice:
     return EngineChoice(
         "native" if reason is None else "python", reason, sqlite3.sqlite_version, _sqlite_library()
     )
+
+
+def module(wanted: Engine) -> ModuleType | None:
+    """Return the module of the engine in C, if `choose` chooses it; None if Python runs the statements, or `choose` refuses."""
+    return engine() if wanted != "python" and _why_not_native() is None else None
 
 
 @cache
