@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands import tenantry
+from tenantry.storage.sqlite.engine.choice import choose
 
 QUICK = ("--seconds", "0.5", "--quiet-companies", "6", "--callers", "4")
 
@@ -36,9 +37,10 @@ def test_demo_reports_every_operation(demo: subprocess.CompletedProcess[str]):
 
 
 def test_demo_names_its_engine(demo: subprocess.CompletedProcess[str]):
-    """The JSON has the engine, and the percentiles of all writes and of all reads."""
+    """The JSON has the engine with the reason, and the percentiles of all writes and of all reads."""
     data = json.loads(demo.stdout)
-    assert data["engine"] in {"native", "python"}
+    choice = choose("auto")
+    assert (data["engine"], data["engine_reason"]) == (choice.name, choice.reason)
     assert data["writes"]["calls"] == sum(
         data["statements"][name]["calls"] for name in ("messages.save", "cost_records.save", "tasks.save")
     )

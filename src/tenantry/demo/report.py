@@ -25,6 +25,7 @@ def as_data(result: DemoResult, compared: LoadResult | None = None) -> dict[str,
     """
     data = {
         "engine": result.engine,
+        "engine_reason": result.engine_reason,
         "durability": result.durability,
         **_load(result),
         "statements": {name: _calls(values) for name, values in sorted(result.timings.seconds.items())},
@@ -55,6 +56,8 @@ def print_tables(result: DemoResult, compared: LoadResult | None, console: Conso
     data = as_data(result, compared)
     console.print(_statements_table(data))
     console.print(_totals_table(data))
+    if result.engine_reason is not None:
+        console.print(f"The engine is not native: {result.engine_reason}.", markup=False)
     if compared is not None:
         console.print(_compared_table(data))
     console.print(f"[bold]Metric families exported[/] ({len(result.metric_families)}):")

@@ -28,6 +28,7 @@ class DemoResult(LoadResult):
 
     Attributes:
         engine: What runs the statements: ``native`` or ``python`` for files, see `EngineChoice`; ``postgres`` for a server.
+        engine_reason: Why files have the engine ``python``; else None.
         durability: The time at which a write was acknowledged.
         batches: The number of batches and the number of their calls, by channel.
         pool: The pool's counters at the end of the working phase.
@@ -36,6 +37,7 @@ class DemoResult(LoadResult):
     """
 
     engine: str
+    engine_reason: str | None
     durability: Durability
     batches: dict[str, tuple[int, int]]
     pool: PoolStatistics
@@ -74,7 +76,6 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
             lambda fraction: show(Progress.of("working", fraction, timings, registry.statistics().pool)),
         )
         statistics = registry.statistics()
-        engine = "postgres" if settings.database is not None else statistics.engine.name
         families = tuple(sorted(family.name for family in collectors.collect()))
     async with TenantRegistry(config) as again:
         check = await check_companies(
@@ -82,12 +83,14 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
             lambda company_id: nullcontext(again.tenant(company_id)),
             lambda fraction: show(Progress.of("checking", fraction, timings)),
         )
+    chosen = statistics.engine
+    engine = (chosen.name, chosen.reason) if settings.database is None else ("postgres", None)
     return DemoResult(
         *(
             elapsed_seconds,
             timings,
             check,
-            engine,
+            *engine,
             config.durability,
             tally.batches,
             statistics.pool,
