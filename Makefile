@@ -93,6 +93,8 @@ LOCK := --quiet --universal --python-version 3.11 --generate-hashes --no-header 
 	--no-emit-index-url --no-emit-find-links
 
 clean:
+	rm -f $(ENGINE)/*.so $(ENGINE)/not_built.*.txt
+	rm -rf src/*.egg-info
 	rm -rf .venv .venv-* build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .coverage .coverage.*
 
 $(BIN)/python:

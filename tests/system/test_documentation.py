@@ -125,6 +125,16 @@ def test_the_troubleshooting_of_several_processes_quotes_messages():
     assert [one for one in quoted if not any(one in text for text in texts)] == []
 
 
+def test_the_reasons_for_an_engine_are_quoted():
+    """Each reason in the table of docs/operations.md is in the source."""
+    page = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")
+    section = page.partition("\n## The engine\n")[2].partition("\n## ")[0]
+    quoted = re.findall(r'"(the engine .+?|SQLite .+?)"', section)
+    source = (ROOT / "src/tenantry/storage/sqlite/engine/choice.py").read_text(encoding="utf-8")
+    assert len(quoted) == 5
+    assert [one for one in quoted if one not in source] == []
+
+
 def test_lifecycle_diagram_is_the_tables():
     """The diagram in the design page is the one that the table prints."""
     design = (ROOT / "docs" / "design.md").read_text(encoding="utf-8")
