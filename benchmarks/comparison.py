@@ -20,7 +20,7 @@ class Sample:
         p99_seconds: The same.
         errors: Calls that failed, and `first_error` in words.
         bytes_each: Where memory is measured: of one open tenant.
-        cpu_seconds: Where a server works too: the processor time of this process and of the server for all calls.
+        cpu_seconds: The processor time of all calls, in this process and in the server or the child that works for it.
         gc_seconds: How long the garbage collector held everything up, out of `seconds`.
         gc_collections: How often.
         durability: As read back from the connection that writes; None where nothing is written.

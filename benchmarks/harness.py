@@ -115,10 +115,11 @@ class Caller(NamedTuple):
 
 @dataclass(slots=True)
 class Calls:
-    """What became of the calls of some time."""
+    """What became of the calls of some time; `cpu_seconds` is the processor time of this process for all of them."""
 
     latencies: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    cpu_seconds: float = 0.0
     errors: int = 0
     first_error: str | None = None
 
@@ -191,11 +192,11 @@ async def measure(callers: Sequence[Caller], load: Load) -> Measured:
 
 async def _call_for(seconds: float, callers: Sequence[Caller]) -> Calls:
     calls = Calls()
-    started = time.perf_counter()
+    started, cpu_before = time.perf_counter(), time.process_time()
     async with asyncio.TaskGroup() as group:
         for caller in callers:
             group.create_task(_call_until(started + seconds, caller, calls))
-    calls.seconds = time.perf_counter() - started
+    calls.seconds, calls.cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_before
     return calls
 
 

@@ -79,7 +79,11 @@ async def _round(
         measured = await measure(callers, load)
     started = time.perf_counter()
     check_rows(*fleet.add_acknowledged(saved, failed=measured.failed), measured.failed)
-    return measured.sample(durability, seconds_to_count=time.perf_counter() - started)
+    return measured.sample(
+        durability,
+        cpu_seconds=measured.calls.cpu_seconds,
+        seconds_to_count=time.perf_counter() - started,
+    )
 
 
 async def use_each(store: FleetStore, saved: Counter[str], tenants: Sequence[str]) -> None:

@@ -26,12 +26,14 @@ class Report:
     Attributes:
         saved: The acknowledged messages by tenant, those of the warm-up included.
         errors: How many calls failed, those of the warm-up included.
+        cpu_seconds: The processor time of the process for the calls after the warm-up.
     """
 
     saved: Counter[str]
     errors: int
     first_error: str | None
     seconds: float
+    cpu_seconds: float
     latencies: list[float]
 
     def sample(self, **details: Any) -> Sample:
@@ -107,9 +109,15 @@ class OtherProcess:
 
 
 @contextmanager
-def other_process(data_dir: Path, **settings: Any) -> Iterator[OtherProcess]:
-    """Run a process that has a registry open with these settings; at the end of the block the process closes it and ends."""
-    command = [sys.executable, "-m", "benchmarks.peer_process", str(data_dir), json.dumps(settings)]
+def other_process(
+    data_dir: Path, *, processors: int | None = None, **settings: Any
+) -> Iterator[OtherProcess]:
+    """Run a process that has a registry open with these settings; at the end of the block the process closes it and ends.
+
+    The process uses only so many `processors`; all of this process's if None.
+    """
+    arguments = [str(data_dir), json.dumps(settings), json.dumps(processors)]
+    command = [sys.executable, "-m", "benchmarks.peer_process", *arguments]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         try:
             yield OtherProcess(process)

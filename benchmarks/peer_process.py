@@ -1,10 +1,11 @@
 """One of several processes with the same data directory: opens a registry, and does what it is told, a line of JSON for each command.
 
-``python -m benchmarks.peer_process DATA_DIR SETTINGS``, started by `benchmarks.other_process`.
+``python -m benchmarks.peer_process DATA_DIR SETTINGS PROCESSORS``, started by `benchmarks.other_process`.
 """
 
 import asyncio
 import json
+import os
 import sys
 from collections import Counter
 from pathlib import Path
@@ -14,6 +15,12 @@ from benchmarks.harness import Load, measure
 from benchmarks.many_calls import mixed_caller, random_picks, use_each
 from benchmarks.peers.tenantry_registry import TenantryFleet
 from tenantry import RegistryConfig, TenantRegistry
+
+
+def _keep_to(processors: int | None) -> None:
+    """Use only so many processors; threads inherit it when they start (sched_setaffinity(2))."""
+    if processors is not None:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors])
 
 
 async def _main(data_dir: str, settings: str) -> None:
@@ -51,9 +58,11 @@ async def _call(
         "errors": measured.failed,
         "first_error": measured.warm_up.first_error or measured.calls.first_error,
         "seconds": measured.calls.seconds,
+        "cpu_seconds": measured.calls.cpu_seconds,
         "latencies": measured.calls.latencies,
     }
 
 
 if __name__ == "__main__":
-    asyncio.run(_main(*sys.argv[1:]))
+    _keep_to(json.loads(sys.argv[3]))
+    asyncio.run(_main(*sys.argv[1:3]))

@@ -40,12 +40,22 @@ char *joined(const char *text, const char *suffix)
     return whole;
 }
 
-double now_seconds(void)
+static double seconds_of(clockid_t clock)
 {
     struct timespec time;
-    if (clock_gettime(CLOCK_MONOTONIC, &time) != 0)
+    if (clock_gettime(clock, &time) != 0)
         die("clock", "%s", strerror(errno));
     return (double)time.tv_sec + (double)time.tv_nsec * 1e-9;
+}
+
+double now_seconds(void)
+{
+    return seconds_of(CLOCK_MONOTONIC);
+}
+
+double cpu_seconds(void)
+{
+    return seconds_of(CLOCK_PROCESS_CPUTIME_ID);
 }
 
 void lock_mutex(pthread_mutex_t *mutex)

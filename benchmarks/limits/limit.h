@@ -83,6 +83,7 @@ _Noreturn void die(const char *where, const char *format, ...) __attribute__((fo
 void *allocated(size_t count, size_t size);
 char *joined(const char *text, const char *suffix);
 double now_seconds(void);
+double cpu_seconds(void); /* of all threads */
 void lock_mutex(pthread_mutex_t *mutex);
 void unlock_mutex(pthread_mutex_t *mutex);
 sqlite3 *open_database(const char *path, const char *parameters, int flags);

@@ -26,6 +26,12 @@ struct work {
     long *next_calls; /* by caller: how many calls it has made */
 };
 
+/* What a phase of the work gave. */
+struct phase {
+    long calls;
+    double seconds, cpu_seconds;
+};
+
 struct durability {
     char journal_mode[32];
     int synchronous;
@@ -86,11 +92,11 @@ static void *start(void *argument)
     return NULL;
 }
 
-/* Lets the threads work for so many seconds; returns their calls, and how long the last of them worked. */
-static long run_phase(const struct work *work, double seconds, double *took_seconds)
+/* Lets the threads work for so many seconds, and waits for the last of them. */
+static struct phase run_phase(const struct work *work, double seconds)
 {
     struct worker workers[THREADS_MAX];
-    double started = now_seconds();
+    double started = now_seconds(), cpu_before = cpu_seconds();
     for (int number = 0; number < work->plan->threads; number++) {
         workers[number] = (struct worker){.work = work, .number = number, .until = started + seconds};
         int error = pthread_create(&workers[number].thread, NULL, start, &workers[number]);
@@ -104,8 +110,7 @@ static long run_phase(const struct work *work, double seconds, double *took_seco
             die("thread", "%s", strerror(error));
         calls += workers[number].calls;
     }
-    *took_seconds = now_seconds() - started;
-    return calls;
+    return (struct phase){calls, now_seconds() - started, cpu_seconds() - cpu_before};
 }
 
 /* Reads back what decides whether a commit survives a loss of power, on the connection that writes. */
@@ -137,10 +142,10 @@ static void use_each(struct pool *pool, const struct plan *plan)
     }
 }
 
-static void print_answer(const struct plan *plan, long calls, double seconds, long opened_tenants, const struct durability *durability)
+static void print_answer(const struct plan *plan, struct phase phase, long opened_tenants, const struct durability *durability)
 {
-    printf("{\"calls\": %ld, \"seconds\": %.9f, \"opened\": %ld, \"sqlite\": \"%s\", ", calls, seconds, opened_tenants,
-           sqlite3_libversion());
+    printf("{\"calls\": %ld, \"seconds\": %.9f, \"cpu_seconds\": %.9f, ", phase.calls, phase.seconds, phase.cpu_seconds);
+    printf("\"opened\": %ld, \"sqlite\": \"%s\", ", opened_tenants, sqlite3_libversion());
     printf("\"durability\": [\"%s\", %d], \"saved\": [", durability->journal_mode, durability->synchronous);
     for (int index = 0; index < plan->tenant_count; index++)
         printf("%s%ld", index == 0 ? "" : ", ", plan->tenants[index].saved);
@@ -187,13 +192,12 @@ int main(int count, char **arguments)
         use_each(work.pool, &plan);
     if (work.run == make_calls)
         give_back(work.pool, plan.tenants);
-    double seconds;
-    (void)run_phase(&work, plan.warm_up_seconds, &seconds);
-    long calls = run_phase(&work, plan.seconds, &seconds);
+    (void)run_phase(&work, plan.warm_up_seconds);
+    struct phase phase = run_phase(&work, plan.seconds);
     if (work.run != make_calls)
         give_back(work.pool, plan.tenants);
     long opened_tenants = opened(work.pool);
     close_all(work.pool);
-    print_answer(&plan, calls, seconds, opened_tenants, &durability);
+    print_answer(&plan, phase, opened_tenants, &durability);
     return EXIT_SUCCESS;
 }

@@ -184,6 +184,7 @@ def _sample(answer: dict[str, Any]) -> Sample:
     return Sample(
         answer["calls"],
         answer["seconds"],
+        cpu_seconds=answer["cpu_seconds"],
         durability=check_durable(Durability(*answer["durability"])),
         details={"opened": answer["opened"], "sqlite": answer["sqlite"]},
     )

@@ -5,6 +5,9 @@ from benchmarks.works import (
     admin_api,
     catalog_at_scale,
     cold_call,
+    cores,
+    cost_curve,
+    demo_load,
     event_loop,
     forwarded_calls,
     forwarded_flood,
@@ -57,4 +60,7 @@ WORKS: dict[str, Work] = {
     "forwarded_flood": forwarded_flood.WORK,
     "owners": owners.WORK,
     "noisy_engines": noisy_engines.WORK,
+    "cores": cores.WORK,
+    "demo_load": demo_load.WORK,
+    "cost_curve": cost_curve.WORK,
 }

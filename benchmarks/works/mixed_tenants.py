@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import partial
+from typing import TYPE_CHECKING
 
 from benchmarks.comparison import Comparison, Target
 from benchmarks.engines import PYTHON, by_engine
@@ -11,6 +12,9 @@ from benchmarks.peers.aiosqlite_unlimited import open_fleet_unlimited
 from benchmarks.peers.limit import EIGHT_THREADS, fleet_limit
 from benchmarks.peers.tenantry_registry import open_tenantry_fleet
 
+if TYPE_CHECKING:
+    from benchmarks.peers import OpenFleet
+
 _TENANTS = 64
 _SETTING = f"{_TENANTS} tenants, 1 caller each"
 _PEER = "aiosqlite per tenant"
@@ -19,10 +23,11 @@ _READS = 0.5
 
 def _run(load: Load) -> Sequence[Comparison]:
     fleet = fleet_of(_TENANTS, load)
+    opened_by: dict[str, OpenFleet] = {**by_engine(open_tenantry_fleet), _PEER: open_fleet_unlimited}
     picks = partial(own_picks, fleet)
     sides = [
         fleet_side(name, open_fleet, fleet, picks, load, reads=_READS, are_open=True)
-        for name, open_fleet in {**by_engine(open_tenantry_fleet), _PEER: open_fleet_unlimited}.items()
+        for name, open_fleet in opened_by.items()
     ]
     limit = fleet_limit(fleet, picks, load, reads=_READS, pool=_TENANTS, are_open=True)
     return [compare(_SETTING, [*sides, *limit], load)]

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from benchmarks.comparison import Comparison, Measure, Target
 from benchmarks.engines import NATIVE, PYTHON, by_engine
@@ -12,13 +13,19 @@ from benchmarks.neighbours import FLOODERS, QUIET, SECONDS_FACTOR, run_round
 from benchmarks.peers.aiosqlite_unlimited import open_fleet_unlimited
 from benchmarks.peers.tenantry_registry import open_tenantry_fleet
 
+if TYPE_CHECKING:
+    from benchmarks.peers import OpenFleet
+
 _LOUD, _CALM = "with the flood", "without it"
 
 
 def _run(load: Load) -> Sequence[Comparison]:
     load = replace(load, seconds=load.seconds * SECONDS_FACTOR)
     fleet = fleet_of(1 + QUIET, load)
-    opened_by = {**by_engine(open_tenantry_fleet), "aiosqlite per tenant": open_fleet_unlimited}
+    opened_by: dict[str, OpenFleet] = {
+        **by_engine(open_tenantry_fleet),
+        "aiosqlite per tenant": open_fleet_unlimited,
+    }
     return [
         compare(
             _setting(name),
