@@ -10,16 +10,23 @@ from benchmarks.comparison import Comparison, Measure
 from benchmarks.verdict import Outcome
 
 _WIDTH, _HEIGHT = 800, 420
-_MILLISECONDS = 1e3
+_MILLISECONDS, _MICROSECONDS = 1e3, 1e6
 
 
 def draw_curve(outcome: Outcome, directory: Path) -> list[Path]:
-    """Draw the rate and the 99th percentile over the size, one line for each side; return the files."""
+    """Draw the rate, the 99th percentile and the processor time of a call over the size, one line for each side; return the files."""
     axis = outcome.work.curve_axis
     drawn = {
         "rate": _chart("calls per second", axis, outcome.curve, Measure.RATE, 1.0),
         "p99": _chart("99th percentile, ms", axis, outcome.curve, Measure.P99, _MILLISECONDS),
     }
+    if any(
+        Measure.CPU.of(sample)
+        for point in outcome.curve
+        for side in point.samples.values()
+        for sample in side
+    ):
+        drawn["cpu"] = _chart("processor time of a call, µs", axis, outcome.curve, Measure.CPU, _MICROSECONDS)
     directory.mkdir(parents=True, exist_ok=True)
     files: list[Path] = []
     for kind, chart in drawn.items():
