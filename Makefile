@@ -68,11 +68,11 @@ test-versions: ## the same with each other version of Python that is found
 		done; \
 	done
 
-check: $(VENV)/.dev ## lint, format, types, and the engine's C code without a warning
+check: $(VENV)/.dev ## lint, format, types, and the engine's C code without a warning of gcc and of its analyzer
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	TENANTRY_ENGINE_STRICT=1 $(BIN)/python setup.py --quiet build_ext --force --build-lib build/strict --build-temp build/strict
+	TENANTRY_ENGINE_STRICT=1 CFLAGS=-fanalyzer $(BIN)/python setup.py --quiet build_ext --force --build-lib build/strict --build-temp build/strict
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .

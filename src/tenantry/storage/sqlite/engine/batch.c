@@ -1,4 +1,4 @@
-/* A batch of statements: its parameters come from Python when it is made, and its results go to Python when they are asked for.
+/* A batch of statements, whose parameters come from Python when the batch is made.
  *
  * Theory of operation. The event loop makes a batch under the interpreter's lock, and keeps the Python objects whose bytes the parameters
  * use. Only what is plain is taken: texts that have run in Python before and so are authorized, and parameters whose class is exactly None,
@@ -26,35 +26,6 @@ bool batch_configure(PyObject *known, PyObject *members)
     for (int i = 0; i < FETCHES; i++)
         Py_XSETREF(fetches[i], Py_NewRef(PyTuple_GET_ITEM(members, i)));
     return true;
-}
-
-void *arena_take(Arena *arena, size_t bytes)
-{
-    size_t wanted = (bytes + sizeof(max_align_t) - 1) / sizeof(max_align_t) * sizeof(max_align_t);
-    if (wanted < bytes || wanted > RESULT_BYTES_MAX - arena->bytes)
-        return NULL;
-    ArenaPiece *piece = arena->pieces;
-    if (piece == NULL || piece->size - piece->used < wanted) {
-        size_t size = wanted > ARENA_BYTES ? wanted : ARENA_BYTES;
-        if ((piece = malloc(sizeof *piece + size)) == NULL)
-            return NULL;
-        *piece = (ArenaPiece){.next = arena->pieces, .used = 0, .size = size};
-        arena->pieces = piece;
-    }
-    void *taken = (char *)piece->content + piece->used;
-    piece->used += wanted;
-    arena->bytes += wanted;
-    return taken;
-}
-
-void arena_free(Arena *arena)
-{
-    ArenaPiece *next;
-    for (ArenaPiece *piece = arena->pieces; piece != NULL; piece = next) {
-        next = piece->next;
-        free(piece);
-    }
-    *arena = (Arena){NULL, 0};
 }
 
 /* Three answers: 1 taken, 0 not plain, -1 with an exception of Python. */
@@ -167,14 +138,16 @@ static bool count_units(PyObject *units, Kind kind, Py_ssize_t *steps, Py_ssize_
 static int take_units(Batch *batch, PyObject *units)
 {
     Py_ssize_t steps, parameters;
+    /* This list comes first: it is the last object that the collector could see, and the collector may run any code of Python. */
+    if ((batch->kept = PyList_New(0)) == NULL)
+        return -1;
     if (!count_units(units, batch->kind, &steps, &parameters))
         return 0;
     batch->unit_count = (int)PyList_GET_SIZE(units);
     batch->unit_sizes = PyMem_Calloc((size_t)batch->unit_count, sizeof *batch->unit_sizes);
     batch->steps = PyMem_Calloc((size_t)steps, sizeof *batch->steps);
     batch->parameters = PyMem_Calloc((size_t)parameters + 1, sizeof *batch->parameters);
-    batch->kept = PyList_New(0);
-    if (batch->unit_sizes == NULL || batch->steps == NULL || batch->parameters == NULL || batch->kept == NULL) {
+    if (batch->unit_sizes == NULL || batch->steps == NULL || batch->parameters == NULL) {
         PyErr_NoMemory();
         return -1;
     }
@@ -208,6 +181,7 @@ PyObject *database_batch(PyObject *self, PyObject *arguments)
         return NULL;
     memset((char *)batch + sizeof(PyObject), 0, sizeof *batch - sizeof(PyObject));
     batch->kind = (Kind)kind;
+    batch->state = WAITING;
     batch->database = (Database *)Py_NewRef(self);
     int taken = take_units(batch, units);
     if (taken > 0)
@@ -218,166 +192,17 @@ PyObject *database_batch(PyObject *self, PyObject *arguments)
     Py_RETURN_NONE;
 }
 
-static PyObject *value_of(const Value *value)
+void batch_leave_queue(Batch *batch)
 {
-    switch (value->type) {
-    case SQLITE_INTEGER:
-        return PyLong_FromLongLong(value->as.integer);
-    case SQLITE_FLOAT:
-        return PyFloat_FromDouble(value->as.real);
-    case SQLITE_TEXT: /* run.c has checked the UTF-8 */
-        return PyUnicode_DecodeUTF8(value->as.bytes, value->length, "strict");
-    case SQLITE_BLOB:
-        return PyBytes_FromStringAndSize(value->as.bytes, value->length);
-    default:
-        return Py_NewRef(Py_None);
-    }
-}
-
-static PyObject *row_of(const Step *step, size_t row)
-{
-    PyObject *values = PyTuple_New(step->column_count);
-    for (int i = 0; values != NULL && i < step->column_count; i++) {
-        PyObject *value = value_of(&step->rows[row * (size_t)step->column_count + (size_t)i]);
-        if (value == NULL)
-            Py_CLEAR(values);
-        else
-            PyTuple_SET_ITEM(values, i, value);
-    }
-    return values;
-}
-
-static PyObject *rows_of(const Step *step)
-{
-    PyObject *rows = PyList_New((Py_ssize_t)step->row_count);
-    for (size_t i = 0; rows != NULL && i < step->row_count; i++) {
-        PyObject *row = row_of(step, i);
-        if (row == NULL)
-            Py_CLEAR(rows);
-        else
-            PyList_SET_ITEM(rows, (Py_ssize_t)i, row);
-    }
-    return rows;
-}
-
-/* The names of the columns and all rows, from which Python makes rows with names. */
-static PyObject *named_of(const Step *step)
-{
-    PyObject *names = PyTuple_New(step->column_count), *rows = rows_of(step);
-    for (int i = 0; names != NULL && i < step->column_count; i++) {
-        PyObject *name = PyUnicode_FromString(step->column_names[i]);
-        if (name == NULL)
-            Py_CLEAR(names);
-        else
-            PyTuple_SET_ITEM(names, i, name);
-    }
-    PyObject *pair = names == NULL || rows == NULL ? NULL : PyTuple_Pack(2, names, rows);
-    Py_XDECREF(names);
-    Py_XDECREF(rows);
-    return pair;
-}
-
-static PyObject *result_of(const Step *step)
-{
-    if (step->error_code != SQLITE_OK)
-        return Py_NewRef(Py_None); /* Python puts the error in its place, see `errors` */
-    switch (step->fetch) {
-    case FETCH_ROWCOUNT:
-        return PyLong_FromLong(step->changes);
-    case FETCH_ONE:
-        return step->row_count ? row_of(step, 0) : Py_NewRef(Py_None);
-    case FETCH_ALL:
-        return rows_of(step);
-    case FETCH_NAMED_ONE:
-    case FETCH_NAMED_ALL:
-        return named_of(step);
-    default:
-        return Py_NewRef(Py_None);
-    }
-}
-
-static PyObject *unit_results(const Step *steps, int count)
-{
-    PyObject *results = PyList_New(count);
-    for (int i = 0; results != NULL && i < count; i++) {
-        PyObject *result = result_of(&steps[i]);
-        if (result == NULL)
-            Py_CLEAR(results);
-        else
-            PyList_SET_ITEM(results, i, result);
-    }
-    return results;
-}
-
-/* results(): for a read one result for each statement; for a write a list of results for each unit. */
-static PyObject *batch_results(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    const Batch *batch = (const Batch *)self;
-    if (batch->state != ENDED) {
-        PyErr_SetString(PyExc_ValueError, "the batch has no results");
-        return NULL;
-    }
-    if (batch->kind == READ)
-        return unit_results(batch->steps, batch->step_count);
-    PyObject *results = PyList_New(batch->unit_count);
-    const Step *next = batch->steps;
-    for (int u = 0; results != NULL && u < batch->unit_count; u++) {
-        PyObject *unit = unit_results(next, batch->unit_sizes[u]);
-        next += batch->unit_sizes[u];
-        if (unit == NULL)
-            Py_CLEAR(results);
-        else
-            PyList_SET_ITEM(results, u, unit);
-    }
-    return results;
-}
-
-/* errors(): (unit, code, message) of each unit that was refused by a constraint. */
-static PyObject *batch_errors(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    const Batch *batch = (const Batch *)self;
-    PyObject *errors = PyList_New(0);
-    const Step *next = batch->steps;
-    for (int u = 0; errors != NULL && u < batch->unit_count; next += batch->unit_sizes[u++]) {
-        if (next->error_code == SQLITE_OK)
-            continue;
-        PyObject *error = Py_BuildValue("iiy", u, next->error_code, next->error_message);
-        if (error == NULL || PyList_Append(errors, error) < 0)
-            Py_CLEAR(errors);
-        Py_XDECREF(error);
-    }
-    return errors;
-}
-
-/* refusal(): (code, message) of the commit that failed; None if the batch was committed. */
-static PyObject *batch_refusal(PyObject *self, PyObject *unused)
-{
-    (void)unused;
-    const Batch *batch = (const Batch *)self;
-    if (batch->state != REFUSED)
-        Py_RETURN_NONE;
-    return Py_BuildValue("iy", batch->commit_code, batch->commit_message ? batch->commit_message : "");
-}
-
-static PyObject *batch_has_names(PyObject *self, void *unused)
-{
-    (void)unused;
-    return PyBool_FromLong(((Batch *)self)->has_names);
-}
-
-static PyObject *batch_has_errors(PyObject *self, void *unused)
-{
-    (void)unused;
-    return PyBool_FromLong(((Batch *)self)->error_count > 0);
+    Py_CLEAR(batch->future);
+    Py_CLEAR(batch->function);
+    Py_CLEAR(batch->queue);
 }
 
 static void batch_free(PyObject *self)
 {
     Batch *batch = (Batch *)self;
-    Py_CLEAR(batch->future);
-    Py_CLEAR(batch->function);
+    batch_leave_queue(batch);
     Py_CLEAR(batch->outlet);
     Py_CLEAR(batch->database);
     Py_CLEAR(batch->kept);
@@ -388,19 +213,6 @@ static void batch_free(PyObject *self)
     arena_free(&batch->arena);
     PyObject_Free(self);
 }
-
-static PyMethodDef batch_methods[] = {
-    {"results", batch_results, METH_NOARGS, "Return the results of a batch that has ended."},
-    {"errors", batch_errors, METH_NOARGS, "Return (unit, code, message) of each unit that a constraint has refused."},
-    {"refusal", batch_refusal, METH_NOARGS, "Return (code, message) of a commit that failed; None otherwise."},
-    {NULL, NULL, 0, NULL},
-};
-
-static PyGetSetDef batch_fields[] = {
-    {"has_names", batch_has_names, NULL, "Whether a statement has a fetch with names.", NULL},
-    {"has_errors", batch_has_errors, NULL, "Whether a constraint has refused a unit.", NULL},
-    {NULL, NULL, NULL, NULL, NULL},
-};
 
 PyTypeObject BatchType = {
     PyVarObject_HEAD_INIT(NULL, 0).tp_name = "tenantry.storage.sqlite.engine._engine.Batch",

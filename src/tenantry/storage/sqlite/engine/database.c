@@ -15,13 +15,39 @@ static bool copy_text(const char *text, const char *suffix, char **copy)
     return true;
 }
 
+void database_forget_statements(Database *database)
+{
+    for (size_t i = 0; i < sizeof database->prepared / sizeof *database->prepared; i++)
+        if (database->prepared[i].text != NULL) {
+            sq.finalize(database->prepared[i].statement);
+            database->prepared[i] = (Prepared){NULL, NULL};
+        }
+    database->prepared_count = 0;
+}
+
+/* Take the fields of an immutable file. */
+static bool take_file(Database *database, PyObject *file)
+{
+    PyObject *path = NULL; /* the file system's encoding: a path need not be UTF-8 */
+    if (!PyTuple_Check(file)) {
+        PyErr_SetString(PyExc_TypeError, "a file is a tuple of path, inode, size and modification time");
+        return false;
+    }
+    if (!PyArg_ParseTuple(file, "O&LLL:Database", PyUnicode_FSConverter, &path, &database->inode, &database->size, &database->modified_ns))
+        return false;
+    bool is_taken = copy_text(PyBytes_AS_STRING(path), "", &database->file_path) &&
+                    copy_text(PyBytes_AS_STRING(path), "-wal", &database->log_path);
+    Py_DECREF(path);
+    return is_taken;
+}
+
 /* Database(connection, token, file): `token` is the owner's, or None without a guard. `file` is None, or the path, the inode, the size in
  * bytes and the modification time in nanoseconds of an immutable file. */
 static PyObject *database_new(PyTypeObject *type, PyObject *arguments, PyObject *named)
 {
     static char *names[] = {"connection", "token", "file", NULL};
     PyObject *connection, *file;
-    const char *token, *path = NULL;
+    const char *token;
     if (!PyArg_ParseTupleAndKeywords(arguments, named, "OzO:Database", names, &connection, &token, &file))
         return NULL;
     sqlite3 *handle = handle_of(connection);
@@ -32,24 +58,26 @@ static PyObject *database_new(PyTypeObject *type, PyObject *arguments, PyObject 
         return NULL;
     database->connection = Py_NewRef(connection);
     database->handle = handle;
-    bool is_whole = token == NULL || copy_text(token, "", &database->token);
-    if (is_whole && file != Py_None)
-        is_whole = PyArg_ParseTuple(file, "sLLL:Database", &path, &database->inode, &database->size, &database->modified_ns) &&
-                   copy_text(path, "", &database->file_path) && copy_text(path, "-wal", &database->log_path);
+    bool is_whole = (token == NULL || copy_text(token, "", &database->token)) && (file == Py_None || take_file(database, file));
     if (is_whole)
         return (PyObject *)database;
     Py_DECREF(database);
     return NULL;
 }
 
-/* close(): free the prepared statements, without which SQLite could not close the connection. No batch may follow. */
+/* close(): free the prepared statements, without which SQLite could not close the connection. Later batches run in Python. */
 static PyObject *database_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
     Database *database = (Database *)self;
-    if (database->handle != NULL)
-        database_forget_statements(database);
+    if (atomic_exchange(&database->is_busy, true)) {
+        PyErr_SetString(PyExc_ValueError, "a batch runs on the connection");
+        return NULL;
+    }
+    /* If Python has closed its connection before, SQLite has kept the handle for these statements. */
+    database_forget_statements(database);
     database->handle = NULL;
+    database->is_busy = false;
     Py_CLEAR(database->connection);
     Py_RETURN_NONE;
 }
@@ -66,7 +94,7 @@ static void database_free(PyObject *self)
 
 static PyMethodDef database_methods[] = {
     {"batch", database_batch, METH_VARARGS, "Return a batch of these units, or None if Python must run them."},
-    {"close", database_close, METH_NOARGS, "Free the prepared statements; no batch may follow."},
+    {"close", database_close, METH_NOARGS, "Free the prepared statements; later batches run in Python."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -5,9 +5,14 @@
  * `sqlite3 *` of a connection that Python has opened and set up, so Python's jobs (migrations, transactions, copies) and the engine's
  * batches run on one connection, in one queue, in the order in which they were submitted.
  *
- *     queue.c      the queue of each connection, and the queue of connections that are ready, where the threads wait
- *     batch.c      a batch: converts parameters when it is made, and builds results when it is taken, both under the interpreter's lock
+ *     queue.c      the queue of each connection
+ *     ready.c      the queue of the connections that have something to do, where the threads wait and run batches
+ *     worker.c     what the pool knows about one thread
+ *     database.c   a connection of Python's sqlite3, as the engine uses it
+ *     batch.c      a batch: converts its parameters when it is made, under the interpreter's lock
  *     run.c        runs a batch on a connection, without the lock
+ *     rows.c       copies rows into the memory of arena.c
+ *     results.c    builds a batch's results as Python objects, under the lock
  *     outlet.c     the batches that have ended, of one event loop; an eventfd wakes the loop
  *     functions.c  SQLite's functions, looked up in the library that Python's sqlite3 uses
  *
@@ -15,7 +20,10 @@
  * Python, invalid UTF-8) rolls the batch back, and the batch's Python function runs instead, at the same place of the queue. So Python's
  * store decides what each error means, and the engine only has to be right where all is well.
  *
- * The interpreter's lock protects everything that a comment here does not name. */
+ * The interpreter's lock protects everything that a comment here does not name.
+ *
+ * A forked child has none of the threads, and may find any mutex locked. So an object with a mutex remembers how many forks led to its
+ * process, and an inherited object never locks its mutex, and does nothing. */
 #ifndef TENANTRY_ENGINE_H
 #define TENANTRY_ENGINE_H
 
@@ -71,9 +79,9 @@ extern struct sqlite_functions sq;
 enum {
     SQL_TEXTS_MAX = 4096,            /* the texts that the process remembers */
     STATEMENTS_MAX = 128,            /* the prepared statements of one connection */
-    RESULT_BYTES_MAX = 256 << 20,    /* the results of one batch; a larger result is Python's */
+    RESULT_BYTES_MAX = 256 << 20,    /* the results of one batch; a larger result is Python's; see `limit_results` */
     ARENA_BYTES = 16 << 10,          /* the smallest piece of memory for results */
-    MESSAGE_BYTES_MAX = 1024,
+    MESSAGE_BYTES_MAX = 1024,        /* SQLite's message about a constraint; a longer message is Python's */
 };
 
 /* A parameter, or a value of a row. The bytes belong to a Python object, or to the batch's arena. */
@@ -127,7 +135,8 @@ typedef struct {
 typedef struct {
     PyObject_HEAD
     PyObject *connection; /* Python's sqlite3.Connection */
-    sqlite3 *handle;
+    sqlite3 *handle;      /* NULL after `close`; see `open_handle` */
+    atomic_bool is_busy;  /* a batch runs, or `close` does */
     char *token;     /* the owner's token, which a write's guard compares; NULL without a guard */
     char *file_path; /* of an immutable file, whose identity is checked before a read; NULL otherwise */
     char *log_path;
@@ -158,7 +167,7 @@ typedef struct Batch {
     struct Batch *next; /* in its outlet */
     PyObject *kept;     /* the objects whose bytes the parameters use */
     Kind kind;
-    BatchState state;         /* changes under the mutex of its queue's ready queue */
+    _Atomic BatchState state; /* changes under the mutex of its queue's ready queue */
     atomic_bool is_cancelled;
     int unit_count, step_count;
     int *unit_sizes;
@@ -173,28 +182,49 @@ typedef struct Batch {
 
 typedef struct Outlet {
     PyObject_HEAD
-    int eventfd;
+    int forks;
     pthread_mutex_t mutex;
+    int eventfd;         /* under the mutex; -1 after `close` */
     Batch *first, *last; /* under the mutex */
 } Outlet;
 
 extern PyTypeObject DatabaseType, BatchType, OutletType, ReadyQueueType, SerialQueueType, WorkerType;
 
+/* module.c */
+extern int engine_forks;                 /* changes only in a forked child, while it has one thread */
+extern atomic_llong batch_counts[DROPPED + 1]; /* the batches that got into each state */
+
 /* functions.c */
 PyObject *engine_attach(PyObject *module, PyObject *path);
 sqlite3 *handle_of(PyObject *connection);
+sqlite3 *open_handle(const Database *database); /* needs no lock; NULL if the engine's or Python's connection was closed */
+
+/* database.c: needs no lock. */
+void database_forget_statements(Database *database);
 
 /* batch.c */
 bool batch_configure(PyObject *known, PyObject *fetches);
 PyObject *database_batch(PyObject *database, PyObject *arguments);
+void batch_leave_queue(Batch *batch); /* drop what a batch needs only until it has ended */
+
+/* results.c */
+extern PyMethodDef batch_methods[];
+extern PyGetSetDef batch_fields[];
+
+/* arena.c: needs no lock, but the thread that runs the batch. */
+extern atomic_size_t result_bytes_max;
 void *arena_take(Arena *arena, size_t bytes);
 void arena_free(Arena *arena);
 
-/* run.c: neither function needs the interpreter's lock. */
-BatchState batch_run(Batch *batch);
-void database_forget_statements(Database *database);
+/* rows.c: needs no lock, but the thread that runs the batch. */
+bool is_utf8(const unsigned char *at, size_t length); /* whether Python's strict decoder would take the bytes */
+bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step);
+bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step);
 
-/* outlet.c: needs no lock; the outlet has the caller's reference to the batch afterwards. */
-void outlet_put(Outlet *outlet, Batch *batch);
+/* run.c: needs no lock. */
+BatchState batch_run(Batch *batch);
+
+/* outlet.c: needs no lock. The outlet has the caller's reference to the batch afterwards, unless it is closed and returns false. */
+bool outlet_put(Outlet *outlet, Batch *batch);
 
 #endif

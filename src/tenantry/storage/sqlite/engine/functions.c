@@ -13,7 +13,7 @@
 #include <dlfcn.h>
 #include <string.h>
 
-struct sqlite_functions sq;
+struct sqlite_functions sq; /* since `attach`, and unchanged then: threads read it without a lock */
 
 typedef struct {
     PyObject_HEAD
@@ -34,6 +34,13 @@ sqlite3 *handle_of(PyObject *connection)
     return handle;
 }
 
+sqlite3 *open_handle(const Database *database)
+{
+    if (database->handle == NULL || ((const PythonConnection *)database->connection)->handle != database->handle)
+        return NULL;
+    return database->handle;
+}
+
 static bool find_function(void *library, const char *name, void *where)
 {
     void *found = dlsym(library, name);
@@ -50,7 +57,7 @@ static bool find_function(void *library, const char *name, void *where)
     return true;
 }
 
-static bool find_functions(const char *path)
+static bool find_functions(const char *path, struct sqlite_functions *found)
 {
     /* The library is loaded already, and stays: the engine's functions are in it. */
     void *library = dlopen(path, RTLD_LAZY | RTLD_NOLOAD);
@@ -58,8 +65,8 @@ static bool find_functions(const char *path)
         PyErr_Format(PyExc_OSError, "%s is not a library of this process", path);
         return false;
     }
-#define X(name, result, arguments)                              \
-    if (!find_function(library, "sqlite3_" #name, &sq.name)) \
+#define X(name, result, arguments)                                \
+    if (!find_function(library, "sqlite3_" #name, &found->name)) \
         return false;
     SQLITE_FUNCTIONS(X)
 #undef X
@@ -84,33 +91,46 @@ static bool prove_handle(PyObject *connection)
     return is_proved;
 }
 
-/* attach(path): use the SQLite of the shared object of `_sqlite3` with this path; OSError says why that cannot be. */
-PyObject *engine_attach(PyObject *module, PyObject *path)
+static bool attach_to(PyTypeObject *type)
 {
-    (void)module;
-    const char *name = PyUnicode_AsUTF8(path);
-    if (name == NULL || !find_functions(name))
-        return NULL;
-    PyObject *driver = PyImport_ImportModule("sqlite3");
-    if (driver == NULL)
-        return NULL;
-    PyObject *type = PyObject_GetAttrString(driver, "Connection");
-    PyObject *connection = type == NULL ? NULL : PyObject_CallFunction(type, "s", ":memory:");
-    Py_DECREF(driver);
-    if (connection == NULL || !PyType_Check(type)) {
-        Py_XDECREF(type);
-        Py_XDECREF(connection);
-        return NULL;
-    }
-    connection_type = (PyTypeObject *)type;
-    bool is_proved = prove_handle(connection);
-    PyObject *closed = is_proved ? PyObject_CallMethod(connection, "close", NULL) : NULL;
+    PyObject *connection = PyObject_CallFunction((PyObject *)type, "s", ":memory:");
+    if (connection == NULL)
+        return false;
+    connection_type = type;
+    PyObject *closed = prove_handle(connection) ? PyObject_CallMethod(connection, "close", NULL) : NULL;
     Py_DECREF(connection);
     if (closed == NULL) {
         connection_type = NULL;
-        Py_DECREF(type);
-        return NULL;
+        return false;
     }
     Py_DECREF(closed);
+    Py_INCREF(type);
+    return true;
+}
+
+/* attach(path): use the SQLite of the shared object of `_sqlite3` with this path; OSError says why that cannot be. Return SQLite's version.
+ * A second call only compares. */
+PyObject *engine_attach(PyObject *module, PyObject *path)
+{
+    (void)module;
+    struct sqlite_functions found;
+    const char *name = PyUnicode_AsUTF8(path);
+    if (name == NULL || !find_functions(name, &found))
+        return NULL;
+    if (connection_type != NULL) {
+        if (memcmp(&found, &sq, sizeof sq) != 0)
+            return PyErr_Format(PyExc_OSError, "the engine already uses the SQLite of another library than %s", name);
+    } else {
+        sq = found;
+        PyObject *driver = PyImport_ImportModule("sqlite3");
+        PyObject *type = driver == NULL ? NULL : PyObject_GetAttrString(driver, "Connection");
+        bool is_attached = type != NULL && PyType_Check(type) && attach_to((PyTypeObject *)type);
+        Py_XDECREF(driver);
+        Py_XDECREF(type);
+        if (!is_attached && !PyErr_Occurred())
+            PyErr_SetString(PyExc_OSError, "sqlite3.Connection is not a class");
+        if (!is_attached)
+            return NULL;
+    }
     return PyUnicode_FromFormat("%s %s", sq.libversion(), sq.sourceid());
 }

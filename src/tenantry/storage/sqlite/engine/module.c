@@ -5,6 +5,33 @@
 #error "functions.c knows the connections of CPython 3.11 to 3.13"
 #endif
 
+int engine_forks;
+atomic_llong batch_counts[DROPPED + 1];
+
+static void note_fork(void)
+{
+    engine_forks++;
+}
+
+/* counts(): how many batches have ended in each way since the engine was loaded. */
+static PyObject *engine_counts(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return Py_BuildValue("{sLsLsLsL}", "ended", batch_counts[ENDED], "refused", batch_counts[REFUSED], "in_python",
+                         batch_counts[IN_PYTHON], "dropped", batch_counts[DROPPED]);
+}
+
+/* limit_results(bytes): limit the results of one batch; return the limit until now. */
+static PyObject *engine_limit_results(PyObject *module, PyObject *bytes)
+{
+    (void)module;
+    size_t limit = PyLong_AsSize_t(bytes);
+    if (limit == (size_t)-1 && PyErr_Occurred())
+        return NULL;
+    return PyLong_FromSize_t(atomic_exchange(&result_bytes_max, limit));
+}
+
 static PyObject *engine_configure(PyObject *module, PyObject *arguments)
 {
     (void)module;
@@ -17,6 +44,8 @@ static PyObject *engine_configure(PyObject *module, PyObject *arguments)
 static PyMethodDef functions[] = {
     {"attach", engine_attach, METH_O, "Use the SQLite of the shared object of _sqlite3 with this path; return SQLite's version."},
     {"configure", engine_configure, METH_VARARGS, "Use this dict of authorized texts, and these members of Fetch."},
+    {"counts", engine_counts, METH_NOARGS, "Return how many batches have ended, were refused, ran in Python, and were dropped."},
+    {"limit_results", engine_limit_results, METH_O, "Limit the results of one batch to so many bytes; return the limit until now."},
     {NULL, NULL, 0, NULL},
 };
 
@@ -37,6 +66,10 @@ PyMODINIT_FUNC PyInit__engine(void)
         {"Batch", &BatchType},         {"Database", &DatabaseType},       {"Outlet", &OutletType},
         {"ReadyQueue", &ReadyQueueType}, {"SerialQueue", &SerialQueueType}, {"Worker", &WorkerType},
     };
+    static bool are_forks_noted;
+    if (!are_forks_noted && pthread_atfork(NULL, NULL, note_fork) != 0)
+        return PyErr_NoMemory();
+    are_forks_noted = true;
     PyObject *module = PyModule_Create(&definition);
     for (size_t i = 0; module != NULL && i < sizeof types / sizeof *types; i++)
         if (PyType_Ready(types[i].type) < 0 || PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0)

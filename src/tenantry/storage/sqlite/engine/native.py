@@ -5,6 +5,7 @@ The module `_engine` is written in C, and is missing where it could not be built
 
 import asyncio
 import contextvars
+import os
 import sqlite3
 from collections.abc import Sequence
 from functools import cache
@@ -107,3 +108,6 @@ def driver_error(code: int, message: bytes) -> sqlite3.Error:
 
 
 _outlets: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Any]] = WeakKeyDictionary()
+
+# The parent's outlets wake the parent, so a child that runs the same event loop again needs another outlet.
+os.register_at_fork(after_in_child=_outlets.clear)

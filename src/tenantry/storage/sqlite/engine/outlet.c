@@ -7,28 +7,45 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-void outlet_put(Outlet *outlet, Batch *batch)
+/* Wake the event loop, under the mutex, so that `close` cannot close the descriptor. An eventfd takes 2^64 - 2 such writes without a read. */
+static void wake(const Outlet *outlet)
+{
+    uint64_t one = 1;
+    while (write(outlet->eventfd, &one, sizeof one) < 0 && errno == EINTR)
+        ;
+}
+
+bool outlet_put(Outlet *outlet, Batch *batch)
 {
     batch->next = NULL;
     pthread_mutex_lock(&outlet->mutex);
-    bool was_empty = outlet->first == NULL;
-    if (was_empty)
-        outlet->first = batch;
-    else
-        outlet->last->next = batch;
-    outlet->last = batch;
-    if (was_empty) {
-        /* Under the mutex, so that `close` cannot close the descriptor before. An eventfd takes 2^64 - 2 such writes without a read. */
-        uint64_t one = 1;
-        while (outlet->eventfd >= 0 && write(outlet->eventfd, &one, sizeof one) < 0 && errno == EINTR)
-            ;
+    bool is_open = outlet->eventfd >= 0;
+    if (is_open) {
+        bool was_empty = outlet->first == NULL;
+        if (was_empty)
+            outlet->first = batch;
+        else
+            outlet->last->next = batch;
+        outlet->last = batch;
+        if (was_empty)
+            wake(outlet);
     }
     pthread_mutex_unlock(&outlet->mutex);
+    return is_open;
 }
 
+static bool is_inherited(const Outlet *outlet)
+{
+    return outlet->forks != engine_forks;
+}
+
+/* Take all batches out. An inherited outlet has none: the parent's loop takes them, and what a child reads from the eventfd would never
+ * wake the parent. */
 static Batch *taken(Outlet *outlet)
 {
     uint64_t count;
+    if (is_inherited(outlet))
+        return NULL;
     pthread_mutex_lock(&outlet->mutex);
     while (outlet->eventfd >= 0 && read(outlet->eventfd, &count, sizeof count) < 0 && errno == EINTR)
         ;
@@ -38,26 +55,52 @@ static Batch *taken(Outlet *outlet)
     return first;
 }
 
+/* Put batches, for which there was no memory, back before all others. */
+static void put_back(Outlet *outlet, Batch *first)
+{
+    Batch *last = first;
+    while (last->next != NULL)
+        last = last->next;
+    pthread_mutex_lock(&outlet->mutex);
+    last->next = outlet->first;
+    if (outlet->first == NULL)
+        outlet->last = last;
+    outlet->first = first;
+    if (outlet->eventfd >= 0)
+        wake(outlet);
+    pthread_mutex_unlock(&outlet->mutex);
+}
+
+static bool add_pair(PyObject *pairs, Batch *batch)
+{
+    PyObject *pair = PyTuple_Pack(2, batch->future, (PyObject *)batch);
+    bool is_added = pair != NULL && PyList_Append(pairs, pair) == 0;
+    Py_XDECREF(pair);
+    return is_added;
+}
+
 /* take(): a list of the pairs (future, batch) of the batches that have ended. The batches forget their futures and functions. */
 static PyObject *outlet_take(PyObject *self, PyObject *unused)
 {
     (void)unused;
     PyObject *pairs = PyList_New(0);
+    if (pairs == NULL)
+        return NULL;
     Batch *next;
-    bool is_whole = pairs != NULL;
     for (Batch *batch = taken((Outlet *)self); batch != NULL; batch = next) {
         next = batch->next;
-        PyObject *pair = is_whole ? PyTuple_Pack(2, batch->future, (PyObject *)batch) : NULL;
-        is_whole = pair != NULL && PyList_Append(pairs, pair) == 0;
-        Py_XDECREF(pair);
-        Py_CLEAR(batch->future);
-        Py_CLEAR(batch->function);
-        Py_CLEAR(batch->queue);
+        if (!add_pair(pairs, batch)) {
+            put_back((Outlet *)self, batch);
+            break;
+        }
+        batch_leave_queue(batch);
         Py_DECREF(batch); /* the reference that the queue had */
     }
-    if (is_whole)
+    if (!PyErr_Occurred() || PyList_GET_SIZE(pairs) > 0) {
+        PyErr_Clear(); /* no memory: the loop calls again for the other batches */
         return pairs;
-    Py_XDECREF(pairs);
+    }
+    Py_DECREF(pairs);
     return NULL;
 }
 
@@ -67,18 +110,28 @@ static PyObject *outlet_fileno(PyObject *self, PyObject *unused)
     return PyLong_FromLong(((Outlet *)self)->eventfd);
 }
 
-/* close(): drop the batches whose event loop has ended, and close the eventfd. */
+/* close(): drop the batches whose event loop has ended, and close the eventfd. Batches that end later are dropped at once. */
 static PyObject *outlet_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
     Outlet *outlet = (Outlet *)self;
-    Py_XDECREF(outlet_take(self, NULL));
-    PyErr_Clear();
+    Batch *next;
+    if (is_inherited(outlet)) {
+        if (outlet->eventfd >= 0)
+            close(outlet->eventfd); /* the parent has its own descriptor */
+        outlet->eventfd = -1;
+        Py_RETURN_NONE;
+    }
     pthread_mutex_lock(&outlet->mutex);
     if (outlet->eventfd >= 0)
         close(outlet->eventfd);
     outlet->eventfd = -1;
     pthread_mutex_unlock(&outlet->mutex);
+    for (Batch *batch = taken(outlet); batch != NULL; batch = next) {
+        next = batch->next;
+        batch_leave_queue(batch);
+        Py_DECREF(batch);
+    }
     Py_RETURN_NONE;
 }
 
@@ -90,6 +143,7 @@ static PyObject *outlet_new(PyTypeObject *type, PyObject *arguments, PyObject *n
     Outlet *outlet = (Outlet *)type->tp_alloc(type, 0);
     if (outlet == NULL)
         return NULL;
+    outlet->forks = engine_forks;
     pthread_mutex_init(&outlet->mutex, NULL);
     outlet->eventfd = eventfd(0, EFD_NONBLOCK | EFD_CLOEXEC);
     if (outlet->eventfd < 0) {
@@ -104,8 +158,9 @@ static void outlet_free(PyObject *self)
     Outlet *outlet = (Outlet *)self;
     if (outlet->eventfd >= 0)
         close(outlet->eventfd);
-    /* Each batch in the list would keep the outlet, so the list is empty, and no thread uses the mutex. */
-    pthread_mutex_destroy(&outlet->mutex);
+    /* Each batch in the list would keep the outlet, so the list is empty, and no thread uses the mutex. An inherited mutex may be locked. */
+    if (!is_inherited(outlet))
+        pthread_mutex_destroy(&outlet->mutex);
     Py_TYPE(self)->tp_free(self);
 }
 

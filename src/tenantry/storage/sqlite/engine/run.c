@@ -18,16 +18,6 @@ enum { ROLLBACKS_MAX = 1000, PRIMARY_CODE = 0xff };
 static const char BEGIN_WRITE[] = "BEGIN IMMEDIATE", BEGIN_READ[] = "BEGIN", COMMIT[] = "COMMIT", ROLLBACK[] = "ROLLBACK";
 static const char GUARD[] = "SELECT owner FROM tenantry_owner WHERE id = 1";
 
-void database_forget_statements(Database *database)
-{
-    for (size_t i = 0; i < sizeof database->prepared / sizeof *database->prepared; i++)
-        if (database->prepared[i].text != NULL) {
-            sq.finalize(database->prepared[i].statement);
-            database->prepared[i] = (Prepared){NULL, NULL};
-        }
-    database->prepared_count = 0;
-}
-
 static sqlite3_stmt *prepared(Database *database, const char *text, int length)
 {
     const size_t places = sizeof database->prepared / sizeof *database->prepared;
@@ -76,7 +66,8 @@ static bool is_owner(Database *database)
     bool is_same = false;
     if (sq.step(statement) == SQLITE_ROW && sq.column_type(statement, 0) == SQLITE_TEXT) {
         const char *owner = (const char *)sq.column_text(statement, 0);
-        is_same = owner != NULL && strcmp(owner, database->token) == 0;
+        size_t length = strlen(database->token);
+        is_same = owner != NULL && (size_t)sq.column_bytes(statement, 0) == length && memcmp(owner, database->token, length) == 0;
     }
     return sq.reset(statement) == SQLITE_OK && is_same;
 }
@@ -121,119 +112,49 @@ static bool bind_all(sqlite3_stmt *statement, const Step *step)
     return true;
 }
 
-/* Return whether Python's strict decoder would take the bytes. */
-static bool is_utf8(const unsigned char *at, size_t length)
+/* Return whether the fetch fits the statement. Otherwise Python refuses it. */
+static bool has_fitting_fetch(const Step *step)
 {
-    const unsigned char *end = at + length;
-    while (at < end) {
-        unsigned char first = *at++;
-        if (first < 0x80)
-            continue;
-        int more = first >= 0xf0 ? 3 : first >= 0xe0 ? 2 : 1;
-        if (first < 0xc2 || first > 0xf4 || end - at < more)
-            return false;
-        unsigned char low = first == 0xe0 ? 0xa0 : first == 0xf0 ? 0x90 : 0x80;
-        unsigned char high = first == 0xed ? 0x9f : first == 0xf4 ? 0x8f : 0xbf;
-        if (*at < low || *at > high)
-            return false;
-        for (at++; more > 1; more--)
-            if ((*at++ & 0xc0) != 0x80)
-                return false;
-    }
-    return true;
-}
-
-static bool copy_value(Arena *arena, sqlite3_stmt *statement, int column, Value *value)
-{
-    value->type = sq.column_type(statement, column);
-    if (value->type == SQLITE_INTEGER) {
-        value->as.integer = sq.column_int64(statement, column);
-    } else if (value->type == SQLITE_FLOAT) {
-        value->as.real = sq.column_double(statement, column);
-    } else if (value->type != SQLITE_NULL) {
-        bool is_text = value->type == SQLITE_TEXT;
-        const void *bytes = is_text ? (const void *)sq.column_text(statement, column) : sq.column_blob(statement, column);
-        value->length = sq.column_bytes(statement, column);
-        if (bytes == NULL && value->length > 0)
-            return false; /* no memory */
-        char *copy = arena_take(arena, (size_t)value->length + 1);
-        if (copy == NULL || (is_text && !is_utf8(bytes, (size_t)value->length)))
-            return false;
-        if (value->length > 0)
-            memcpy(copy, bytes, (size_t)value->length);
-        value->as.bytes = copy;
-    }
-    return true;
-}
-
-static bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step)
-{
-    size_t columns = (size_t)step->column_count;
-    if (step->row_count == step->row_capacity) {
-        size_t capacity = step->row_capacity ? 2 * step->row_capacity : 1;
-        if (capacity > RESULT_BYTES_MAX / (columns * sizeof(Value)))
-            return false;
-        Value *rows = arena_take(arena, capacity * columns * sizeof(Value));
-        if (rows == NULL)
-            return false;
-        if (step->row_count)
-            memcpy(rows, step->rows, step->row_count * columns * sizeof(Value));
-        step->rows = rows;
-        step->row_capacity = capacity;
-    }
-    Value *row = &step->rows[step->row_count * columns];
-    for (int i = 0; i < step->column_count; i++)
-        if (!copy_value(arena, statement, i, &row[i]))
-            return false;
-    step->row_count++;
-    return true;
-}
-
-static bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step)
-{
-    step->column_names = arena_take(arena, (size_t)step->column_count * sizeof *step->column_names);
-    for (int i = 0; step->column_names != NULL && i < step->column_count; i++) {
-        const char *name = sq.column_name(statement, i);
-        char *copy = name == NULL || !is_utf8((const unsigned char *)name, strlen(name)) ? NULL : arena_take(arena, strlen(name) + 1);
-        if (copy == NULL)
-            return false;
-        step->column_names[i] = strcpy(copy, name);
-    }
-    return step->column_names != NULL;
+    return step->column_count == 0 ? step->fetch < FETCH_NAMED_ONE : step->fetch != FETCH_NONE;
 }
 
 /* Step through a statement; return SQLITE_DONE, or the code at which it stopped. SQLITE_ROW means that Python must decide. */
 static int step_through(Arena *arena, sqlite3_stmt *statement, Step *step)
 {
     bool is_one = step->fetch == FETCH_ONE || step->fetch == FETCH_NAMED_ONE, has_rows = step->fetch >= FETCH_ONE;
+    int code = sq.step(statement);
+    /* The first step prepares the statement anew if the schema has changed: SELECT * may have other columns then. */
     step->column_count = sq.column_count(statement);
-    if (step->column_count == 0 ? step->fetch >= FETCH_NAMED_ONE : step->fetch == FETCH_NONE)
-        return SQLITE_ROW; /* the fetch does not fit the statement */
-    for (;;) {
-        int code = sq.step(statement);
-        if (code != SQLITE_ROW) {
-            if (code == SQLITE_DONE && step->fetch >= FETCH_NAMED_ONE && !copy_names(arena, statement, step))
-                return SQLITE_ROW;
-            return code;
-        }
+    if (!has_fitting_fetch(step))
+        return code == SQLITE_DONE ? SQLITE_ROW : code;
+    for (; code == SQLITE_ROW; code = sq.step(statement)) {
         if (is_one && step->row_count == 1) /* Python's driver looks at the row after the first, too, and then ends the statement */
-            return step->fetch == FETCH_NAMED_ONE && !copy_names(arena, statement, step) ? SQLITE_ROW : SQLITE_DONE;
+            break;
         if (has_rows && !copy_row(arena, statement, step))
             return SQLITE_ROW;
     }
+    if (code != SQLITE_DONE && code != SQLITE_ROW)
+        return code;
+    return step->fetch >= FETCH_NAMED_ONE && !copy_names(arena, statement, step) ? SQLITE_ROW : SQLITE_DONE;
 }
 
-static void keep_message(Batch *batch, Step *step, int code)
+/* Keep SQLite's code and message of a refused constraint; return false if Python must run the batch. */
+static bool keep_error(Batch *batch, Step *step)
 {
-    const char *message = sq.errmsg(batch->database->handle);
+    sqlite3 *handle = batch->database->handle;
+    const char *message = sq.errmsg(handle);
     size_t length = message == NULL ? 0 : strnlen(message, MESSAGE_BYTES_MAX);
+    if (length == 0 || length == MESSAGE_BYTES_MAX || !is_utf8((const unsigned char *)message, length))
+        return false;
     char *copy = arena_take(&batch->arena, length + 1);
     if (copy == NULL)
-        return; /* Python runs the batch */
-    memcpy(copy, message == NULL ? "" : message, length);
+        return false;
+    memcpy(copy, message, length);
     copy[length] = '\0';
     step->error_message = copy;
-    step->error_code = code;
+    step->error_code = sq.extended_errcode(handle);
+    batch->error_count++;
+    return true;
 }
 
 /* Run one statement; return whether the batch can go on. */
@@ -246,17 +167,13 @@ static bool run_step(Batch *batch, Step *step, bool is_alone)
     int before = sq.total_changes(handle);
     int code = bind_all(statement, step) ? step_through(&batch->arena, statement, step) : SQLITE_ROW;
     bool is_done = code == SQLITE_DONE;
-    if (is_done) {
+    if (is_done)
         step->changes = sq.total_changes(handle) == before ? 0 : sq.changes(handle);
-    } else if ((code & PRIMARY_CODE) == SQLITE_CONSTRAINT && batch->kind == WRITE && is_alone &&
-               sq.total_changes(handle) == before && !sq.get_autocommit(handle)) {
-        keep_message(batch, step, sq.extended_errcode(handle));
-        is_done = step->error_code != SQLITE_OK;
-        batch->error_count++;
-    }
-    sq.reset(statement);
+    bool is_refused = (code & PRIMARY_CODE) == SQLITE_CONSTRAINT && batch->kind == WRITE && is_alone &&
+                      sq.total_changes(handle) == before && !sq.get_autocommit(handle) && keep_error(batch, step);
+    code = sq.reset(statement);   /* this ends a statement whose rows were not all taken, and it may still be refused then */
     sq.clear_bindings(statement); /* the bytes of the parameters go when the batch goes */
-    return is_done;
+    return is_refused || (is_done && code == SQLITE_OK);
 }
 
 static bool run_steps(Batch *batch)
@@ -302,7 +219,12 @@ static BatchState run_read(Batch *batch)
 
 BatchState batch_run(Batch *batch)
 {
-    if (!sq.get_autocommit(batch->database->handle))
-        return IN_PYTHON; /* a transaction of Python is open */
-    return batch->kind == WRITE ? run_write(batch) : run_read(batch);
+    Database *database = batch->database;
+    if (atomic_exchange(&database->is_busy, true))
+        return IN_PYTHON; /* a second queue of the same connection; Python's sqlite3 makes one of them wait */
+    BatchState state = IN_PYTHON;
+    if (open_handle(database) != NULL && sq.get_autocommit(database->handle)) /* otherwise a transaction of Python is open */
+        state = batch->kind == WRITE ? run_write(batch) : run_read(batch);
+    database->is_busy = false;
+    return state;
 }
