@@ -61,7 +61,8 @@ class ScriptedActors:
         self.open: list[str] = []
         self.opened: list[str] = []
 
-    async def __call__(self, tenant_id: TenantId) -> Any:
+    async def __call__(self, tenant_id: TenantId, *, is_for_write: bool) -> Any:
+        assert not is_for_write
         assert tenant_id not in self.opening
         assert tenant_id not in self.open
         await self.wait(self.opening, tenant_id)

@@ -9,6 +9,7 @@ from tenantry.errors import TenantSuspendedError
 from tenantry.lifecycle import STATES, Permission, TenantState
 from tenantry.tenancy.handle import TenantHandle
 from tenantry.testing.conformance.samples import make_message
+from tenants import database_path
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +50,10 @@ async def test_a_tenant_that_is_opened(data_dir: Path):
         await registry.tenant("acme").messages.save(make_message("one"))
         await registry.suspend("acme")
     async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
+        with pytest.raises(TenantSuspendedError):
+            await registry.tenant("acme").messages.save(make_message("two"))
+        database = database_path(data_dir, "acme")
+        assert not database.with_name("tenant.db-wal").exists()  # a refused write needs no writer
         await check_is_read_only(registry.tenant("acme"))
 
 

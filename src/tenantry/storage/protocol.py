@@ -178,8 +178,12 @@ class Store(Protocol):
     def is_connected(self) -> bool:
         """Whether the store is connected, from a successful `connect` until a successful `disconnect`."""
 
-    async def connect(self) -> None:
+    async def connect(self, *, is_for_write: bool = False) -> None:
         """Open the database; a no-op if the database is open. After an error, nothing is left open.
+
+        Args:
+            is_for_write: Whether the first call is a write, for which a back end may open the database differently. Every call is
+                possible either way.
 
         Raises:
             PersistenceConnectionError: The database cannot be opened.

@@ -36,8 +36,8 @@ class LeaseSource(Protocol):
     def lease_nowait(self, tenant_id: TenantId) -> Lease | None:
         """Return a lease if the tenant is open now; otherwise None."""
 
-    async def lease(self, tenant_id: TenantId) -> Lease:
-        """Return a lease; open the tenant if it is closed."""
+    async def lease(self, tenant_id: TenantId, *, is_for_write: bool = False) -> Lease:
+        """Return a lease; open the tenant if it is closed. `is_for_write` says that the caller's call is a write."""
 
     def release(self, lease: Lease) -> None:
         """Release the lease."""
@@ -106,7 +106,7 @@ class TenantSession:
         # The methods below repeat this loop, because a shared function would make each call 5% slower.
         until = None
         while True:
-            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until)
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until, is_for_write=True)
             try:
                 return await lease.actor.write(statements)
             except ChannelClosedError as closed:
@@ -120,7 +120,7 @@ class TenantSession:
         payload_hash = hash_payload(statements)
         until = None
         while True:
-            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until)
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until, is_for_write=True)
             try:
                 return await lease.actor.write_once(statements, key, payload_hash)
             except ChannelClosedError as closed:
@@ -164,7 +164,7 @@ class TenantSession:
     async def _begin(self) -> tuple[Lease, TransactionSession]:
         until = None
         while True:
-            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until)
+            lease = self._source.lease_nowait(self.tenant_id) or await self._lease(until, is_for_write=True)
             try:
                 return lease, await lease.actor.begin()
             except BaseException as error:
@@ -184,13 +184,13 @@ class TenantSession:
             raise self._timed_out("kept open, because other processes took it over again and again,")
         return until
 
-    async def _lease(self, until: float | None = None) -> Lease:
+    async def _lease(self, until: float | None = None, *, is_for_write: bool = False) -> Lease:
         timeout = self._call_timeout_seconds
         if until is not None:  # an earlier attempt of the call has used up a part of its time
             timeout = max(0.0, until - self._now())
         try:
             with anyio.fail_after(timeout):
-                return await self._source.lease(self.tenant_id)
+                return await self._source.lease(self.tenant_id, is_for_write=is_for_write)
         except TimeoutError as error:
             raise self._timed_out("opened") from error
 

@@ -1,36 +1,19 @@
 """A closed database is read as an immutable file: what that does not change, how a write opens the writer, and changes by others."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
+from owned_stores import is_open_for_reading, make_owned, numbers
 from stores import COUNT_TO_A_BILLION, left_open, make_store, reached, rows, run
-from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
 from tenantry.errors import PersistenceError
-from tenantry.eventlog import EventLog
 from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
-from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
-from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import open_files, query, write_pack
-
-COUNT = rows("SELECT n FROM t ORDER BY n")
-
-
-def make_owned(directory: Path, schemas: Sequence[Schema] = (COMPANY,)) -> SQLiteStore:
-    """Return a disconnected store of a tenant's file."""
-    return SQLiteStore(
-        SQLiteOptions(path=directory / "tenant.db", root=directory.parent),
-        schemas,
-        clock=SystemClock(),
-        log=EventLog(),
-        thread_pools=ThreadPools.of(write_threads=1, read_threads=1),
-        ownership=FileOwnership(directory / "lock", "uid", "acme"),
-    )
 
 
 @pytest.fixture
@@ -51,17 +34,6 @@ async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
 def names(directory: Path) -> set[str]:
     """Return what lies in the directory."""
     return {path.name for path in directory.iterdir()}
-
-
-def is_open_for_reading(store: SQLiteStore) -> bool:
-    """Return whether it has no writer."""
-    return store._connections.immutable_reader is not None and store._connections.writer is None
-
-
-async def numbers(store: SQLiteStore) -> list[int]:
-    """Return what is in the table."""
-    (found,) = await store.read([COUNT])
-    return [n for (n,) in found]
 
 
 async def test_reading_leaves_the_files_alone(store: SQLiteStore, tmp_path: Path):

@@ -163,7 +163,7 @@ class PostgresStore:
         """Whether the store is connected."""
         return self._is_connected
 
-    async def connect(self) -> None:
+    async def connect(self, *, is_for_write: bool = False) -> None:  # noqa: ARG002  # the same connections read and write
         """Read the epoch of the schema's owner, and create the schema if it is new; see `Store.connect`."""
         async with self._lifecycle:
             if self._is_connected:

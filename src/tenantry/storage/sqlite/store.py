@@ -106,7 +106,7 @@ class SQLiteStore:
         """Whether the database is open."""
         return self._connections.is_open
 
-    async def connect(self) -> None:
+    async def connect(self, *, is_for_write: bool = False) -> None:
         """Open the database; see `Store.connect`."""
         async with self._lifecycle:
             if self._connections.is_open:
@@ -114,7 +114,7 @@ class SQLiteStore:
                 return
             self._log.debug(events.BACKEND_CONNECTING, backend=self.backend)
             try:
-                await self._connections.open()
+                await self._connections.open(is_for_write=is_for_write)
             except (*DRIVER_ERRORS, OSError, TenantryError) as error:
                 self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
             self._is_read = False

@@ -160,8 +160,11 @@ class TenantActor:
             known is not None and known.limits == entry.limits and self._is_read_only == _is_read_only(entry)
         )
 
-    async def open(self) -> None:
+    async def open(self, *, is_for_write: bool = False) -> None:
         """Connect and migrate the store; close the store if an error occurs.
+
+        Args:
+            is_for_write: Whether the first call is a write; see `Store.connect`.
 
         Raises:
             PersistenceError: The store cannot be connected or migrated.
@@ -169,7 +172,8 @@ class TenantActor:
         """
         named = (self._tenant_id, self._backend)
         await self._measured(
-            self._store.connect(), lambda outcome, _, seconds: StoreConnected(*named, outcome, seconds)
+            self._store.connect(is_for_write=is_for_write),
+            lambda outcome, _, seconds: StoreConnected(*named, outcome, seconds),
         )
         try:
             report = await self._measured(

@@ -31,13 +31,15 @@ class Waiter:
 
     Attributes:
         has_place: Whether the caller's tenant has a place in the pool and is opening.
+        is_for_write: Whether the caller's call is a write.
         is_preempting: Whether the caller has waited so long that the pool may drain an open tenant.
     """
 
-    __slots__ = ("future", "has_place", "is_preempting")
+    __slots__ = ("future", "has_place", "is_for_write", "is_preempting")
 
-    def __init__(self, future: "asyncio.Future[Lease]") -> None:
+    def __init__(self, future: "asyncio.Future[Lease]", *, is_for_write: bool = False) -> None:
         self.future = future
+        self.is_for_write = is_for_write
         self.has_place = False
         self.is_preempting = False
 

@@ -23,10 +23,10 @@ with a preempting caller. If more tenants drain than are needed, the tenants tha
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Awaitable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol
 from weakref import WeakSet
 
 from tenantry.clock import Clock
@@ -54,8 +54,13 @@ from tenantry.tenancy.actors.segmented_lru import SegmentedLRU
 from tenantry.tenancy.actors.wait_queue import WaitQueue
 from tenantry.tenancy.refusals import another_loop_error, busy_error, unexpected_error
 
-Opener: TypeAlias = Callable[[TenantId], Awaitable[TenantActor]]
-"""A function that opens a tenant and returns its actor."""
+
+class Opener(Protocol):
+    """Opens a tenant and returns its actor; see `TenantOpener.open`."""
+
+    def __call__(self, tenant_id: TenantId, *, is_for_write: bool) -> Awaitable[TenantActor]:
+        """Open the tenant, for a write or a read that waits."""
+
 
 TENANT_OPENED: Final = "tenantry.tenant.opened"
 TENANT_OPEN_FAILED: Final = "tenantry.tenant.open_failed"
@@ -240,10 +245,14 @@ class ActorPool:
             await entry.opened.wait()
         return self.actor(tenant_id)
 
-    async def lease(self, tenant_id: TenantId) -> Lease:
+    async def lease(self, tenant_id: TenantId, *, is_for_write: bool = False) -> Lease:
         """Return a lease; open the tenant or wait for a place if necessary. The caller must release the lease.
 
         A cancelled caller leaves the queue, but an opening that the caller has started continues.
+
+        Args:
+            tenant_id: The tenant's id.
+            is_for_write: Whether the caller's call is a write; see `Store.connect`.
 
         Raises:
             PoolExhaustedError: Too many callers wait, or no place became free in time.
@@ -255,7 +264,7 @@ class ActorPool:
         if lease is not None:
             return lease
         started_seconds = self._now()
-        waiter = self._enqueue(tenant_id)
+        waiter = self._enqueue(tenant_id, is_for_write=is_for_write)
         loop = asyncio.get_running_loop()
         timers = [
             loop.call_later(self._wait_timeout_seconds, self._time_out, tenant_id, waiter),
@@ -377,7 +386,7 @@ class ActorPool:
             for opening in late:
                 opening.cancel()
 
-    def _enqueue(self, tenant_id: TenantId) -> Waiter:
+    def _enqueue(self, tenant_id: TenantId, *, is_for_write: bool) -> Waiter:
         """Add a caller to its tenant's queue; open, evict or drain tenants if necessary."""
         loop = asyncio.get_running_loop()
         self._loop = self._loop or loop
@@ -385,7 +394,7 @@ class ActorPool:
             raise another_loop_error(tenant_id, self._loop)
         if self._is_closed:
             raise RegistryClosedError("the registry is closed", tenant_id=tenant_id)
-        waiter = Waiter(loop.create_future())
+        waiter = Waiter(loop.create_future(), is_for_write=is_for_write)
         entry = self._entries.get(tenant_id)
         if entry is not None and entry.state is EntryState.OPENING:
             waiter.has_place = True
@@ -489,7 +498,8 @@ class ActorPool:
         started_seconds = self._now()
         outcome, backend = "ok", "none"
         try:
-            entry.actor = await self._opener(entry.tenant_id)
+            is_for_write = any(waiter.is_for_write for waiter in entry.waiters)
+            entry.actor = await self._opener(entry.tenant_id, is_for_write=is_for_write)
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001  # the callers get the error
             if isinstance(error, asyncio.CancelledError):
                 failure: TenantryError = RegistryClosedError(

@@ -29,10 +29,10 @@ class CatalogActor(TenantActor):
     _moved: CatalogMovedError | None = None
     _is_forked = False
 
-    async def open(self) -> None:
+    async def open(self, *, is_for_write: bool = False) -> None:
         """Open and migrate the database."""
         _open_catalogs.add(self)
-        await super().open()
+        await super().open(is_for_write=is_for_write)
 
     async def aclose(self, timeout_seconds: float) -> None:
         """Finish the accepted calls and close the database; idempotent."""

@@ -51,15 +51,15 @@ class TenantLeases:
         """Return a lease if the tenant is open now, here or in another process; None otherwise."""
         return self._pool.lease_nowait(tenant_id) or self._forwarding.lease_nowait(tenant_id)
 
-    async def lease(self, tenant_id: TenantId) -> Lease:
-        """Return a lease; open the tenant if it is closed in all processes.
+    async def lease(self, tenant_id: TenantId, *, is_for_write: bool = False) -> Lease:
+        """Return a lease; open the tenant if it is closed in all processes. See `ActorPool.lease`.
 
         Raises:
             RegistryClosedError: The registry is not open.
             TenantError, PersistenceError: The tenant cannot be opened.
         """
         await self._check(tenant_id)
-        return await self._forwarding.lease(tenant_id)
+        return await self._forwarding.lease(tenant_id, is_for_write=is_for_write)
 
     async def lease_here(self, tenant_id: TenantId) -> Lease:
         """Return a lease of the tenant in this process; open the tenant if it is closed. Raises like `lease`.

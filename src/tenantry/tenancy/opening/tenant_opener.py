@@ -70,8 +70,12 @@ class TenantOpener:
         self._opened: set[TenantId] = set()
         self._for_operations: set[str] = set()  # the uids of tenants that operations are opening
 
-    async def open(self, tenant_id: TenantId) -> TenantActor:
+    async def open(self, tenant_id: TenantId, *, is_for_write: bool = False) -> TenantActor:
         """Return the tenant's actor, open and migrated.
+
+        Args:
+            tenant_id: The tenant's id.
+            is_for_write: Whether the first call is a write; see `Store.connect`.
 
         Raises:
             TenantError: The tenant does not exist, does not serve calls, or is open in another process.
@@ -85,7 +89,7 @@ class TenantOpener:
         missing: TenantRecord | None = None  # the latest record after an attempt that found no database
         while True:
             try:
-                return await self._open(tenant)
+                return await self._open(tenant, is_for_write=is_for_write)
             except (TenantBusyError, TenantOwnedElsewhereError) as error:
                 latest = await self._catalog.get_latest(tenant_id)
                 is_missing = isinstance(error, DatabaseMissingError)
@@ -105,7 +109,7 @@ class TenantOpener:
                 latest = await self._catalog.get_latest(tenant_id)
             tenant = latest
 
-    async def _open(self, tenant: TenantRecord) -> TenantActor:
+    async def _open(self, tenant: TenantRecord, *, is_for_write: bool) -> TenantActor:
         is_for_operation = tenant.uid in self._for_operations
         if not is_for_operation:
             check_opens(tenant)
@@ -116,7 +120,9 @@ class TenantOpener:
             # A new database is created only for a new tenant.
             actor = await self._opened_actor(tenant, is_new=tenant.state.allows(TenantEvent.PROVISION))
         else:
-            actor = await self._open_or_quarantine(tenant)
+            # A tenant whose state refuses writes needs no writer, and migrations have a way of their own to the writer.
+            is_for_write = is_for_write and not is_behind and tenant.state.allows(Permission.WRITE)
+            actor = await self._open_or_quarantine(tenant, is_for_write=is_for_write)
         try:
             if not is_for_operation:
                 # Whoever changes the limits from now on finds this opening, and has it apply the new ones.
@@ -205,10 +211,10 @@ class TenantOpener:
         """Quarantine the tenant, and return the error for its callers; see `Quarantine.apply`."""
         return await self._quarantine.apply(tenant, error)
 
-    async def _open_or_quarantine(self, tenant: TenantRecord) -> TenantActor:
+    async def _open_or_quarantine(self, tenant: TenantRecord, *, is_for_write: bool) -> TenantActor:
         """Open the tenant for its callers. If the database seems damaged but a second check finds no damage, retry."""
         try:
-            return await self._opened_actor(tenant)
+            return await self._opened_actor(tenant, is_for_write=is_for_write)
         except TenantryError as error:
             if not self._backends.of(tenant.backend).may_be_transient(
                 error
@@ -216,14 +222,16 @@ class TenantOpener:
                 await self._quarantine_if_damaged(tenant, error)
                 raise
         try:
-            return await self._opened_actor(tenant)
+            return await self._opened_actor(tenant, is_for_write=is_for_write)
         except TenantryError as error:
             await self._quarantine_if_damaged(tenant, error)
             raise
 
-    async def _opened_actor(self, tenant: TenantRecord, *, is_new: bool = False) -> TenantActor:
+    async def _opened_actor(
+        self, tenant: TenantRecord, *, is_new: bool = False, is_for_write: bool = False
+    ) -> TenantActor:
         actor = self._actor(tenant, is_new=is_new)
-        await actor.open()
+        await actor.open(is_for_write=is_for_write)
         return actor
 
     async def _is_damaged_or_quarantined(self, tenant: TenantRecord) -> bool:

@@ -49,6 +49,23 @@ async def check_connect_and_disconnect_are_idempotent(make_store: MakeStore) -> 
 
 
 @checks.add
+async def check_connected_for_a_write(make_store: MakeStore) -> None:
+    """A store that was connected for a write reads and writes like any other, whatever its first call is."""
+    async with connected(make_store) as store:
+        await store.disconnect()
+        await store.connect(is_for_write=True)
+        await store.migrate()
+        expect(await store.read([run("SELECT 1", fetch=Fetch.ONE)]), [(1,)])
+        expect(
+            await store.write([(run("CREATE TABLE written (id INTEGER NOT NULL PRIMARY KEY)"),)]), [[None]]
+        )
+        transaction = await store.begin()
+        await transaction.write((run("INSERT INTO written VALUES (1)"),))
+        await transaction.commit()
+        expect(await store.health_check(), True)
+
+
+@checks.add
 async def check_connect_and_disconnect_are_serialised(make_store: MakeStore) -> None:
     """Concurrent connects and disconnects leave the store in a consistent state."""
     store = make_store()

@@ -12,6 +12,7 @@ from tenantry.config import Durability
 from tenantry.errors import MigrationError, TenantryError
 from tenantry.eventlog import EventLog
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile, open_immutable
+from tenantry.storage.sqlite.connections.new_log import NewLog
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_writer, prepare_directory
 from tenantry.storage.sqlite.database_files.database_file import has_log
 from tenantry.storage.sqlite.database_files.ownership import OWNER_SQL, FileOwnership
@@ -23,7 +24,12 @@ _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # no
 
 
 class DatabaseOpener:
-    """Opens the connections of one database. `ownership` is None for a database that only one user opens by agreement."""
+    """Opens the connections of one database. `ownership` is None for a database that only one user opens by agreement.
+
+    Attributes:
+        immutable_file: The file of the connection that was opened last, if that connection is an immutable reader.
+        new_log: The log of the writer that was opened last, if the name of the log is not durable yet; see `NewLog`.
+    """
 
     def __init__(
         self,
@@ -36,6 +42,7 @@ class DatabaseOpener:
     ) -> None:
         self.options = options
         self.immutable_file: ImmutableFile | None = None
+        self.new_log: NewLog | None = None
         self._planner = planner
         self._known_version = known_version
         self._ownership = ownership
@@ -56,14 +63,18 @@ class DatabaseOpener:
         plan, self._plan = self._plan, None
         return plan
 
-    def open_first(self) -> sqlite3.Connection:
+    def open_first(self, *, is_for_write: bool = False) -> sqlite3.Connection:
         """Lock the file and open the first connection: an immutable reader if `immutable_file` is set, otherwise the writer.
+
+        Args:
+            is_for_write: Whether the first call is a write, for which a closed database gets its writer at once.
 
         Raises:
             sqlite3.Error, OSError: SQLite or the operating system refuses.
             DatabaseCorruptError, DataDirectoryError: The file is damaged, is a link, or is not a regular file.
             TenantOwnedElsewhereError: Another owner has the file open.
         """
+        self.immutable_file = self.new_log = self._plan = None
         prepare_directory(self.options)
         if self._ownership is None:
             try:
@@ -76,15 +87,41 @@ class DatabaseOpener:
         self._ownership.acquire()
         try:
             assert self.options.path is not None
-            reader = self.open_as_immutable()
-            if reader is not None:
-                return reader
+            closed = self._open_closed_for_write() if is_for_write else None
+            closed = closed or self.open_as_immutable()
+            if closed is not None:
+                return closed
             self._ownership.check_log(self.options.path)  # a closed database has no log
             return self._open_writer_or_immutable()
         except BaseException:
             # Nothing was changed under this lock, so the next owner must check whether the previous owner closed cleanly.
             self.release(is_clean=False)
             raise
+
+    def _open_closed_for_write(self) -> sqlite3.Connection | None:
+        """Open the writer of a closed database; return None if the database is not closed, or if an error occurs.
+
+        After None, the database is opened as without a write: a tenant whose writer cannot be opened can still be read, and the write
+        reports the error. The file was not changed.
+        """
+        path = self.options.path
+        assert path is not None
+        assert self._ownership is not None
+        if not self._ownership.is_fenced or ImmutableFile.find(path) is None:
+            return None
+        writer: sqlite3.Connection | None = None
+        try:
+            writer = open_writer(self.options, self._known_version, self._log, is_log_synced=False)
+            if self._recognize(writer):
+                # The log of the writer is still empty: the first commit comes after the note.
+                self._ownership.note(path)
+                self.new_log = NewLog(path)
+                return writer
+        except (*DRIVER_ERRORS, OSError, ValueError, TypeError, TenantryError):
+            self._plan = None
+        if writer is not None:
+            writer.close()
+        return None
 
     def _open_writer_or_immutable(self) -> sqlite3.Connection:
         """Open the writer, or on a full disk an immutable reader, so that the database can be read.
@@ -109,16 +146,25 @@ class DatabaseOpener:
             return None
         connection, immutable_file = found
         try:
-            uid, epoch, owner, file_version, applied_json = connection.execute(_SUMMARY).fetchone()
-            plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
-            self._ownership.recognize(uid, epoch, owner)
+            is_recognized = self._recognize(connection)
         except (sqlite3.Error, TypeError, ValueError, TenantryError):
-            plan = None  # `open_writer` will report the same error
-        if plan is None or plan.pending:
+            is_recognized = False  # `open_writer` will report the same error
+        if not is_recognized:
             connection.close()
             return None
-        self._plan, self.immutable_file = plan, immutable_file
+        self.immutable_file = immutable_file
         return connection
+
+    def _recognize(self, connection: sqlite3.Connection) -> bool:
+        """Read the owner and the migrations of a closed database; return False if migrations are pending."""
+        assert self._ownership is not None
+        uid, epoch, owner, file_version, applied_json = connection.execute(_SUMMARY).fetchone()
+        plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
+        self._ownership.recognize(uid, epoch, owner)
+        if plan.pending:
+            return False
+        self._plan = plan
+        return True
 
     def _open_planned_writer(self) -> sqlite3.Connection:
         path = self.options.path
@@ -140,7 +186,9 @@ class DatabaseOpener:
         if self._ownership is not None and self.options.path is not None:
             self._ownership.note(self.options.path)
         assert self.options.path is not None
-        return open_writer(self.options, self._known_version, self._log, is_log_synced=False)
+        writer = open_writer(self.options, self._known_version, self._log, is_log_synced=False)
+        self.new_log = NewLog(self.options.path)
+        return writer
 
     def _plan_and_claim(self, connection: sqlite3.Connection, noted: Path | None) -> None:
         """Plan the migrations, then claim the file, so that a refused database is not changed. `claim` explains `noted`."""

@@ -134,7 +134,7 @@ class Forwarding:
         """Forget all tenants, because the registry accepts no more calls; calls that were sent still get their answers."""
         self._entries.clear()
 
-    async def lease(self, tenant_id: TenantId) -> Lease:
+    async def lease(self, tenant_id: TenantId, *, is_for_write: bool = False) -> Lease:
         """Return a lease; open the tenant here unless another process has it open. See `ActorPool.lease`.
 
         Raises:
@@ -146,7 +146,9 @@ class Forwarding:
         until: float | None = None
         while True:
             try:
-                return await self._lease_without_place(tenant_id) or await self._pool.lease(tenant_id)
+                return await self._lease_without_place(tenant_id) or await self._pool.lease(
+                    tenant_id, is_for_write=is_for_write
+                )
             except TenantOwnedElsewhereError as refused:
                 if not self._peers.is_reachable(refused.socket_name):
                     raise
