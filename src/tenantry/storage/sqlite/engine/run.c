@@ -30,8 +30,13 @@ static sqlite3_stmt *prepared(Database *database, const char *text, int length)
         place = (place + 1) % places;
     }
     sqlite3_stmt *statement = NULL;
-    if (sq.prepare_v3(database->handle, text, length, SQLITE_PREPARE_PERSISTENT, &statement, NULL) != SQLITE_OK || statement == NULL)
+    const char *rest = NULL;
+    if (sq.prepare_v3(database->handle, text, length, SQLITE_PREPARE_PERSISTENT, &statement, &rest) != SQLITE_OK || statement == NULL)
         return NULL;
+    if (rest[strspn(rest, " \t\r\n;")] != '\0') { /* a comment, or a second statement, which Python's driver refuses */
+        sq.finalize(statement);
+        return NULL;
+    }
     database->prepared[place] = (Prepared){text, statement};
     database->prepared_count++;
     return statement;
@@ -112,25 +117,27 @@ static bool bind_all(sqlite3_stmt *statement, const Step *step)
     return true;
 }
 
-/* Return whether the fetch fits the statement. Otherwise Python refuses it. */
-static bool has_fitting_fetch(const Step *step)
+/* Return whether the fetch fits the statement. Otherwise Python refuses it, or counts rows whose values it has to decode. */
+static bool has_fitting_fetch(sqlite3_stmt *statement, Step *step)
 {
-    return step->column_count == 0 ? step->fetch < FETCH_NAMED_ONE : step->fetch != FETCH_NONE;
+    step->column_count = sq.column_count(statement);
+    return step->column_count == 0 ? step->fetch < FETCH_NAMED_ONE : step->fetch >= FETCH_ONE;
 }
 
 /* Step through a statement; return SQLITE_DONE, or the code at which it stopped. SQLITE_ROW means that Python must decide. */
 static int step_through(Arena *arena, sqlite3_stmt *statement, Step *step)
 {
-    bool is_one = step->fetch == FETCH_ONE || step->fetch == FETCH_NAMED_ONE, has_rows = step->fetch >= FETCH_ONE;
+    bool is_one = step->fetch == FETCH_ONE || step->fetch == FETCH_NAMED_ONE;
+    if (!has_fitting_fetch(statement, step))
+        return SQLITE_ROW;
     int code = sq.step(statement);
-    /* The first step prepares the statement anew if the schema has changed: SELECT * may have other columns then. */
-    step->column_count = sq.column_count(statement);
-    if (!has_fitting_fetch(step))
-        return code == SQLITE_DONE ? SQLITE_ROW : code;
+    /* The first step prepares the statement anew if the schema has changed: SELECT * may have other columns now. */
+    if (!has_fitting_fetch(statement, step))
+        return SQLITE_ROW;
     for (; code == SQLITE_ROW; code = sq.step(statement)) {
         if (is_one && step->row_count == 1) /* Python's driver looks at the row after the first, too, and then ends the statement */
             break;
-        if (has_rows && !copy_row(arena, statement, step))
+        if (!copy_row(arena, statement, step))
             return SQLITE_ROW;
     }
     if (code != SQLITE_DONE && code != SQLITE_ROW)
