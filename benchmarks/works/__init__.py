@@ -21,6 +21,7 @@ from benchmarks.works import (
     mixed_tenants,
     noisy_engines,
     noisy_neighbour,
+    other_calls,
     owners,
     postgres_failures,
     postgres_many_tenants,
@@ -63,4 +64,5 @@ WORKS: dict[str, Work] = {
     "cores": cores.WORK,
     "demo_load": demo_load.WORK,
     "cost_curve": cost_curve.WORK,
+    "other_calls": other_calls.WORK,
 }
