@@ -16,18 +16,18 @@ _SECONDS_FACTOR = 2.0  # the pool has to fill first
 
 def _run(load: Load) -> Sequence[Comparison]:
     """Compare at the sizes that fit the pool and that do not; the larger ones are points of the curve only."""
-    return [_point(_setting(tenants), tenants, load) for tenants in _TENANTS[:2]]
+    return [_compare(tenants, load) for tenants in _TENANTS[:2]]
 
 
 def _curve(load: Load) -> Sequence[Comparison]:
-    return [_point(str(tenants), tenants, load) for tenants in _TENANTS]
+    return [Comparison(str(tenants), _compare(tenants, load).samples) for tenants in _TENANTS]
 
 
-def _point(setting: str, tenants: int, load: Load) -> Comparison:
-    rounds = min(load.rounds, _ROUNDS_MAX)
-    return compare_zipf(
-        setting, tenants, _POOL, replace(load, rounds=rounds, seconds=load.seconds * _SECONDS_FACTOR)
-    )
+def _compare(tenants: int, load: Load) -> Comparison:
+    """Compare once at each size: the first sizes are points of the curve, too."""
+    longer = replace(load, rounds=min(load.rounds, _ROUNDS_MAX), seconds=load.seconds * _SECONDS_FACTOR)
+    setting = _setting(tenants)
+    return load.once(setting, lambda: compare_zipf(setting, tenants, _POOL, longer))
 
 
 def _setting(tenants: int) -> str:
