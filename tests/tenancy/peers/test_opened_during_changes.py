@@ -24,9 +24,9 @@ async def test_limits_that_change_during_an_opening(data_dir: Path):
         opener = opening._parts.tools.opener
         open_actor = opener._opened_actor
 
-        async def open_late(tenant: TenantRecord, *, is_new: bool = False) -> TenantActor:
+        async def open_late(tenant: TenantRecord, **how: bool) -> TenantActor:
             await operator.update("acme", limits=limits)
-            return await open_actor(tenant, is_new=is_new)
+            return await open_actor(tenant, **how)
 
         opener._opened_actor = open_late  # type: ignore[method-assign]
         await opening.tenant("acme").tasks.get("none")
@@ -73,8 +73,8 @@ async def test_a_rename_during_an_opening(data_dir: Path):
         open_actor = opener._opened_actor
         renames: list[asyncio.Task[TenantRecord]] = []
 
-        async def open_beside_rename(tenant: TenantRecord, *, is_new: bool = False) -> TenantActor:
-            actor = await open_actor(tenant, is_new=is_new)
+        async def open_beside_rename(tenant: TenantRecord, **how: bool) -> TenantActor:
+            actor = await open_actor(tenant, **how)
             if not renames:
                 renames.append(asyncio.create_task(operator.rename("acme", "other")))
                 # The operation has asked this process for the tenant, which this process holds now.
