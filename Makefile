@@ -7,7 +7,7 @@ VENV := .venv$(if $(filter-out $(VERSION),$(call VERSION_OF,.venv/bin/python)),-
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve engine test test-versions test-part soak check format bench lock clean
+.PHONY: demo serve engine test test-versions test-part soak check check-engine format bench lock clean
 
 # TENANTRY_BACKEND=postgres runs the same demo in a PostgreSQL server that it starts itself.
 demo: $(VENV)/.runtime $(if $(filter postgres,$(TENANTRY_BACKEND)),$(VENV)/.postgres) ## set everything up and run the main job
@@ -47,6 +47,7 @@ test: $(VENV)/.dev ## the whole suite with branch coverage
 
 soak: $(VENV)/.dev ## the tests that run for minutes; they print their seeds and figures
 	$(BIN)/python -m pytest -m soak --capture=no -o faulthandler_timeout=0 $(SOAK)
+	$(if $(SOAK),,$(BIN)/python tests/engine/sanitizers.py address -m soak --capture=no -o faulthandler_timeout=0 tests/storage/sqlite/engine)
 
 # Those that Python's version makes a difference to: the event loop, threads and the driver, and the README's example with -W error.
 PART := $(wildcard tests/test_*.py) $(addprefix tests/,files schemas server sql storage/archive storage/sqlite storage/test_standalone.py tenancy/actors testing) \
@@ -68,11 +69,16 @@ test-versions: ## the same with each other version of Python that is found
 		done; \
 	done
 
-check: $(VENV)/.dev ## lint, format, types, and the engine's C code without a warning of gcc and of its analyzer
+check: $(VENV)/.dev ## lint, format, types, and the engine's C code: gcc's warnings, analyzer and sanitizers
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	TENANTRY_ENGINE_STRICT=1 CFLAGS=-fanalyzer $(BIN)/python setup.py --quiet build_ext --force --build-lib build/strict --build-temp build/strict
+	@$(MAKE) --no-print-directory check-engine
+
+check-engine: $(VENV)/.dev ## tests of the engine under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+	$(BIN)/python tests/engine/sanitizers.py address
+	$(BIN)/python tests/engine/sanitizers.py thread
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
