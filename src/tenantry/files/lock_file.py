@@ -11,12 +11,15 @@ import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
 from tenantry.files.disk_space import is_full
+
+T = TypeVar("T")
 
 NAMELESS_SECONDS_MAX: Final = 0.05
 """The longest wait for the name of a lock's holder. After the wait, the lock is reported as held without a name."""
@@ -138,6 +141,25 @@ class LockFile(_Locked):
             self.release()
             raise
         return content
+
+    def acquire_by(self, lock: Callable[[int, bytes], T | None]) -> T | None:
+        """Let a function acquire the lock of the existing file; return the function's result, or None without the lock.
+
+        Args:
+            lock: The function, which gets the descriptor of the lock file and this process's name for the file. It returns None if it
+                did not acquire the lock or gave it up.
+        """
+        try:
+            fd = self._open(self.path, os.O_RDWR | os.O_NOFOLLOW)
+        except OSError:
+            return None
+        found = None
+        try:
+            found = lock(fd, _named(os.getpid(), self._socket_name))
+        finally:
+            if found is None:
+                self._close()
+        return found
 
     def release(self, content: bytes | None = None) -> None:
         """Release the lock; a no-op if the lock is not held.

@@ -287,7 +287,7 @@ class TestClose:
         """A job for a closed connection is aiosqlite's ValueError, which the store maps."""
         opened = await open_connection(":memory:")
         await opened.aclose()
-        with pytest.raises(ValueError, match="no active connection"):
+        with pytest.raises(ValueError, match="the connection is closed"):
             await opened.run(lambda _: None)
 
     async def test_failed_keeps_the_handle(self):

@@ -87,6 +87,7 @@ class SQLiteStore:
             known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
             ownership=ownership,
             log=log,
+            engine=thread_pools.read.engine,
         )
         self._connections = Connections(self._opener, thread_pools)
         self._log_limit = LogLimit(options, self._connections, self._writer_lock, log)

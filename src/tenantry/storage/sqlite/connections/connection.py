@@ -16,7 +16,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import aiosqlite
@@ -34,15 +34,30 @@ _ROWS_PER_FETCH = 64
 _INTERRUPT_INTERVAL_SECONDS = 0.01
 
 
+class NativeFile(NamedTuple):
+    """A file that the engine has opened for reading.
+
+    Attributes:
+        database: The engine's `Database`.
+        connector: The function that opens the same file in Python, for the first job that the engine does not take.
+    """
+
+    database: Any
+    connector: Callable[[], sqlite3.Connection]
+
+
+Connector: TypeAlias = Callable[[], sqlite3.Connection | NativeFile]
+
+
 class JobConnection(aiosqlite.Connection):
     """One sqlite3 connection, used by one job at a time."""
 
-    def __init__(self, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool) -> None:
+    def __init__(self, connector: Connector, thread_pool: ThreadPool) -> None:
         # super().__init__() is not called, because it creates a thread, which would double the time of this constructor.
         self._running = True
         self._connection: sqlite3.Connection | None = None
         self._database: Any = None  # the engine's
-        self._connector = connector
+        self._connector = connector  # type: ignore[assignment]  # the connector of an unopened connection
         self._iter_chunk_size = _ROWS_PER_FETCH
         self._thread_pool = thread_pool
         self._tx: SerialQueue = thread_pool.register()  # type: ignore[assignment]
@@ -51,9 +66,7 @@ class JobConnection(aiosqlite.Connection):
         _all_connections.add(self)
 
     @classmethod
-    async def open(
-        cls, connector: Callable[[], sqlite3.Connection], thread_pool: ThreadPool
-    ) -> "JobConnection":
+    async def open(cls, connector: Connector, thread_pool: ThreadPool) -> "JobConnection":
         """Open the connection on one of the pool's threads and return it. Cancellation leaves no connection open.
 
         If `connector` fails, it must leave nothing open.
@@ -85,7 +98,7 @@ class JobConnection(aiosqlite.Connection):
     @property
     def is_open(self) -> bool:
         """Whether the connection is open."""
-        return self._connection is not None
+        return self._connection is not None or self._database is not None
 
     def move_to(self, thread_pool: ThreadPool) -> None:
         """Run all later jobs on the threads of another pool. The connection must have no job when this method is called."""
@@ -115,7 +128,7 @@ class JobConnection(aiosqlite.Connection):
             token: The owner's token, which the guard of each write compares; None for a database without an owner.
             file: The path, inode, size in bytes and modification time in nanoseconds of an immutable file; None for another file.
         """
-        if self._thread_pool.engine is not None:
+        if self._thread_pool.engine is not None and self._database is None:
             self._database = self._thread_pool.engine.Database(self._conn, token, file)
 
     def batch(self, kind: int, requests: Sequence[Any]) -> Any:
@@ -145,9 +158,9 @@ class JobConnection(aiosqlite.Connection):
 
     async def run(self, function: Callable[[sqlite3.Connection], T]) -> T:
         """Run `function` like `submit`, and return its result. Cancellation discards the result; the function still runs to its end."""
-        connection = self.opened()
+        self.check_open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._put((future, lambda: function(connection)))
+        self._put((future, lambda: function(self.opened())))
         return await future
 
     async def aclose(self, then: Callable[[], None] | None = None) -> None:
@@ -156,7 +169,7 @@ class JobConnection(aiosqlite.Connection):
         Raises:
             sqlite3.Error: SQLite could not close the connection. The connection is still open; call `aclose` again.
         """
-        if self._connection is None:
+        if not self.is_open:
             return
         # aiosqlite's close() would drop the handle even if closing fails.
         closed = asyncio.get_running_loop().create_future()
@@ -176,7 +189,7 @@ class JobConnection(aiosqlite.Connection):
 
     def abandon(self) -> bool:
         """Close the connection on this thread, because its event loop has ended; return False if another thread still uses it."""
-        if self._connection is None:
+        if not self.is_open:
             return True
         if self.backlog:
             return False
@@ -191,29 +204,46 @@ class JobConnection(aiosqlite.Connection):
         SQLite would checkpoint a log that the parent writes, or wait for a mutex that a thread of the parent held at the fork.
         """
         self._running = False
-        if self._connection is not None:
-            keep_for_ever(self._database)
-            keep_for_ever(self._connection)
-            self._connection = self._database = None
+        for parents in (self._database, self._connection):
+            if parents is not None:
+                keep_for_ever(parents)
+        self._connection = self._database = None
 
     def _open_on_thread(self) -> None:
-        self._connection = self._connector()
+        opened = self._connector()
+        if isinstance(opened, NativeFile):
+            self._database, self._connector = opened
+        else:
+            self._connection = opened
 
     def _close_on_thread(self, then: Callable[[], None] | None) -> None:
         if self._database is not None:
             self._database.close()
-            self._database = None
-        self._conn.close()
-        self._connection = None
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = self._database = None
         if then is not None:
             then()
 
-    def opened(self) -> sqlite3.Connection:
-        """Return the sqlite3 connection; raise `ValueError` if the connection was closed or is closing."""
-        connection = self._conn
+    def check_open(self) -> None:
+        """Raise `ValueError` if the connection was closed or is closing."""
+        if not self.is_open:
+            raise ValueError("the connection is closed")
         if not self._running:
             raise ValueError("the connection is closing")
-        return connection
+
+    def opened(self) -> sqlite3.Connection:
+        """Return the sqlite3 connection, which is opened now if only the engine has the file open; a job calls this method."""
+        if self._connection is None:
+            if self._database is None:
+                raise ValueError("the connection is closed")
+            self._connection = self._connector()
+        return self._connection
+
+    def roll_back(self) -> None:
+        """Roll back the transaction of a job that was cancelled; the interrupt may have stopped the job's own ROLLBACK."""
+        if self._connection is not None and self._connection.in_transaction:
+            self._connection.execute("ROLLBACK")
 
     def begin(self, job: "Job[Any]") -> bool:
         """Record on the pool's thread that the job runs; return False if the job was cancelled before."""
@@ -233,8 +263,8 @@ class JobConnection(aiosqlite.Connection):
         # Under the lock the job cannot end, so the interrupt cannot hit the next caller's job.
         with self._job_lock:
             is_running = self._running_job is job
-            if is_running:
-                self._conn.interrupt()
+            if is_running and self._connection is not None:
+                self._connection.interrupt()
             return is_running
 
     def interrupt_batch(self, batch: Any) -> bool:
@@ -251,9 +281,9 @@ class Job(asyncio.Future[T]):
 
     def __init__(self, function: Callable[[sqlite3.Connection], T], connection: JobConnection) -> None:
         super().__init__(loop=asyncio.get_running_loop())
+        connection.check_open()
         self._function = function
         self._connection = connection
-        self._database = connection.opened()
 
     def cancel(self, msg: Any = None) -> bool:
         """Cancel the job; if the job runs, interrupt it."""
@@ -267,12 +297,11 @@ class Job(asyncio.Future[T]):
         if not self._connection.begin(self):
             raise sqlite3.OperationalError("cancelled before it ran")
         try:
-            return self._function(self._database)
+            return self._function(self._connection.opened())
         finally:
             self._connection.end()
-            # The interrupt may have stopped the job's own ROLLBACK.
-            if self.cancelled() and self._database.in_transaction:
-                self._database.execute("ROLLBACK")
+            if self.cancelled():
+                self._connection.roll_back()
 
     def _interrupt(self) -> None:
         """Interrupt the job repeatedly until the job ends, because an interrupt between two statements has no effect."""

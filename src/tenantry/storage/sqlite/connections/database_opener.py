@@ -5,19 +5,30 @@ A thread of the pool runs all of these steps as one job.
 
 import sqlite3
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 from tenantry.config import Durability
 from tenantry.errors import MigrationError, TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.connections.connection import NativeFile
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile, open_immutable
 from tenantry.storage.sqlite.connections.new_log import NewLog
-from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_writer, prepare_directory
-from tenantry.storage.sqlite.database_files.database_file import has_log
+from tenantry.storage.sqlite.connections.opening import (
+    IMMUTABLE,
+    SQLiteOptions,
+    open_read_only,
+    open_writer,
+    prepare_directory,
+)
+from tenantry.storage.sqlite.database_files.database_file import database_uri, has_log
 from tenantry.storage.sqlite.database_files.ownership import OWNER_SQL, FileOwnership
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
 from tenantry.storage.sqlite.migrations import migrator
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
 """Reads the owner and the migrations of a closed database. One statement, because Python waits for the interpreter lock after each."""
@@ -39,8 +50,10 @@ class DatabaseOpener:
         known_version: int,
         ownership: FileOwnership | None,
         log: EventLog,
+        engine: "ModuleType | None" = None,
     ) -> None:
         self.options = options
+        self._engine = engine
         self.immutable_file: ImmutableFile | None = None
         self.new_log: NewLog | None = None
         self._planner = planner
@@ -63,11 +76,14 @@ class DatabaseOpener:
         plan, self._plan = self._plan, None
         return plan
 
-    def open_first(self, *, is_for_write: bool = False) -> sqlite3.Connection:
+    def open_first(self, *, is_for_write: bool = False) -> "sqlite3.Connection | NativeFile":
         """Lock the file and open the first connection: an immutable reader if `immutable_file` is set, otherwise the writer.
 
         Args:
             is_for_write: Whether the first call is a write, for which a closed database gets its writer at once.
+
+        Returns:
+            The connection, or a file at rest that the engine has opened.
 
         Raises:
             sqlite3.Error, OSError: SQLite or the operating system refuses.
@@ -75,6 +91,9 @@ class DatabaseOpener:
             TenantOwnedElsewhereError: Another owner has the file open.
         """
         self.immutable_file = self.new_log = self._plan = None
+        at_rest = None if is_for_write else self._open_at_rest()
+        if at_rest is not None:
+            return at_rest
         prepare_directory(self.options)
         if self._ownership is None:
             try:
@@ -122,6 +141,34 @@ class DatabaseOpener:
         if writer is not None:
             writer.close()
         return None
+
+    def _open_at_rest(self) -> "NativeFile | None":
+        """Let the engine lock and open a file that was closed cleanly; None if this must be done here, which also finds errors."""
+        path, root, ownership, engine = self.options.path, self.options.root, self._ownership, self._engine
+        if engine is None or ownership is None or path is None or root is None or not self.options.must_exist:
+            return None
+        if self.options.connect_hooks:
+            return None
+        uri = database_uri(path, IMMUTABLE)
+
+        def lock(descriptor: int, lock_path: str, name: bytes) -> Any:
+            return engine.open_at_rest(descriptor, lock_path, name, str(root), str(path), uri, _SUMMARY)
+
+        opened = ownership.acquire_by(lock)
+        if opened is None:
+            return None
+        database, identity, (uid, epoch, owner, file_version, applied_json) = opened
+        try:
+            plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
+            ownership.recognize(uid, epoch, owner)
+        except (TypeError, ValueError, TenantryError):
+            plan = None  # Python will report the same error
+        if plan is None or plan.pending:
+            database.close()
+            ownership.release()
+            return None
+        self._plan, self.immutable_file = plan, ImmutableFile(identity[0], identity[1:])
+        return NativeFile(database, partial(open_read_only, path, IMMUTABLE, self.options))
 
     def _open_writer_or_immutable(self) -> sqlite3.Connection:
         """Open the writer, or on a full disk an immutable reader, so that the database can be read.

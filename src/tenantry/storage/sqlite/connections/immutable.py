@@ -10,7 +10,7 @@ import sqlite3
 import stat
 from pathlib import Path
 
-from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_read_only
+from tenantry.storage.sqlite.connections.opening import IMMUTABLE, SQLiteOptions, open_read_only
 from tenantry.storage.sqlite.database_files.database_file import has_log
 
 
@@ -48,7 +48,7 @@ def open_immutable(options: SQLiteOptions) -> tuple[sqlite3.Connection, Immutabl
     file = ImmutableFile.find(options.path)
     if file is None:
         return None
-    return open_read_only(options.path, "mode=ro&immutable=1", options), file
+    return open_read_only(options.path, IMMUTABLE, options), file
 
 
 def _identity(path: str) -> tuple[int, int, int] | None:

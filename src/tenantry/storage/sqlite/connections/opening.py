@@ -46,6 +46,8 @@ page that changes twice before a checkpoint is written into the database only on
 reached 29,000 rows/s with 1,000 pages and 32,500 rows/s with 4,000 pages. The longest stall was about the same.
 """
 _CACHED_STATEMENTS: Final = 128
+IMMUTABLE: Final = "mode=ro&immutable=1"
+"""The URI parameters of a file that nobody writes (https://www.sqlite.org/uri.html#uriimmutable)."""
 
 
 @dataclass(frozen=True, slots=True)

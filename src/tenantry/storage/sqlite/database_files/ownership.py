@@ -12,12 +12,15 @@ raises the epoch in the transaction of its first write, and a tenant that is onl
 import itertools
 import os
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 from tenantry.errors import DatabaseCorruptError, TenantOwnedElsewhereError
 from tenantry.files.lock_file import Holder, LockFile, LockHeldError, lock_error, read_holder
 from tenantry.storage.sqlite.database_files import log_note
+
+T = TypeVar("T")
 
 _RELEASED = b"released"
 _OWNER_NUMBERS = itertools.count()
@@ -73,6 +76,18 @@ class FileOwnership:
             raise self._owned_elsewhere(Holder(error.pid, error.host, error.socket_name)) from error
         except OSError as error:
             raise lock_error(self._lock.path, error) from error
+
+    def acquire_by(self, lock: Callable[[int, str, bytes], T | None]) -> T | None:
+        """Let a function acquire the lock, if the last owner closed cleanly; return its result, or None without the lock.
+
+        Args:
+            lock: The function, which gets the descriptor and the path of the lock file, and this process's name for the file.
+        """
+        path = str(self._lock.path)
+        found = self._lock.acquire_by(lambda descriptor, name: lock(descriptor, path, name))
+        if found is not None:
+            self._is_fenced = True
+        return found
 
     def release(self, *, is_clean: bool = True) -> None:
         """Release the lock; a no-op if the lock is not held."""

@@ -65,7 +65,25 @@ static PyObject *database_new(PyTypeObject *type, PyObject *arguments, PyObject 
     return NULL;
 }
 
-/* close(): free the prepared statements, without which SQLite could not close the connection. Later batches run in Python. */
+/* Return the database of a file at rest, whose handle it closes; NULL without memory. */
+Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found)
+{
+    Database *database = (Database *)DatabaseType.tp_alloc(&DatabaseType, 0);
+    if (database == NULL)
+        return NULL;
+    database->inode = (long long)found->st_ino;
+    database->size = (long long)found->st_size;
+    database->modified_ns = (long long)found->st_mtim.tv_sec * 1000000000 + found->st_mtim.tv_nsec;
+    if (copy_text(path, "", &database->file_path) && copy_text(path, "-wal", &database->log_path)) {
+        database->handle = handle;
+        return database;
+    }
+    Py_DECREF(database);
+    return NULL;
+}
+
+/* close(): free the prepared statements, without which SQLite could not close the connection, and close a handle of the engine's own. Later
+ * batches run in Python. */
 static PyObject *database_close(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -74,8 +92,13 @@ static PyObject *database_close(PyObject *self, PyObject *unused)
         PyErr_SetString(PyExc_ValueError, "a batch runs on the connection");
         return NULL;
     }
+    sqlite3 *handle = database->handle;
+    Py_BEGIN_ALLOW_THREADS
     /* If Python has closed its connection before, SQLite has kept the handle for these statements. */
     database_forget_statements(database);
+    if (database->connection == NULL && handle != NULL)
+        sq.close(handle);
+    Py_END_ALLOW_THREADS
     database->handle = NULL;
     database->is_busy = false;
     Py_CLEAR(database->connection);

@@ -1,9 +1,9 @@
 /* The engine runs batches of statements on threads that do not hold the interpreter's lock.
  *
  * Theory of operation. Python's sqlite3 gives the interpreter's lock up and takes it back 28 to 65 times in a call, and with many tenants
- * the event loop waits for the lock most of the time. The engine gives the lock up once for a whole batch. It opens no database: it uses the
- * `sqlite3 *` of a connection that Python has opened and set up, so Python's jobs (migrations, transactions, copies) and the engine's
- * batches run on one connection, in one queue, in the order in which they were submitted.
+ * the event loop waits for the lock most of the time. The engine gives the lock up once for a whole batch. It uses the `sqlite3 *` of a
+ * connection that Python has opened and set up, so Python's jobs (migrations, transactions, copies) and the engine's batches run on one
+ * connection, in one queue, in the order in which they were submitted. Only files at rest, which nobody writes, it opens itself.
  *
  *     queue.c      the queue of each connection
  *     ready.c      the queue of the connections that have something to do, where the threads wait and run batches
@@ -14,6 +14,7 @@
  *     rows.c       copies rows into the memory of arena.c
  *     results.c    builds a batch's results as Python objects, under the lock
  *     outlet.c     the batches that have ended, of one event loop; an eventfd wakes the loop
+ *     at_rest.c    opens a database that was closed cleanly, for reading
  *     functions.c  SQLite's functions, looked up in the library that Python's sqlite3 uses
  *
  * A batch is optimistic. Before anything is committed, every surprise (an error but a refused constraint, an owner that must be checked in
@@ -35,6 +36,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/stat.h>
 
 /* The functions of SQLite that the engine calls. They are not linked, see functions.c. */
 #define SQLITE_FUNCTIONS(X)                                                                                        \
@@ -46,6 +48,7 @@
     X(bind_text, int, (sqlite3_stmt *, int, const char *, int, void (*)(void *)))                                  \
     X(changes, int, (sqlite3 *))                                                                                   \
     X(clear_bindings, int, (sqlite3_stmt *))                                                                       \
+    X(close, int, (sqlite3 *))                                                                                     \
     X(column_blob, const void *, (sqlite3_stmt *, int))                                                            \
     X(column_bytes, int, (sqlite3_stmt *, int))                                                                    \
     X(column_count, int, (sqlite3_stmt *))                                                                         \
@@ -55,12 +58,15 @@
     X(column_text, const unsigned char *, (sqlite3_stmt *, int))                                                   \
     X(column_type, int, (sqlite3_stmt *, int))                                                                     \
     X(errmsg, const char *, (sqlite3 *))                                                                           \
+    X(exec, int, (sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **))               \
     X(extended_errcode, int, (sqlite3 *))                                                                          \
     X(finalize, int, (sqlite3_stmt *))                                                                             \
     X(get_autocommit, int, (sqlite3 *))                                                                            \
     X(interrupt, void, (sqlite3 *))                                                                                \
     X(libversion, const char *, (void))                                                                            \
+    X(limit, int, (sqlite3 *, int, int))                                                                           \
     X(next_stmt, sqlite3_stmt *, (sqlite3 *, sqlite3_stmt *))                                                      \
+    X(open_v2, int, (const char *, sqlite3 **, int, const char *))                                                 \
     X(prepare_v3, int, (sqlite3 *, const char *, int, unsigned int, sqlite3_stmt **, const char **))               \
     X(reset, int, (sqlite3_stmt *))                                                                                \
     X(sourceid, const char *, (void))                                                                              \
@@ -134,7 +140,7 @@ typedef struct {
 /* A connection. Only the job that runs on the connection uses it, so it needs no lock. */
 typedef struct {
     PyObject_HEAD
-    PyObject *connection; /* Python's sqlite3.Connection */
+    PyObject *connection; /* Python's sqlite3.Connection; NULL for a file at rest, whose handle is the engine's own */
     sqlite3 *handle;      /* NULL after `close`; see `open_handle` */
     atomic_bool is_busy;  /* a batch runs, or `close` does */
     char *token;     /* the owner's token, which a write's guard compares; NULL without a guard */
@@ -220,6 +226,12 @@ void arena_free(Arena *arena);
 bool is_utf8(const unsigned char *at, size_t length); /* whether Python's strict decoder would take the bytes */
 bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step);
 bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step);
+
+/* database.c */
+Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found);
+
+/* at_rest.c */
+PyObject *engine_open_at_rest(PyObject *module, PyObject *arguments);
 
 /* run.c: needs no lock. */
 BatchState batch_run(Batch *batch);

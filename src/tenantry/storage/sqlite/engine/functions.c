@@ -36,6 +36,8 @@ sqlite3 *handle_of(PyObject *connection)
 
 sqlite3 *open_handle(const Database *database)
 {
+    if (database->connection == NULL) /* a file at rest */
+        return database->handle;
     if (database->handle == NULL || ((const PythonConnection *)database->connection)->handle != database->handle)
         return NULL;
     return database->handle;
