@@ -73,6 +73,7 @@ class SQLiteStore:
     ) -> None:
         self._options = options
         self._schemas = tuple(schemas)
+        self._engine = thread_pools.read.engine
         self._clock = clock
         self._log = log
         self._database_bytes_max = options.database_bytes_max
@@ -87,7 +88,7 @@ class SQLiteStore:
             known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
             ownership=ownership,
             log=log,
-            engine=thread_pools.read.engine,
+            engine=self._engine,
         )
         self._connections = Connections(self._opener, thread_pools)
         self._log_limit = LogLimit(options, self._connections, self._writer_lock, log)
@@ -238,8 +239,13 @@ class SQLiteStore:
 
     def change_token(self) -> ChangeToken | None:
         """Return a token of the current content, or None for a database in memory; see `Store.change_token`."""
-        path = self._options.path
-        return None if path is None else read_change_token(path, is_wal=self._options.is_wal)
+        path, engine = self._options.path, self._engine
+        if path is None:
+            return None
+        if engine is None:
+            return read_change_token(path, is_wal=self._options.is_wal)
+        # The event loop reads the token at each lookup in the catalog. For a system call Python would give its lock up, and wait for it.
+        return read_change_token(path, is_wal=self._options.is_wal, modified_at=engine.modified_at)
 
     async def changes_by_others(self) -> int:
         """Return a number that changes when another connection commits; see `Store.changes_by_others`.

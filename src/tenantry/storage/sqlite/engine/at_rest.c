@@ -151,6 +151,19 @@ static PyObject *opened(Opening *opening)
     return found;
 }
 
+/* modified_at(path): the modification time of a file in nanoseconds; None without the file. The interpreter's lock is kept. */
+PyObject *engine_modified_at(PyObject *module, PyObject *path)
+{
+    (void)module;
+    struct stat found;
+    const char *name = PyUnicode_AsUTF8(path);
+    if (name == NULL)
+        return NULL;
+    if (stat(name, &found) != 0)
+        Py_RETURN_NONE;
+    return PyLong_FromLongLong((long long)found.st_mtim.tv_sec * 1000000000 + found.st_mtim.tv_nsec);
+}
+
 /* open_at_rest(lock, lock_path, name, root, path, uri, summary_sql): lock, check and open a database.
  *
  * `lock` is the descriptor of the open lock file, `name` the holder's name for it, `root` the directory above which links are allowed.

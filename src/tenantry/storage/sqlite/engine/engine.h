@@ -231,6 +231,7 @@ bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step);
 Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found);
 
 /* at_rest.c */
+PyObject *engine_modified_at(PyObject *module, PyObject *path);
 PyObject *engine_open_at_rest(PyObject *module, PyObject *arguments);
 
 /* run.c: needs no lock. */

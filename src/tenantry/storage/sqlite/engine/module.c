@@ -46,6 +46,7 @@ static PyMethodDef functions[] = {
     {"configure", engine_configure, METH_VARARGS, "Use this dict of authorized texts, and these members of Fetch."},
     {"counts", engine_counts, METH_NOARGS, "Return how many batches have ended, were refused, ran in Python, and were dropped."},
     {"limit_results", engine_limit_results, METH_O, "Limit the results of one batch to so many bytes; return the limit until now."},
+    {"modified_at", engine_modified_at, METH_O, "Return the modification time of a file in nanoseconds; None without the file."},
     {"open_at_rest", engine_open_at_rest, METH_VARARGS, "Lock and open a database that was closed cleanly; None if Python must open it."},
     {NULL, NULL, 0, NULL},
 };
