@@ -211,6 +211,10 @@ class Store(Protocol):
             PersistenceConnectionError: The store is not connected.
         """
 
+    @property
+    def write_batches_max(self) -> int:
+        """The number of batches that may be given to `write` before the first has ended. They run one after the other, in order."""
+
     def write(self, requests: Sequence[Request]) -> Awaitable[list[WriteOutcome]]:
         """Run the requests in one transaction, commit the transaction durably, and return one outcome for each request.
 

@@ -221,6 +221,11 @@ class PostgresStore:
             self._log.failure(events.MIGRATION_FAILED, error, backend=DIALECT)
             raise
 
+    @property
+    def write_batches_max(self) -> int:
+        """One: the next batch waits for the answer of the server; see `Store.write_batches_max`."""
+        return 1
+
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()

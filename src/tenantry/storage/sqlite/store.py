@@ -97,6 +97,7 @@ class SQLiteStore:
         self._is_closing = False  # ends running copies
         self._checks: set[asyncio.Future[None]] = set()
         self._is_read = False
+        self._turns = 0  # the jobs that wait for the writer, or run in their turn
 
     @property
     def backend(self) -> str:
@@ -179,14 +180,19 @@ class SQLiteStore:
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
             raise mapped from error
 
+    @property
+    def write_batches_max(self) -> int:
+        """Two with the engine: it needs no lock of the interpreter, so the next batch can run while the first is answered."""
+        return 1 if self._engine is None else 2
+
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()
         self._enforce_log_limit()
         job = self._mapped(partial(self._write_batch, requests))
         writer = self._connections.writer
-        if writer is None or self._writer_lock.locked():
-            return asyncio.ensure_future(self._submit_in_turn(job))
+        if writer is None or self._writer_lock.locked() or self._turns:
+            return self._submit_in_turn(job)
         batch_ = writer.batch(WRITE, requests) if self._connections.is_log_durable else None
         if batch_ is None:
             return self._submit(writer, job)
@@ -205,7 +211,7 @@ class SQLiteStore:
         if self._options.is_read_by_writer or self._is_read_by_idle_writer(writer):
             beside_writes = self._mapped(partial(batch.read_batch_beside_writes, statements))
             if self._writer_lock.locked():
-                return asyncio.ensure_future(self._submit_in_turn(beside_writes))
+                return self._submit_in_turn(beside_writes)
             return self._submit_read(writer, beside_writes, statements)
         job = self._mapped(partial(batch.read_batch, statements))
         reader = connections.reader()
@@ -382,12 +388,21 @@ class SQLiteStore:
         name = request[0].name
         return self._with_limit_named(map_error(driver_error(code, message), name), name)
 
-    async def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         """Run a job on the writer after an open transaction has ended; open the writer first if needed."""
+        self._turns += 1
+        turn = asyncio.ensure_future(self._in_turn(job))
+        turn.add_done_callback(self._end_turn)
+        return turn
+
+    async def _in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
         async with self._writer_lock:
             with self._mapped_errors():
                 writer = await self._connections.ensure_writer()
             return await self._submit(writer, job)
+
+    def _end_turn(self, _: object) -> None:
+        self._turns -= 1
 
     async def _checked(self, job: "asyncio.Future[None]") -> None:
         self._checks.add(job)
