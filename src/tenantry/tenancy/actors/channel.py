@@ -341,14 +341,11 @@ class Channel(Generic[Item, Outcome]):
             and self._mailbox[0].alone is None
             and len(self._batches) == self._busy  # none waits for its permit
             and all(batch.permit is not None for batch in self._batches)
+            # Other tenants need the permit more than this tenant needs a second batch.
+            and not self._limiter.is_shared_with(self._tenant_id)
         )
 
     def _begin_batch(self, permit: Permit) -> None:
-        if permit.is_shared and self._batches and self._limits.second_batch_requests_min > 1:
-            # Other tenants need the permit more than this tenant needs a second batch.
-            permit.release()
-            self._busy -= 1
-            return
         # Take the calls only now: calls that arrived during the wait for the permit share the batch.
         calls = self._take(SHARED_BATCH_REQUESTS_MAX if permit.is_shared else self._limits.batch_requests_max)
         if not calls:

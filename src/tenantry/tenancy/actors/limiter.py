@@ -75,6 +75,11 @@ class FairLimiter:
         """Whether every permit is held."""
         return not self._free
 
+    def is_shared_with(self, borrower: object) -> bool:
+        """Return whether another borrower got a permit during the last `ALONE_SECONDS`."""
+        now = asyncio.get_running_loop().time()
+        return borrower is not self._latest or now < self._latest_since + ALONE_SECONDS
+
     def acquire(self, borrower: object, on_acquired: OnAcquired) -> None:
         """Call `on_acquired` with a permit: immediately if a permit is free, otherwise in the order of the queue."""
         self._waiting.append((borrower, on_acquired))
