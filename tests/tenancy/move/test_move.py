@@ -266,7 +266,7 @@ async def test_a_process_with_the_old_record(data_dir: Path):
         await registry.move("acme", "east")
         opener = registry._parts.tools.opener
         with pytest.raises(TenantBusyError, match="'acme' is busy with 'move'"):
-            await opener._open(old)
+            await opener._open(old, is_for_write=False)
         with pytest.raises(TenantBusyError):
             await opener.quarantine(old, DatabaseCorruptError("missing"))
         assert (await registry.get("acme")).state is TenantState.ACTIVE
