@@ -66,7 +66,11 @@ SANITIZERS: Final = {
         ("libtsan.so",),
         # A child of a fork has no other threads: the sanitizer would end it if it started one.
         "halt_on_error=1:second_deadlock_stack=1:die_after_fork=0",
-        (f"{TESTS}/engine/test_queue.py", f"{TESTS}/engine/test_stress.py"),
+        (
+            f"{TESTS}/engine/test_queue.py",
+            f"{TESTS}/engine/test_event_loops.py",
+            f"{TESTS}/engine/test_stress.py",
+        ),
     ),
 }
 

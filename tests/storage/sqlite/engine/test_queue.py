@@ -286,6 +286,9 @@ def test_attached_twice(rig: Rig):
     assert rig.read(rows("SELECT 1")) == [[(1,)]]
 
 
+@pytest.mark.filterwarnings(
+    "ignore:This process:DeprecationWarning"
+)  # Python 3.12 warns of forks with threads
 def test_forked_child(rig: Rig):
     """A child neither takes the parent's batches and wake-ups nor waits for the parent's locks, and may close what it inherits."""
     rig.put(rig.batch(WRITE, [insert(1)]))

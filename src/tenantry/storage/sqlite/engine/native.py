@@ -61,11 +61,19 @@ def outlet() -> Any:
     loop = asyncio.get_running_loop()
     found = _outlets.get(loop)
     if found is None:
+        _close_outlets_of_closed_loops()
         found = _outlets[loop] = engine().Outlet()
         # The loop calls in an empty context, because the outlet serves all callers.
         contextvars.Context().run(loop.add_reader, found.fileno(), _deliver_all, found)
         finalize(loop, found.close)
     return found
+
+
+def _close_outlets_of_closed_loops() -> None:
+    """Drop the batches that no loop will take. Their futures would keep the loop, and everything that the loop refers to, in memory."""
+    for loop, found in tuple(_outlets.items()):
+        if loop.is_closed():
+            found.close()
 
 
 def _deliver_all(outlet: Any) -> None:
