@@ -112,8 +112,8 @@ async def test_repetitions_end_at_the_deadline(data_dir: Path, monkeypatch: pyte
         await registry.create("acme")
         opener = registry._parts.pool._opener
 
-        async def open_fenced(tenant_id: Any) -> Any:
-            actor = await opener(tenant_id)
+        async def open_fenced(tenant_id: Any, **how: bool) -> Any:
+            actor = await opener(tenant_id, **how)
             await actor.write((Statement("touch", "DELETE FROM messages", (), Fetch.NONE),))
             fence(registry)
             return actor
