@@ -58,12 +58,14 @@ PART := $(wildcard tests/test_*.py) $(addprefix tests/,files schemas server sql 
 test-part: $(VENV)/.dev ## the tests that depend most on Python's version
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PART)
 
-# Of pyenv's only those that a shim leads to can be called by name.
+# Of pyenv's only those that a shim leads to can be called by name. One version runs the tests on Python's sqlite3: `make test` runs only
+# the short suites of the engine on both.
 test-versions: ## the same with each other version of Python that is found
 	@for version in 3.11 3.12 3.13; do \
 		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
 			if [ $$version != "$(VERSION)" ] && "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
-				$(MAKE) test-part PYTHON="$$python" || exit 1; \
+				case $$version in 3.12) engine=python;; *) engine=auto;; esac; \
+				TENANTRY_ENGINE=$$engine $(MAKE) test-part PYTHON="$$python" || exit 1; \
 				break; \
 			fi; \
 		done; \

@@ -15,11 +15,14 @@ from hypothesis import HealthCheck, settings
 
 from buckets import s3_server
 from certificates import make_certificate
+from engine_rig import needed_engine
+from engines import ENGINES, using_engine
 from measuring import measure_this_process_only, unmeasured
 from postgres_processes import PostgresProcess
 from postgres_servers import SERVERS, Database, PostgresServer, PostgresServers, private_server, url_of
 from stores import MakePack
 from tenantry import RegistryConfig, Schema, TenantRegistry
+from tenantry.config import Engine
 from tenantry.eventlog import EventLog
 from tenants import HANG_SECONDS, write_pack
 
@@ -144,6 +147,18 @@ def _fresh_structlog() -> Iterator[None]:
     yield
     structlog.reset_defaults()
     EventLog.is_quiet = False
+
+
+@pytest.fixture(params=ENGINES)
+def each_engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
+    """Each engine in turn, which is the default of registries and of standalone back ends during the test.
+
+    Where the engine in C cannot be used, its half is skipped, or fails if ``CI`` is set.
+    """
+    if request.param == "native":
+        needed_engine()
+    with using_engine(request.param):
+        yield request.param
 
 
 @pytest.fixture(scope="session")

@@ -63,6 +63,8 @@ class SQLiteConfig(BaseModel):
         journal_size_limit: The size in bytes to which the write-ahead log is truncated.
         wal_bytes_max: The largest size of the write-ahead log. At this size, reads wait until the log is checkpointed.
         on_connect: The hooks that add functions and collations to each connection, after the hooks of the schema packs.
+        engine: What runs the statements, see `Engine`. With ``native``, a back end cannot be made in a process that cannot use the
+            engine in C. A database with hooks always uses Python's sqlite3.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -72,6 +74,7 @@ class SQLiteConfig(BaseModel):
     journal_size_limit: int = Field(default=JOURNAL_SIZE_LIMIT_BYTES, ge=0, le=2**40)
     wal_bytes_max: WalBytes = WAL_BYTES_MAX
     on_connect: tuple[ConnectHook, ...] = ()
+    engine: Engine = "auto"
 
     @field_validator("path", mode="before")
     @classmethod

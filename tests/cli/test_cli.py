@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from commands import tenantry
+from engines import default_engine
 from tenantry.storage.sqlite.engine.choice import choose
 
 QUICK = ("--seconds", "0.5", "--quiet-companies", "6", "--callers", "4")
@@ -39,7 +40,7 @@ def test_demo_reports_every_operation(demo: subprocess.CompletedProcess[str]):
 def test_demo_names_its_engine(demo: subprocess.CompletedProcess[str]):
     """The JSON has the engine with the reason, and the percentiles of all writes and of all reads."""
     data = json.loads(demo.stdout)
-    choice = choose("auto")
+    choice = choose(default_engine())
     assert (data["engine"], data["engine_reason"]) == (choice.name, choice.reason)
     assert data["writes"]["calls"] == sum(
         data["statements"][name]["calls"] for name in ("messages.save", "cost_records.save", "tasks.save")

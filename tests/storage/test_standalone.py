@@ -13,9 +13,11 @@ import anyio
 import pytest
 from structlog.testing import capture_logs
 
+from engines import using_engine
 from stores import (
     COUNT_TO_A_BILLION,
     StubbornConnection,
+    connected,
     make_backend,
     make_store,
     open_backend,
@@ -356,7 +358,10 @@ class TestFailedStatements:
         def fail(_: sqlite3.Connection) -> None:
             raise sqlite3.OperationalError("disk I/O error")
 
-        async with open_store(SQLiteOptions(path=path)) as store:
+        # The function that fails is Python's.
+        with using_engine("python"):
+            python_store = make_store(SQLiteOptions(path=path))
+        async with connected(python_store) as store:
             transaction = await store.begin()
             with monkeypatch.context() as patched:
                 patched.setattr("tenantry.storage.sqlite.connections.transaction.roll_back", fail)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from engines import engine_module
 from stores import rows
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
@@ -23,7 +24,7 @@ def make_owned(directory: Path, schemas: Sequence[Schema] = (COMPANY,)) -> SQLit
         schemas,
         clock=SystemClock(),
         log=EventLog(),
-        thread_pools=ThreadPools.of(write_threads=1, read_threads=1),
+        thread_pools=ThreadPools.of(write_threads=1, read_threads=1, engine=engine_module()),
         ownership=FileOwnership(directory / "lock", "uid", "acme"),
     )
 

@@ -11,6 +11,7 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, closing
 from pathlib import Path
 from typing import Any, TypeVar
 
+from engines import engine_module
 from needs import need
 from tenantry.clock import SystemClock
 from tenantry.company import COMPANY
@@ -68,7 +69,7 @@ def make_store(
     ownership: FileOwnership | None = None,
 ) -> SQLiteStore:
     """Return a disconnected store."""
-    thread_pools = ThreadPools.of(write_threads=1, read_threads=2)
+    thread_pools = ThreadPools.of(write_threads=1, read_threads=2, engine=engine_module())
     return SQLiteStore(
         options, schemas, clock=SystemClock(), log=EventLog(), thread_pools=thread_pools, ownership=ownership
     )

@@ -18,6 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
+import engines  # noqa: F401  # makes the engine of this run the default
 from tenantry import TenantRegistry
 from tenantry.clock import SystemClock
 from tenantry.company import Message, MessageType

@@ -19,7 +19,7 @@ from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import TenantExistsError, TenantryError
 from tenants import HANG_SECONDS, make_message, open_files, stored_contents
 
-pytestmark = pytest.mark.unmeasured
+pytestmark = [pytest.mark.unmeasured, pytest.mark.usefixtures("each_engine")]
 
 MOMENTS = pytest.mark.parametrize("is_answered", [False, True], ids=["waiting", "answered"])
 AWAITS_MAX = 200

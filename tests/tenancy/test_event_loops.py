@@ -15,6 +15,8 @@ from tenantry.errors import PersistenceConnectionError, TenantError, TenantOwned
 from tenantry.storage import PersistenceConfig, SQLiteConfig, create_backend
 from tenants import HANG_SECONDS, make_message, open_files, stored_contents
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 async def opened(data_dir: Path) -> TenantRegistry:
     """Return a registry that is open, with a tenant open for reading and one that is written to."""

@@ -26,7 +26,7 @@ from tenantry.tenancy.actors.limiter import FairLimiter
 from tenantry.tenancy.actors.transaction import TransactionSession
 from tenants import Recorder, database_path, in_virtual_time, make_message, query, stored_contents
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("each_engine")]
 
 FENCED = TenantOwnedElsewhereError("'acme' is open elsewhere", tenant_id="acme", pid=1, host="here")
 

@@ -1,4 +1,4 @@
-"""The one suite on everything that ships: the ways to open SQLite, and the ways to reach the repositories."""
+"""The one suite on everything that ships: the ways to open SQLite, its engines, and the ways to reach the repositories."""
 
 import itertools
 from collections.abc import AsyncIterator, Callable
@@ -109,6 +109,7 @@ def open_object_storage(request: pytest.FixtureRequest, tmp_path: Path) -> OpenO
     return ways[request.param]
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("make_options", OPTIONS.values(), ids=OPTIONS.keys())
 @pytest.mark.parametrize("check", STORE_CHECKS, ids=check_name)
 async def test_store(check: StoreCheck, make_options: Callable[[Path], SQLiteOptions], tmp_path: Path):
@@ -116,6 +117,7 @@ async def test_store(check: StoreCheck, make_options: Callable[[Path], SQLiteOpt
     await check(lambda: make_store(make_options(tmp_path)))
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("check", REPOSITORY_CHECKS, ids=check_name)
 async def test_repositories(check: RepositoryCheck, open_repositories: OpenRepositories):
     """The repositories keep it whatever runs their statements."""
@@ -135,6 +137,7 @@ def make_deployment(directory: Path) -> MakeBackend:
     return lambda: make_backends(config, [COMPANY], clock=SystemClock(), log=EventLog()).default
 
 
+@pytest.mark.usefixtures("each_engine")
 @pytest.mark.parametrize("check", BACKEND_CHECKS, ids=check_name)
 async def test_backend(check: BackendCheck, tmp_path: Path):
     """SQLite files keep what tenancy relies on in closed databases, copies, restores and locks."""

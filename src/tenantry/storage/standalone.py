@@ -31,7 +31,7 @@ from tenantry.storage.protocol import Store
 from tenantry.storage.sqlite.connections.connect_hooks import NamedHook, hooks_of
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
-from tenantry.storage.sqlite.engine.choice import module
+from tenantry.storage.sqlite.engine.choice import choose, module
 from tenantry.storage.sqlite.migrations.memory_database import check_objects
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.threads import run_in_thread
@@ -234,10 +234,12 @@ class SQLitePersistenceBackend(StandaloneBackend):
 
     Raises:
         MigrationError: The packs cannot be used together.
+        SettingsError: The setting ``engine`` is ``native``, and this process cannot use the engine in C.
     """
 
     def __init__(self, config: SQLiteConfig, *, schemas: Sequence[Schema] = (COMPANY,)) -> None:
         check_schemas(schemas)
+        choose(config.engine)  # raises if the engine cannot be used
         is_memory = config.path == MEMORY_PATH
         options = SQLiteOptions(
             # The path is absolute because readers are opened later, when the working directory may have changed.
@@ -258,7 +260,9 @@ class SQLitePersistenceBackend(StandaloneBackend):
             tuple(schemas),
             clock=SystemClock(),
             log=log,
-            thread_pools=ThreadPools.of(write_threads=1, read_threads=_READ_THREADS, engine=module("auto")),
+            thread_pools=ThreadPools.of(
+                write_threads=1, read_threads=_READ_THREADS, engine=module(config.engine)
+            ),
         )
         super().__init__(self._sqlite_store, schemas, log)
 
@@ -329,6 +333,7 @@ def create_backend(
     Raises:
         MigrationError: The packs cannot be used together.
         PersistenceConnectionError: The back end's name is unknown, or the settings are missing.
+        SettingsError: The setting ``engine`` is ``native``, and this process cannot use the engine in C.
     """
     log = EventLog()
     made: PersistenceBackend

@@ -28,6 +28,8 @@ from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.testing.conformance.samples import make_message
 from tenants import held_writer
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 TABLES = [
     "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)",
     "CREATE TRIGGER refusing BEFORE INSERT ON t WHEN new.n < 0 BEGIN SELECT RAISE(ROLLBACK, 'below zero'); END",

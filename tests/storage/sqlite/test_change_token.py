@@ -9,6 +9,8 @@ import pytest
 from stores import OPTIONS, open_store
 from tenants import query
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 FILES = sorted(set(OPTIONS) - {"memory"})
 
 

@@ -11,11 +11,14 @@ import aiosqlite
 import anyio
 import pytest
 
+from engines import engine_module
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, StubbornConnection, open_store, reached, rows, run
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPool
 from tenants import open_files
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 @pytest.fixture
@@ -55,6 +58,11 @@ class CountingQueue:
         """Pass it on."""
         self.count += 1
         self._queue.put_nowait(item)
+
+    def put_batch(self, *batch: Any) -> None:
+        """Pass a batch of the engine on."""
+        self.count += 1
+        self._queue.put_batch(*batch)  # type: ignore[attr-defined]  # the engine's queue
 
     def qsize(self) -> int:
         """Return how many wait."""
@@ -317,11 +325,13 @@ def _count_after(conn: sqlite3.Connection, gate: Gate, ended: list[str]) -> None
 
 async def open_connection(path: Path | str, **options: Any) -> JobConnection:
     """Open a connection with a thread of its own."""
-    return await JobConnection.open(lambda: _connect(path, **options), ThreadPool("test", 1))
+    return await JobConnection.open(lambda: _connect(path, **options), ThreadPool("test", 1, engine_module()))
 
 
 async def _opened_at(gate: Gate, path: Path | str) -> JobConnection:
-    return await JobConnection.open(lambda: gate.wait() or _connect(path), ThreadPool("test", 1))
+    return await JobConnection.open(
+        lambda: gate.wait() or _connect(path), ThreadPool("test", 1, engine_module())
+    )
 
 
 def _connect(path: Path | str, **options: Any) -> sqlite3.Connection:

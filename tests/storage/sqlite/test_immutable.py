@@ -15,6 +15,8 @@ from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import open_files, query, write_pack
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 
 @pytest.fixture
 async def store(tmp_path: Path) -> AsyncIterator[SQLiteStore]:

@@ -18,6 +18,8 @@ from tenantry.errors import DatabaseCorruptError, PersistenceConnectionError, Sn
 from tenantry.storage.sqlite.maintenance import integrity, maintenance
 from tenantry.storage.sqlite.store import SQLiteStore
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 PAGE_BYTES = 4096
 
 

@@ -16,6 +16,8 @@ from tenantry.storage.sqlite.connections.opening import WAL_HOLD_SECONDS, SQLite
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import database_path, make_message, until
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 LIMIT_BYTES = 2**20
 WRITE = "INSERT OR REPLACE INTO t VALUES (?, zeroblob(50000))"
 WRITE_BYTES = 2 * 50_000
@@ -182,4 +184,7 @@ async def test_the_limit_of_a_registrys_tenants(data_dir: Path):
         for _ in range(12):
             await acme.messages.save(make_message("x" * 200_000))
             await acme.messages.get_history("general", limit=1)
-        await until(lambda: log_bytes(database_path(data_dir, "acme")) < LIMIT_BYTES)
+        # The call after the one that has made the log too long cuts it back.
+        async with asyncio.timeout(HANG_SECONDS):
+            while log_bytes(database_path(data_dir, "acme")) >= LIMIT_BYTES:
+                await acme.messages.save(make_message("x"))

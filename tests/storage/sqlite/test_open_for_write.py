@@ -15,6 +15,8 @@ from tenantry.schemas.schema import Schema
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenants import database_path, make_message, open_files, query, write_pack
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 OWNER = "SELECT epoch, owner FROM tenantry_owner"
 
 

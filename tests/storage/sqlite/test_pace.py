@@ -17,6 +17,8 @@ from tenantry.storage.sqlite.connections.pace import (
     Pace,
 )
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 LONG_SECONDS = LONG_JOB_SECONDS * 2
 
 

@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from engines import engine_module
 from stores import HANG_SECONDS, reached
 from tenantry.storage.sqlite.connections.thread_pool import SerialQueue, ThreadPool
+
+pytestmark = pytest.mark.usefixtures("each_engine")
 
 
 def put(queue: SerialQueue, function: Callable[[], Any]) -> "asyncio.Future[Any]":
@@ -20,7 +23,7 @@ def put(queue: SerialQueue, function: Callable[[], Any]) -> "asyncio.Future[Any]
 
 async def test_a_connections_jobs_run_in_order_and_one_at_a_time():
     """Whichever threads they run on, no two jobs of a queue meet; other queues' jobs run beside them."""
-    pool = ThreadPool("test", 4)
+    pool = ThreadPool("test", 4, engine_module())
     queues = [pool.register() for _ in range(8)]
     done: list[list[int]] = [[] for _ in queues]
     inside = [threading.Lock() for _ in queues]
@@ -44,7 +47,7 @@ async def test_a_connections_jobs_run_in_order_and_one_at_a_time():
 
 async def test_strands_take_turns():
     """One with much to do goes to the end of the line after each job: a newcomer waits for one and not for all."""
-    pool = ThreadPool("test", 1)
+    pool = ThreadPool("test", 1, engine_module())
     busy, other = pool.register(), pool.register()
     order: list[str] = []
     begun, go_on = threading.Event(), threading.Event()
@@ -67,13 +70,15 @@ async def test_strands_take_turns():
 async def test_jobs_that_hang_hold_nobody_up():
     """Each thread whose job takes longer than a turn is replaced, and ends with its job."""
     threads = threading.active_count()
-    pool = ThreadPool("test", 2)
+    pool = ThreadPool("test", 2, engine_module())
     hanging = [pool.register() for _ in range(3)]
     other = pool.register()
     go_on = threading.Event()
     held = [put(queue, lambda: go_on.wait(HANG_SECONDS)) for queue in hanging]
     async with asyncio.timeout(HANG_SECONDS):
-        assert await put(other, lambda: "served") == "served"
+        job = put(other, lambda: "served")
+        pool.watch()
+        assert await job == "served"
     await reached(lambda: threading.active_count() == threads + 2 + len(hanging))
     go_on.set()
     assert await asyncio.gather(*held) == [True] * 3
@@ -86,7 +91,7 @@ async def test_jobs_that_hang_hold_nobody_up():
 async def test_the_threads_end_with_the_last_connection():
     """No more threads than connections, none without any; and a pool can be used again, on this loop or another."""
     threads = threading.active_count()
-    pool = ThreadPool("test", 3)
+    pool = ThreadPool("test", 3, engine_module())
 
     async def use() -> None:
         queues = [pool.register()]
@@ -105,7 +110,7 @@ async def test_the_threads_end_with_the_last_connection():
 
 async def test_what_a_job_raises_is_its_callers():
     """The thread goes on, even where what was raised would end a thread of anyone else's."""
-    pool = ThreadPool("test", 1)
+    pool = ThreadPool("test", 1, engine_module())
     queue = pool.register()
     for error in (ValueError("no"), SystemExit(1), KeyboardInterrupt()):
         job = put(queue, lambda error=error: (_ for _ in ()).throw(error))
@@ -117,7 +122,7 @@ async def test_what_a_job_raises_is_its_callers():
 
 def test_a_caller_whose_loop_is_closed():
     """Nobody waits for the result any more; the thread serves the next one all the same."""
-    pool = ThreadPool("test", 1)
+    pool = ThreadPool("test", 1, engine_module())
     queue = pool.register()
     go_on = threading.Event()
 
@@ -135,7 +140,7 @@ def test_a_caller_whose_loop_is_closed():
 
 async def test_a_job_whose_caller_has_gone():
     """A cancelled future is left as it is."""
-    pool = ThreadPool("test", 1)
+    pool = ThreadPool("test", 1, engine_module())
     queue = pool.register()
     done: list[int] = []
     gone = put(queue, lambda: done.append(1))

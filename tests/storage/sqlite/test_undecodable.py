@@ -19,6 +19,8 @@ from tenantry.storage.sqlite.maintenance import integrity, maintenance
 from tenantry.storage.sqlite.maintenance.inspection import read_closed_owner
 from tenants import HANG_SECONDS, database_path, make_message, query, stored_contents
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 GOOD_NAME, BAD_NAME = b"tablemessagesmessages", b"tablem\xffssagesmessages"
 
 

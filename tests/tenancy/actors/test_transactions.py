@@ -20,6 +20,8 @@ from tenantry.events import CallRefused
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenants import HANG_SECONDS, Recorder, make_message, stored_contents, until
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 LONG_SECONDS = 1000.0
 """A deadline that no test reaches: what ends before it was ended by something else."""
 

@@ -24,6 +24,8 @@ from tenants import (
     write_pack,
 )
 
+pytestmark = pytest.mark.usefixtures("each_engine")
+
 BIG = "x" * 20_000
 
 
