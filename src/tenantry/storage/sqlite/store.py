@@ -153,7 +153,7 @@ class SQLiteStore:
             return False
         try:
             is_healthy = await connection.run(_select_one)
-        except (*DRIVER_ERRORS, ValueError):  # ValueError: the connection has been closed
+        except (*DRIVER_ERRORS, ValueError, TenantryError):  # ValueError: the connection has been closed
             is_healthy = False
         self._log.debug(events.BACKEND_HEALTH_CHECK, backend=self.backend, is_healthy=is_healthy)
         return is_healthy
