@@ -19,7 +19,8 @@ static const char RELEASED[] = "released", PRAGMAS[] = "PRAGMA cell_size_check =
 typedef struct {
     int lock;
     const char *lock_path, *name, *root, *path, *uri, *summary_sql;
-    Py_ssize_t name_length, root_length, summary_length;
+    Py_ssize_t name_length, summary_length;
+    size_t root_length;
     struct stat file;
     sqlite3 *handle;
     sqlite3_stmt *summary; /* on its row */
@@ -43,7 +44,8 @@ static bool has_own_path(const Opening *opening)
     char part[PATH_MAX];
     struct stat found;
     size_t length = strlen(opening->path);
-    if (length >= sizeof part || strncmp(opening->path, opening->root, (size_t)opening->root_length) != 0)
+    if (length >= sizeof part || strncmp(opening->path, opening->root, opening->root_length) != 0 ||
+        opening->path[opening->root_length] != '/')
         return false;
     memcpy(part, opening->path, length + 1);
     for (char *slash = strchr(part + opening->root_length + 1, '/'); slash != NULL; slash = strchr(slash + 1, '/')) {
@@ -147,8 +149,8 @@ static PyObject *opened(Opening *opening)
         write_lock(opening->lock, RELEASED, sizeof RELEASED - 1);
         return row == Py_None ? row : (Py_XDECREF(row), NULL);
     }
-    PyObject *found = Py_BuildValue("(N(sLLL)N)", database, opening->path, database->inode, database->size, database->modified_ns, row);
-    return found;
+    return Py_BuildValue("(N(NLLL)N)", database, PyUnicode_DecodeFSDefault(opening->path), database->inode, database->size,
+                         database->modified_ns, row);
 }
 
 /* modified_at(path): the modification time of a file in nanoseconds; None without the file. The interpreter's lock is kept. */
@@ -156,10 +158,12 @@ PyObject *engine_modified_at(PyObject *module, PyObject *path)
 {
     (void)module;
     struct stat found;
-    const char *name = PyUnicode_AsUTF8(path);
-    if (name == NULL)
+    PyObject *name; /* in the file system's encoding: a path need not be UTF-8 */
+    if (!PyUnicode_FSConverter(path, &name))
         return NULL;
-    if (stat(name, &found) != 0)
+    bool is_there = stat(PyBytes_AS_STRING(name), &found) == 0;
+    Py_DECREF(name);
+    if (!is_there)
         Py_RETURN_NONE;
     return PyLong_FromLongLong((long long)found.st_mtim.tv_sec * 1000000000 + found.st_mtim.tv_nsec);
 }
@@ -173,15 +177,22 @@ PyObject *engine_open_at_rest(PyObject *module, PyObject *arguments)
 {
     (void)module;
     Opening opening = {.lock = -1};
-    bool is_open;
-    if (!PyArg_ParseTuple(arguments, "isy#s#sss#:open_at_rest", &opening.lock, &opening.lock_path, &opening.name, &opening.name_length,
-                          &opening.root, &opening.root_length, &opening.path, &opening.uri, &opening.summary_sql,
-                          &opening.summary_length))
+    PyObject *lock_path, *root, *path, *found;
+    if (!PyArg_ParseTuple(arguments, "iO&y#O&O&ss#:open_at_rest", &opening.lock, PyUnicode_FSConverter, &lock_path, &opening.name,
+                          &opening.name_length, PyUnicode_FSConverter, &root, PyUnicode_FSConverter, &path, &opening.uri,
+                          &opening.summary_sql, &opening.summary_length))
         return NULL;
+    opening.lock_path = PyBytes_AS_STRING(lock_path);
+    opening.root = PyBytes_AS_STRING(root);
+    opening.root_length = strlen(opening.root);
+    opening.path = PyBytes_AS_STRING(path);
+    bool is_open;
     Py_BEGIN_ALLOW_THREADS
     is_open = open_at_rest(&opening);
     Py_END_ALLOW_THREADS
-    if (!is_open)
-        Py_RETURN_NONE;
-    return opened(&opening);
+    found = is_open ? opened(&opening) : Py_NewRef(Py_None);
+    Py_DECREF(lock_path);
+    Py_DECREF(root);
+    Py_DECREF(path);
+    return found;
 }

@@ -93,13 +93,13 @@ static PyObject *database_close(PyObject *self, PyObject *unused)
         return NULL;
     }
     sqlite3 *handle = database->handle;
+    database->handle = NULL; /* `SerialQueue.interrupt` must not find it while this thread closes it */
     Py_BEGIN_ALLOW_THREADS
     /* If Python has closed its connection before, SQLite has kept the handle for these statements. */
     database_forget_statements(database);
     if (database->connection == NULL && handle != NULL)
         sq.close(handle);
     Py_END_ALLOW_THREADS
-    database->handle = NULL;
     database->is_busy = false;
     Py_CLEAR(database->connection);
     Py_RETURN_NONE;
