@@ -72,7 +72,8 @@ def test_without_a_compiler(installed: Path):
     missing = (installed / ENGINE / NOT_BUILT).read_text().strip()
     assert missing.startswith("there is no C compiler ")
     assert reason_in(installed) == (
-        f"the engine was not built, because {missing}: install what is missing, and then tenantry anew"
+        f"the engine was not built, because {missing}: install what is missing, and then tenantry again "
+        "(in a clone: make engine)"
     )
 
 

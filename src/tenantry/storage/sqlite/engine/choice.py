@@ -63,7 +63,7 @@ def _why_not_native() -> str | None:
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError):
             return _why_not_built()
-        return f"the engine cannot be loaded ({error}): install tenantry anew with this Python"
+        return f"the engine cannot be loaded ({error}): install tenantry again with this Python"
     except OSError as error:
         return (
             f"the engine cannot use the SQLite library of this Python ({error}): use a Python that loads the system's SQLite library, "
@@ -89,8 +89,8 @@ def _unfit_python() -> str | None:
 def _why_not_built() -> str:
     with suppress(OSError):
         reason = _NOT_BUILT.read_text(encoding="utf-8").strip()
-        return f"the engine was not built, because {reason}: install what is missing, and then tenantry anew"
-    return "the engine was not built: install tenantry anew where a C compiler, Python.h and sqlite3.h are"
+        return f"the engine was not built, because {reason}: install what is missing, and then tenantry again (in a clone: make engine)"
+    return "the engine was not built: install tenantry again where a C compiler, Python.h and sqlite3.h are"
 
 
 @cache
