@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from uuid import UUID
 
 import pydantic_core
@@ -93,7 +93,7 @@ class RecordType(Generic[ModelT]):
                 if fields[name] == empty:
                     del fields[name]
                 else:
-                    fields[name] = json.loads(fields[name])
+                    fields[name] = _from_json(fields[name])
             return self._validate(fields)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             record_id = _printable(fields.get("id", seq))
@@ -188,6 +188,14 @@ class RecordRepository(Repository, Generic[ModelT]):
 def to_json(value: BaseModel | Sequence[object]) -> str:
     """Return a nested model or a tuple as JSON, without fields that are None: None is always the default."""
     return pydantic_core.to_json(value, exclude_none=True).decode()
+
+
+def _from_json(text: str) -> Any:
+    """Return a JSON value; what pydantic's parser refuses, such as 200 nested lists, Python's parser may take."""
+    try:
+        return pydantic_core.from_json(text)
+    except ValueError:
+        return json.loads(text)
 
 
 def _names(columns: Sequence[str]) -> str:
