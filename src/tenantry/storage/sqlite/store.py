@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, TypeVar
 
 import anyio
 
@@ -31,7 +31,13 @@ from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_read
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.connections.transaction import SQLiteTransaction
 from tenantry.storage.sqlite.database_files.change_token import read_change_token
-from tenantry.storage.sqlite.engine.native import READ, WRITE, driver_error, results_with_names
+from tenantry.storage.sqlite.engine.native import (
+    READ,
+    WRITE,
+    NativeBatch,
+    driver_error,
+    results_with_names,
+)
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.maintenance import integrity, online_backup
 from tenantry.storage.sqlite.migrations import migrator
@@ -369,7 +375,7 @@ class SQLiteStore:
             return self._submit(connection, job)
         return connection.submit_batch(batch_, job, partial(_results_of, statements))
 
-    def _written(self, requests: Sequence[Request], ended: Any) -> list[WriteOutcome]:
+    def _written(self, requests: Sequence[Request], ended: NativeBatch) -> list[WriteOutcome]:
         """Return the outcomes of a batch of the engine."""
         self._log_limit.measure_again()
         refusal = ended.refusal()
@@ -508,7 +514,7 @@ class SQLiteStore:
         raise mapped from error
 
 
-def _results_of(statements: Sequence["Statement"], ended: Any) -> list[ReadOutcome]:
+def _results_of(statements: Sequence["Statement"], ended: NativeBatch) -> list[ReadOutcome]:
     """Return the results of a batch of reads of the engine."""
     results: list[ReadOutcome] = ended.results()
     return results_with_names(statements, results) if ended.has_names else results

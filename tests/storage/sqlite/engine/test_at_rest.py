@@ -12,6 +12,7 @@ import pytest
 
 from engine_rig import Rig, needed_engine
 from stores import rows
+from tenantry.storage.sqlite.connections import hardening
 from tenantry.storage.sqlite.engine.native import READ
 
 RELEASED = f"{'released':127}\n".encode()
@@ -183,6 +184,18 @@ def test_held_lock(resting: Resting):
         fcntl.flock(other, fcntl.LOCK_EX)
         assert resting.open() is None
     assert resting.open() is not None
+
+
+def test_pragmas(resting: Resting):
+    """The engine's connection has the pragmas that every connection sets."""
+    rig = Rig()
+    hardening.harden(rig.connection)
+    found = "SELECT * FROM pragma_cell_size_check, pragma_cache_size"
+    expected = rig.connection.execute(found).fetchall()
+    rig.database.close()
+    rig.database, _, _ = resting.open()
+    assert rig.read(rows(found)) == [expected]
+    rig.close()
 
 
 def test_paths(resting: Resting):

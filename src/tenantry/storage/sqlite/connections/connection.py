@@ -25,7 +25,7 @@ import anyio
 from tenantry.forks import keep_for_ever
 from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
 from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
-from tenantry.storage.sqlite.engine.native import outlet
+from tenantry.storage.sqlite.engine.native import NativeBatch, NativeDatabase, outlet
 from tenantry.threads import running_loop
 
 T = TypeVar("T")
@@ -38,11 +38,11 @@ class NativeFile(NamedTuple):
     """A file that the engine has opened for reading.
 
     Attributes:
-        database: The engine's `Database`.
+        database: The engine's object for the file.
         connector: The function that opens the same file in Python, for the first job that the engine does not take.
     """
 
-    database: Any
+    database: NativeDatabase
     connector: Callable[[], sqlite3.Connection]
 
 
@@ -56,7 +56,7 @@ class JobConnection(aiosqlite.Connection):
         # super().__init__() is not called, because it creates a thread, which would double the time of this constructor.
         self._running = True
         self._connection: sqlite3.Connection | None = None
-        self._database: Any = None  # the engine's
+        self._database: NativeDatabase | None = None
         self._connector = connector  # type: ignore[assignment]  # the connector of an unopened connection
         self._iter_chunk_size = _ROWS_PER_FETCH
         self._thread_pool = thread_pool
@@ -131,7 +131,7 @@ class JobConnection(aiosqlite.Connection):
         if self._thread_pool.engine is not None and self._database is None:
             self._database = self._thread_pool.engine.Database(self._conn, token, file)
 
-    def batch(self, kind: int, requests: Sequence[Any]) -> Any:
+    def batch(self, kind: int, requests: Sequence[Any]) -> NativeBatch | None:
         """Return a batch for `submit_batch`; None if the requests must run in Python."""
         if self._database is None or not self._running:
             return None
@@ -267,7 +267,7 @@ class JobConnection(aiosqlite.Connection):
                 self._connection.interrupt()
             return is_running
 
-    def interrupt_batch(self, batch: Any) -> bool:
+    def interrupt_batch(self, batch: NativeBatch) -> bool:
         """Give a batch up; return whether it runs in the engine now. Then its statements were interrupted."""
         return bool(self._tx.interrupt(batch))  # type: ignore[attr-defined]  # the engine's queue
 
@@ -323,7 +323,7 @@ class BatchJob(Job[T]):
         self._batch = batch
         self._finish = finish
 
-    def deliver(self, batch: Any) -> None:
+    def deliver(self, batch: NativeBatch) -> None:
         """Set the result of the batch, which has ended."""
         try:
             self.set_result(self._finish(batch))

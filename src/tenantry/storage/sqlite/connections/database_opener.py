@@ -7,7 +7,7 @@ import sqlite3
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from tenantry.config import Durability
 from tenantry.errors import MigrationError, TenantryError
@@ -29,6 +29,8 @@ from tenantry.storage.sqlite.migrations import migrator
 
 if TYPE_CHECKING:
     from types import ModuleType
+
+    from tenantry.storage.sqlite.engine.native import AtRest
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
 """Reads the owner and the migrations of a closed database. One statement, because Python waits for the interpreter lock after each."""
@@ -151,8 +153,11 @@ class DatabaseOpener:
             return None
         uri = database_uri(path, IMMUTABLE)
 
-        def lock(descriptor: int, lock_path: str, name: bytes) -> Any:
-            return engine.open_at_rest(descriptor, lock_path, name, str(root), str(path), uri, _SUMMARY)
+        def lock(descriptor: int, lock_path: str, name: bytes) -> "AtRest | None":
+            found: AtRest | None = engine.open_at_rest(
+                *(descriptor, lock_path, name, str(root), str(path), uri, _SUMMARY)
+            )
+            return found
 
         opened = ownership.acquire_by(lock)
         if opened is None:

@@ -13,8 +13,12 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-enum { LOCK_BYTES = 128, SUMMARY_COLUMNS = 5 };
-static const char RELEASED[] = "released", PRAGMAS[] = "PRAGMA cell_size_check = ON; PRAGMA cache_size = -2000";
+enum {
+    LOCK_BYTES = 128, /* `CONTENT_BYTES` of lock_file.py */
+    SUMMARY_COLUMNS = 5,
+};
+static const char RELEASED[] = "released"; /* `_RELEASED` of ownership.py */
+static const char PRAGMAS[] = "PRAGMA cell_size_check = ON; PRAGMA cache_size = -2000"; /* `PRAGMAS` of hardening.py */
 
 typedef struct {
     int lock;
@@ -138,19 +142,22 @@ static PyObject *row_of_summary(sqlite3_stmt *summary)
     Py_RETURN_NONE;
 }
 
+/* Return what Python gets; None if Python must open the file, because a text of the row is missing or is not UTF-8. */
 static PyObject *opened(Opening *opening)
 {
     PyObject *row = row_of_summary(opening->summary);
     sq.finalize(opening->summary);
     opening->summary = NULL;
     Database *database = row == NULL || row == Py_None ? NULL : database_at_rest(opening->handle, opening->path, &opening->file);
-    if (database == NULL) {
-        close_file(opening);
-        write_lock(opening->lock, RELEASED, sizeof RELEASED - 1);
-        return row == Py_None ? row : (Py_XDECREF(row), NULL);
-    }
-    return Py_BuildValue("(N(NLLL)N)", database, PyUnicode_DecodeFSDefault(opening->path), database->inode, database->size,
-                         database->modified_ns, row);
+    if (database != NULL)
+        return Py_BuildValue("(N(NLLL)N)", database, PyUnicode_DecodeFSDefault(opening->path), database->inode, database->size,
+                             database->modified_ns, row);
+    close_file(opening);
+    write_lock(opening->lock, RELEASED, sizeof RELEASED - 1);
+    if (row == Py_None)
+        return row;
+    Py_XDECREF(row);
+    return NULL;
 }
 
 /* modified_at(path): the modification time of a file in nanoseconds; None without the file. The interpreter's lock is kept. */

@@ -1,4 +1,4 @@
-"""The engine's module, set up for this process, and the event loops' outlets.
+"""The engine's module, set up for this process, its types, and the event loops' outlets.
 
 The module `_engine` is written in C, and is missing where it could not be built; see `tenantry.storage.sqlite.engine.choice`.
 """
@@ -10,7 +10,7 @@ import sqlite3
 from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
 from weakref import WeakKeyDictionary, finalize
 
 from tenantry.sql.row import Columns, Row
@@ -32,14 +32,70 @@ _ERROR_NAMES: Final = {
 }
 
 
+class NativeBatch(Protocol):
+    """Statements that run together in the engine; made by `NativeDatabase.batch`."""
+
+    @property
+    def has_names(self) -> bool:
+        """Whether a statement has a fetch with names; see `with_names`."""
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether a constraint has refused a unit."""
+
+    def results(self) -> list[Any]:
+        """Return one result for each read, or a list of results for each unit of writes, whose result is None if it was refused.
+
+        Raises:
+            ValueError: The batch has not ended, or was refused.
+        """
+
+    def errors(self) -> list[tuple[int, int, bytes]]:
+        """Return the index, SQLite's code and SQLite's message of each unit that a constraint has refused; raise like `results`."""
+
+    def refusal(self) -> tuple[int, bytes] | None:
+        """Return SQLite's code and message if COMMIT failed, so that all units failed; else None."""
+
+
+class NativeDatabase(Protocol):
+    """A connection, as the engine uses it."""
+
+    def batch(self, kind: int, units: list[Any], /) -> NativeBatch | None:
+        """Return a batch of statements (`READ`) or of units (`WRITE`); None if Python must run them."""
+
+    def close(self) -> None:
+        """Free the prepared statements, and close a file that the engine has opened. Later batches run in Python.
+
+        Raises:
+            ValueError: A batch runs.
+        """
+
+
+AtRest: TypeAlias = tuple[NativeDatabase, tuple[str, int, int, int], tuple[str, int, str, int, str]]
+"""A file that the engine has opened: the database, the file's identity (see `ImmutableFile.identity`), and the row about the file."""
+
+
 class Delivered(Protocol):
     """The future of a batch."""
 
     def done(self) -> bool:
         """Return whether nobody waits for the batch."""
 
-    def deliver(self, batch: Any) -> None:
+    def deliver(self, batch: NativeBatch) -> None:
         """Take the batch, which has ended."""
+
+
+class Outlet(Protocol):
+    """The batches of one event loop that have ended."""
+
+    def take(self) -> list[tuple[Delivered, NativeBatch]]:
+        """Remove the batches, and return them with their futures."""
+
+    def fileno(self) -> int:
+        """Return the descriptor that is readable while batches are there."""
+
+    def close(self) -> None:
+        """Drop the batches, and those that end later, and close the descriptor."""
 
 
 @cache
@@ -56,7 +112,7 @@ def engine() -> "ModuleType":
     return module
 
 
-def outlet() -> Any:
+def outlet() -> Outlet:
     """Return the outlet of the running event loop, which the loop watches."""
     loop = asyncio.get_running_loop()
     found = _outlets.get(loop)
@@ -76,8 +132,7 @@ def _close_outlets_of_closed_loops() -> None:
             found.close()
 
 
-def _deliver_all(outlet: Any) -> None:
-    future: Delivered
+def _deliver_all(outlet: Outlet) -> None:
     for future, batch in outlet.take():
         if not future.done():
             future.deliver(batch)
@@ -115,7 +170,7 @@ def driver_error(code: int, message: bytes) -> sqlite3.Error:
     return error
 
 
-_outlets: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Any]] = WeakKeyDictionary()
+_outlets: Final[WeakKeyDictionary[asyncio.AbstractEventLoop, Outlet]] = WeakKeyDictionary()
 
 # The parent's outlets wake the parent, so a child that runs the same event loop again needs another outlet.
 os.register_at_fork(after_in_child=_outlets.clear)

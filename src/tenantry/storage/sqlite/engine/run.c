@@ -100,7 +100,7 @@ static int bind(sqlite3_stmt *statement, int place, const Value *value)
     case SQLITE_TEXT:
         return sq.bind_text(statement, place, value->as.bytes, value->length, SQLITE_STATIC);
     case SQLITE_BLOB:
-        /* A null pointer would bind NULL; the pointer of empty bytes is none. */
+        /* A null pointer would bind NULL. The pointer of empty bytes is not null. */
         return sq.bind_blob(statement, place, value->as.bytes, value->length, SQLITE_STATIC);
     default:
         return sq.bind_null(statement, place);
