@@ -64,18 +64,18 @@ def print_tables(result: DemoResult, compared: LoadResult | None, console: Conso
     console.print("  " + ", ".join(result.metric_families), soft_wrap=False)
     console.print(_check_words("", result))
     if compared is not None:
-        console.print(_check_words(f" of {AIOSQLITE}", compared))
+        console.print(_check_words(" on aiosqlite", compared))
 
 
-def _check_words(of: str, result: LoadResult) -> str:
+def _check_words(where: str, result: LoadResult) -> str:
     check = result.check
     if result.is_whole:
         return (
-            f"[green]Checked after reopening{of}:[/] all {check.checked:,} acknowledged records exist, each in its own company. "
+            f"[green]Checked{where} after reopening:[/] all {check.checked:,} acknowledged records exist, each in its own company. "
             "A record that was written several times counts once."
         )
     return (
-        f"[bold red]Lost or mixed up{of}:[/] {check.missing:,} of {check.checked:,} acknowledged records are missing, and "
+        f"[bold red]Lost or mixed up{where}:[/] {check.missing:,} of {check.checked:,} acknowledged records are missing, and "
         f"records of {check.foreign:,} companies are in another company's file."
     )
 

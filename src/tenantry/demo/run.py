@@ -84,19 +84,18 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
             lambda fraction: show(Progress.of("checking", fraction, timings)),
         )
     chosen = statistics.engine
-    engine = (chosen.name, chosen.reason) if settings.database is None else ("postgres", None)
+    is_in_files = settings.database is None
     return DemoResult(
-        *(
-            elapsed_seconds,
-            timings,
-            check,
-            *engine,
-            config.durability,
-            tally.batches,
-            statistics.pool,
-            tally.waits,
-            families,
-        )
+        elapsed_seconds=elapsed_seconds,
+        timings=timings,
+        check=check,
+        engine=chosen.name if is_in_files else "postgres",
+        engine_reason=chosen.reason if is_in_files else None,
+        durability=config.durability,
+        batches=tally.batches,
+        pool=statistics.pool,
+        pool_waits=tally.waits,
+        metric_families=families,
     )
 
 

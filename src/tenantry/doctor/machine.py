@@ -10,6 +10,7 @@ from typing import Final
 
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
+from tenantry.environment import variable
 from tenantry.errors import PersistenceConnectionError, SettingsError
 from tenantry.files.disk_space import DISK_BYTES_MIN
 from tenantry.files.durable_files import lstat
@@ -110,7 +111,7 @@ def _engine(config: RegistryConfig) -> Finding:
     try:
         choice = choose(config.engine)
     except SettingsError as error:
-        return wrong(check, str(error), "follow the reason, or set TENANTRY_ENGINE=auto")
+        return wrong(check, str(error), f"do what the reason says, or set {variable('engine')}=auto")
     if choice.reason is None:
         return ok(check, f"native, with SQLite {choice.sqlite_version} in {choice.sqlite_library}")
     if config.engine == "auto":

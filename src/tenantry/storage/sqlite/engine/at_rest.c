@@ -30,7 +30,8 @@ typedef struct {
     sqlite3_stmt *summary; /* on its row */
 } Opening;
 
-static bool fits(const char *path, const char *suffix, struct stat *found, bool *is_there)
+/* Look for the path with a suffix, without following a link; return false if the path is too long. */
+static bool look_for(const char *path, const char *suffix, struct stat *found, bool *is_there)
 {
     char whole[PATH_MAX];
     size_t length = strlen(path), more = strlen(suffix);
@@ -65,8 +66,8 @@ static bool is_at_rest(Opening *opening)
 {
     struct stat other;
     bool has_file, has_log, has_journal;
-    return fits(opening->path, "", &opening->file, &has_file) && fits(opening->path, "-wal", &other, &has_log) &&
-           fits(opening->path, "-journal", &other, &has_journal) && has_file && S_ISREG(opening->file.st_mode) &&
+    return look_for(opening->path, "", &opening->file, &has_file) && look_for(opening->path, "-wal", &other, &has_log) &&
+           look_for(opening->path, "-journal", &other, &has_journal) && has_file && S_ISREG(opening->file.st_mode) &&
            opening->file.st_size > 0 && !has_log && !has_journal;
 }
 
@@ -172,7 +173,7 @@ PyObject *engine_modified_at(PyObject *module, PyObject *path)
     Py_DECREF(name);
     if (!is_there)
         Py_RETURN_NONE;
-    return PyLong_FromLongLong((long long)found.st_mtim.tv_sec * 1000000000 + found.st_mtim.tv_nsec);
+    return PyLong_FromLongLong(modified_ns(&found));
 }
 
 /* open_at_rest(lock, lock_path, name, root, path, uri, summary_sql): lock, check and open a database.

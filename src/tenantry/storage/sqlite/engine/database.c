@@ -65,6 +65,11 @@ static PyObject *database_new(PyTypeObject *type, PyObject *arguments, PyObject 
     return NULL;
 }
 
+long long modified_ns(const struct stat *found)
+{
+    return (long long)found->st_mtim.tv_sec * 1000000000 + found->st_mtim.tv_nsec;
+}
+
 /* Return the database of a file at rest, whose handle it closes; NULL without memory. */
 Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found)
 {
@@ -73,7 +78,7 @@ Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat 
         return NULL;
     database->inode = (long long)found->st_ino;
     database->size = (long long)found->st_size;
-    database->modified_ns = (long long)found->st_mtim.tv_sec * 1000000000 + found->st_mtim.tv_nsec;
+    database->modified_ns = modified_ns(found);
     if (copy_text(path, "", &database->file_path) && copy_text(path, "-wal", &database->log_path)) {
         database->handle = handle;
         return database;

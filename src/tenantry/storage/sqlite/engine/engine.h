@@ -228,6 +228,7 @@ bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step);
 bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step);
 
 /* database.c */
+long long modified_ns(const struct stat *found); /* needs no lock */
 Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found);
 
 /* at_rest.c */

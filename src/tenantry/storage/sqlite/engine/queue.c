@@ -172,7 +172,7 @@ static PyObject *serial_new(PyTypeObject *type, PyObject *arguments, PyObject *n
 
 static void serial_free(PyObject *self)
 {
-    /* Each job holds a reference, so there is none. */
+    /* Each job holds a reference to the queue, so the queue has no job now. */
     Py_XDECREF(((SerialQueue *)self)->ready);
     Py_TYPE(self)->tp_free(self);
 }

@@ -85,9 +85,8 @@ static bool is_unchanged(const Database *database)
         return true;
     if (lstat(database->file_path, &found) != 0 || !S_ISREG(found.st_mode))
         return false;
-    long long modified_ns = (long long)found.st_mtim.tv_sec * 1000000000 + found.st_mtim.tv_nsec;
     return (long long)found.st_ino == database->inode && (long long)found.st_size == database->size &&
-           modified_ns == database->modified_ns && (stat(database->log_path, &log) != 0 || log.st_size == 0);
+           modified_ns(&found) == database->modified_ns && (stat(database->log_path, &log) != 0 || log.st_size == 0);
 }
 
 static int bind(sqlite3_stmt *statement, int place, const Value *value)

@@ -51,9 +51,8 @@ class PeerSocket:
         self._name = ""
         self._server: asyncio.Server | None = None
         self._socket: socket.socket | None = None
-        self._listed_ns: int | None = (
-            None  # the time of the folder's last change when `_has_others` was found out
-        )
+        # The time of the folder's last change when `_has_others` was read from the folder; None if the folder must be read again.
+        self._listed_ns: int | None = None
         self._has_others = True
 
     def name(self) -> str | None:
