@@ -24,6 +24,9 @@ from typing import Final
 ROOT: Final = Path(__file__).parents[2]
 TESTS: Final = "tests/storage/sqlite"
 
+FORKING: Final = ("test_queue.py::test_child_of_busy_threads", "test_event_loops.py::test_forked_child")
+"""The tests that fork while other threads allocate memory."""
+
 
 @dataclass(frozen=True)
 class Sanitizer:

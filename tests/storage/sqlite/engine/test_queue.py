@@ -1,7 +1,9 @@
 """The engine's queues, batches and outlets on their own: order, cancellation, wrong use, and what outlives what."""
 
+import contextlib
 import gc
 import os
+import signal
 import sqlite3
 import threading
 import weakref
@@ -327,3 +329,45 @@ def test_forked_child(rig: Rig):
     rig.turn()
     assert rig.ended() == [waiting]
     assert waiting.results() == [[None]]
+
+
+@pytest.mark.filterwarnings(
+    "ignore:This process:DeprecationWarning"
+)  # Python 3.12 warns of forks with threads
+def test_child_of_busy_threads(rig: Rig):
+    """A child finds none of SQLite's locks taken, although the engine's threads are in SQLite at the fork."""
+    busy, is_over = threading.Event(), threading.Event()
+    concatenated = rows(
+        "WITH RECURSIVE numbers (n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM numbers WHERE n < 300) "
+        "SELECT group_concat(n || 'x') FROM numbers"
+    )
+
+    def work() -> None:
+        own = Rig(":memory:")
+        while not is_over.is_set():
+            for _ in range(20):
+                own.put(own.batch(READ, [concatenated]))
+            own.turn()
+            assert len(own.ended()) == 20
+            busy.set()
+        own.close()
+
+    workers = [threading.Thread(target=work) for _ in range(2)]
+    for worker in workers:
+        worker.start()
+    assert busy.wait(HANG_SECONDS)
+    try:
+        for _ in range(20):
+            child = os.fork()
+            if child == 0:
+                signal.signal(signal.SIGALRM, signal.SIG_DFL)
+                signal.alarm(int(HANG_SECONDS))
+                with contextlib.suppress(BaseException):
+                    assert sqlite3.connect(":memory:").execute("SELECT 1").fetchall() == [(1,)]
+                    os._exit(0)
+                os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+    finally:
+        is_over.set()
+        for worker in workers:
+            worker.join()

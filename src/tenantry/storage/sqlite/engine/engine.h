@@ -15,6 +15,7 @@
  *     results.c    builds a batch's results as Python objects, under the lock
  *     outlet.c     the batches that have ended, of one event loop; an eventfd wakes the loop
  *     at_rest.c    opens a database that was closed cleanly, for reading
+ *     forks.c      what a fork does to the engine
  *     functions.c  SQLite's functions, looked up in the library that Python's sqlite3 uses
  *
  * A batch is optimistic. Before anything is committed, every surprise (an error but a refused constraint, an owner that must be checked in
@@ -65,6 +66,9 @@
     X(interrupt, void, (sqlite3 *))                                                                                \
     X(libversion, const char *, (void))                                                                            \
     X(limit, int, (sqlite3 *, int, int))                                                                           \
+    X(mutex_alloc, sqlite3_mutex *, (int))                                                                         \
+    X(mutex_enter, void, (sqlite3_mutex *))                                                                        \
+    X(mutex_leave, void, (sqlite3_mutex *))                                                                        \
     X(next_stmt, sqlite3_stmt *, (sqlite3 *, sqlite3_stmt *))                                                      \
     X(open_v2, int, (const char *, sqlite3 **, int, const char *))                                                 \
     X(prepare_v3, int, (sqlite3 *, const char *, int, unsigned int, sqlite3_stmt **, const char **))               \
@@ -196,8 +200,12 @@ typedef struct Outlet {
 
 extern PyTypeObject DatabaseType, BatchType, OutletType, ReadyQueueType, SerialQueueType, WorkerType;
 
+/* forks.c */
+extern int engine_forks; /* changes only in a forked child, while it has one thread */
+bool forks_watch(void);
+void forks_watch_sqlite(void); /* after SQLite's functions were found */
+
 /* module.c */
-extern int engine_forks;                 /* changes only in a forked child, while it has one thread */
 extern atomic_llong batch_counts[DROPPED + 1]; /* the batches that got into each state */
 
 /* functions.c */

@@ -107,6 +107,7 @@ static bool attach_to(PyTypeObject *type)
     }
     Py_DECREF(closed);
     Py_INCREF(type);
+    forks_watch_sqlite();
     return true;
 }
 

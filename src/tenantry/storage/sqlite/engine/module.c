@@ -5,13 +5,7 @@
 #error "functions.c knows the connections of CPython 3.11 to 3.13"
 #endif
 
-int engine_forks;
 atomic_llong batch_counts[DROPPED + 1];
-
-static void note_fork(void)
-{
-    engine_forks++;
-}
 
 /* counts(): how many batches have ended in each way since the engine was loaded. */
 static PyObject *engine_counts(PyObject *module, PyObject *unused)
@@ -68,10 +62,8 @@ PyMODINIT_FUNC PyInit__engine(void)
         {"Batch", &BatchType},         {"Database", &DatabaseType},       {"Outlet", &OutletType},
         {"ReadyQueue", &ReadyQueueType}, {"SerialQueue", &SerialQueueType}, {"Worker", &WorkerType},
     };
-    static bool are_forks_noted;
-    if (!are_forks_noted && pthread_atfork(NULL, NULL, note_fork) != 0)
+    if (!forks_watch())
         return PyErr_NoMemory();
-    are_forks_noted = true;
     PyObject *module = PyModule_Create(&definition);
     for (size_t i = 0; module != NULL && i < sizeof types / sizeof *types; i++)
         if (PyType_Ready(types[i].type) < 0 || PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0)
