@@ -104,6 +104,18 @@ def test_an_engine_that_cannot_be_loaded(installed: Path):
         extension.unlink()
 
 
+def test_an_engine_of_another_version(installed: Path):
+    """An extension that was built before the source changed is not used: a module in its place has no number of its interface."""
+    extension = installed / ENGINE / "_engine.py"
+    extension.write_text("")
+    try:
+        assert reason_in(installed).startswith(
+            "the engine cannot be loaded (it was built from another version of its source)"
+        )
+    finally:
+        extension.unlink()
+
+
 def test_native_is_refused_with_the_reason(installed: Path, tmp_path: Path):
     """With `native`, no command opens a registry, and the doctor says why. `auto` works."""
     create = ("-m", "tenantry", "tenant", "create", "acme", "--data-dir", str(tmp_path / "data"))

@@ -45,6 +45,9 @@ static PyMethodDef functions[] = {
     {NULL, NULL, 0, NULL},
 };
 
+/* The number that `native.py` has, too: an extension that an older source has left behind must not be used. */
+enum { INTERFACE = 1 };
+
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,
     .m_name = "tenantry.storage.sqlite.engine._engine",
@@ -68,5 +71,7 @@ PyMODINIT_FUNC PyInit__engine(void)
     for (size_t i = 0; module != NULL && i < sizeof types / sizeof *types; i++)
         if (PyType_Ready(types[i].type) < 0 || PyModule_AddObjectRef(module, types[i].name, (PyObject *)types[i].type) < 0)
             Py_CLEAR(module);
+    if (module != NULL && PyModule_AddIntConstant(module, "INTERFACE", INTERFACE) < 0)
+        Py_CLEAR(module);
     return module;
 }

@@ -20,6 +20,9 @@ from tenantry.storage.sqlite.statements.execution import known_texts
 if TYPE_CHECKING:
     from types import ModuleType
 
+_INTERFACE: Final = 1
+"""The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
+
 READ: Final = 0
 WRITE: Final = 1
 """The kinds of batches, as `_engine` has them."""
@@ -103,10 +106,12 @@ def engine() -> "ModuleType":
     """Return the engine's module, which uses the SQLite of Python's `sqlite3`.
 
     Raises:
-        ImportError: The engine was not built for this Python.
+        ImportError: The engine was not built for this Python, or from another version of its source.
         OSError, AttributeError: The engine cannot use the SQLite of Python's `sqlite3`.
     """
     module = import_module("tenantry.storage.sqlite.engine._engine")
+    if getattr(module, "INTERFACE", None) != _INTERFACE:
+        raise ImportError("it was built from another version of its source")
     module.attach(import_module("_sqlite3").__file__)
     module.configure(known_texts, tuple(Fetch))
     return module
