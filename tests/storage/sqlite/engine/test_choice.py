@@ -50,17 +50,22 @@ def run(place: Path, *arguments: str, **variables: str) -> subprocess.CompletedP
 
 
 def reason_in(place: Path, change: str = "pass", **variables: str) -> str:
-    """Return why `choose` takes Python's sqlite3 in a new process, after a change of the process."""
+    """Return why `choose` takes Python's sqlite3 in a new process, after a change of the process; `native` is refused for it."""
     done = run(
         place,
         "-c",
         "import sys, _sqlite3\n"
+        "from tenantry.errors import SettingsError\n"
         "from tenantry.storage.sqlite.engine.choice import choose\n"
         f"{change}\n"
         "choice = choose('auto')\n"
         "assert choice.name == 'python'\n"
         "assert choose('auto') == choice\n"
-        "print(choice.reason)",
+        "try:\n"
+        "    choose('native')\n"
+        "except SettingsError as error:\n"
+        "    assert choice.reason in str(error)\n"
+        "    print(choice.reason)",
         **variables,
     )
     assert done.returncode == 0, done.stderr

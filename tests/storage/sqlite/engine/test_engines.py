@@ -2,12 +2,11 @@
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from python_batches import counted_batches
 from stores import open_backend
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import CompanyRepositories
@@ -15,7 +14,6 @@ from tenantry.config import Engine
 from tenantry.errors import SettingsError
 from tenantry.storage import PersistenceConfig, SQLiteConfig, create_backend
 from tenantry.storage.sqlite.engine import choice
-from tenantry.storage.sqlite.statements import batch
 from tenants import make_message
 
 OpenCompany = Callable[[Path], AbstractAsyncContextManager[CompanyRepositories]]
@@ -35,23 +33,13 @@ def open_standalone(directory: Path) -> AbstractAsyncContextManager[CompanyRepos
 
 
 @pytest.mark.parametrize("open_company", [open_tenant, open_standalone])
-async def test_plain_calls_run_on_the_engine(
-    open_company: OpenCompany, each_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+async def test_plain_calls_run_on_the_engine(open_company: OpenCompany, each_engine: Engine, tmp_path: Path):
     """After the first calls, which open connections, no save and no get comes to Python's functions if the engine is native."""
-    in_python: list[str] = []
-
-    def noted(name: str, function: Callable[..., Any], *arguments: Any) -> Any:
-        in_python.append(name)
-        return function(*arguments)
-
     async with open_company(tmp_path) as company:
         for name in ("first", "second", "third"):
             await company.messages.save(make_message(name))
             await company.messages.get_history("general")
-        with monkeypatch.context() as patched:
-            patched.setattr(batch, "write_batch", partial(noted, "write", batch.write_batch))
-            patched.setattr(batch, "read_batch", partial(noted, "read", batch.read_batch))
+        with counted_batches() as in_python:
             await company.messages.save(make_message("fourth"))
             assert len(await company.messages.get_history("general")) == 4
     assert in_python == ([] if each_engine == "native" else ["write", "read"])
