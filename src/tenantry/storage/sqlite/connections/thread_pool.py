@@ -110,7 +110,8 @@ class ThreadPool:
         self._name = name
         self._threads_max = threads_max
         self.engine = engine
-        self._ready: ReadyQueue = self._new_ready_queue()
+        # The first connection makes the queue: a forked child may use a pool that its parent has made, but not the parent's queue.
+        self._ready: ReadyQueue | None = None
         # The lock is reentrant, because the garbage collector may close a connection while this thread holds the lock.
         self._lock = threading.RLock()
         self._workers: dict[Worker, threading.Thread] = {}
@@ -127,8 +128,10 @@ class ThreadPool:
     def register(self) -> SerialQueue:
         """Return the queue for a new connection. The connection must call `unregister` when it is closed."""
         self._users += 1
+        if self._ready is None:
+            self._ready = ReadyQueue() if self.engine is None else self.engine.ReadyQueue()
         if len(self._workers) < self._threads_max:
-            self._start_worker()
+            self._start_worker(self._ready)
         return SerialQueue(self) if self.engine is None else self.engine.SerialQueue(self._ready)
 
     def unregister(self) -> None:
@@ -140,7 +143,9 @@ class ThreadPool:
             self._timer.cancel()
             self._timer = None
         # New connections get a new ready queue. A replaced thread ends without taking a `None`: each `None` stops one thread.
-        ready, self._ready = self._ready, self._new_ready_queue()
+        ready, self._ready = self._ready, None
+        if ready is None:
+            return
         with self._lock:
             workers, self._workers = self._workers, {}
         for _ in workers:
@@ -153,6 +158,7 @@ class ThreadPool:
 
     def schedule(self, queue: SerialQueue) -> None:
         """Append a serial queue to the ready queue."""
+        assert self._ready is not None  # the queue's connection is registered
         self._ready.put(queue)
         self.watch()
 
@@ -178,23 +184,23 @@ class ThreadPool:
     def _replace_overdue(self) -> None:
         """Replace the threads whose job takes too long; set the timer again while jobs wait or run."""
         self._timer = None
+        ready = self._ready
+        if ready is None:  # the last connection was closed
+            return
         too_long_ago = time.monotonic() - LONG_JOB_SECONDS
         with self._lock:
             overdue = [w for w in self._workers if w.busy_since_seconds < too_long_ago and not w.is_replaced]
             for worker in overdue:
                 worker.is_replaced = True
-            is_busy = not self._ready.empty() or any(w.busy_since_seconds != _IDLE for w in self._workers)
+            is_busy = not ready.empty() or any(w.busy_since_seconds != _IDLE for w in self._workers)
         for _ in overdue:
-            self._start_worker()
+            self._start_worker(ready)
         if is_busy:
             self._set_timer()
 
-    def _new_ready_queue(self) -> "ReadyQueue":
-        return ReadyQueue() if self.engine is None else self.engine.ReadyQueue()
-
-    def _start_worker(self) -> None:
+    def _start_worker(self, ready: ReadyQueue) -> None:
         worker = Worker() if self.engine is None else self.engine.Worker()
-        thread = threading.Thread(target=self._work, args=(worker, self._ready), name=self._name, daemon=True)
+        thread = threading.Thread(target=self._work, args=(worker, ready), name=self._name, daemon=True)
         with self._lock:
             self._workers[worker] = thread
         thread.start()
