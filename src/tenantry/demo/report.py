@@ -117,7 +117,7 @@ def _compared_table(data: dict[str, Any]) -> Table:
         title=f"Beside {AIOSQLITE}, with the same SQL and durability ({data['durability']})",
         title_justify="left",
     )
-    for column in (f"tenantry ({data['engine']})", "aiosqlite", "ratio"):
+    for column in (f"tenantry ({data['engine']})", "aiosqlite", "tenantry / aiosqlite"):
         table.add_column(column, justify="right")
     ours, theirs = _figures(data), _figures(compared)
     for (name, value), ratio in zip(ours.items(), compared["ratios"].values(), strict=True):
