@@ -13,11 +13,13 @@ from stores import OPTIONS, connected, rows
 from tenantry.clock import SystemClock
 from tenantry.errors import TenantryError
 from tenantry.eventlog import EventLog
+from tenantry.schemas.schema import Schema
 from tenantry.sql.row import Row
 from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import Request
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
+from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.statements.execution import known_texts
 from tenantry.storage.sqlite.store import SQLiteStore
 
@@ -25,10 +27,18 @@ ENDED, IN_PYTHON, NOT_TAKEN = "ended", "in_python", "not taken"
 """What the engine did with a batch: ran it, rolled it back and left it to Python, or refused to take it."""
 
 
-def store_with(engine: Any, options: SQLiteOptions) -> SQLiteStore:
+def store_with(
+    engine: Any,
+    options: SQLiteOptions,
+    schemas: Sequence[Schema] = (),
+    *,
+    ownership: FileOwnership | None = None,
+) -> SQLiteStore:
     """Return a disconnected store of this engine, or of Python's sqlite3."""
     pools = ThreadPools.of(write_threads=1, read_threads=1, engine=engine)
-    return SQLiteStore(options, (), clock=SystemClock(), log=EventLog(), thread_pools=pools)
+    return SQLiteStore(
+        options, schemas, clock=SystemClock(), log=EventLog(), thread_pools=pools, ownership=ownership
+    )
 
 
 def described(value: Any) -> Any:

@@ -14,6 +14,7 @@ from tenantry.storage.sqlite.connections.pace import (
     PAUSE_SECONDS_MAX,
     PROCESS,
     SLICE_SECONDS,
+    LongBatchError,
     Pace,
 )
 
@@ -124,6 +125,32 @@ def test_of_several_long_jobs_one_works(machine: Machine):
     machine.pace.end_job()
     second.join(HANG_SECONDS)
     assert steps == ["first", "second"]
+
+
+class EngineThread:
+    """A thread on which the engine runs a batch."""
+
+    def __init__(self, busy_since_seconds: float) -> None:
+        self.busy_since_seconds = busy_since_seconds
+
+
+def test_a_batch_of_the_engine(machine: Machine):
+    """A batch that calls Python's functions for long leaves the engine; without them it may take as long as it likes."""
+    machine.pace.end_job()
+    machine.pace.begin_thread(EngineThread(machine.now_seconds))
+    machine.pace.give_way_in_function()
+    machine.work(LONG_SECONDS)
+    machine.pace.give_way()
+    with pytest.raises(LongBatchError):
+        machine.pace.give_way_in_function()
+    machine.pace.begin_job()
+    machine.pace.give_way_in_function()
+
+
+def test_the_engine_is_at_work(machine: Machine):
+    """A long job makes pauses for the batches of the engine, too."""
+    machine.pace.watch_engine(lambda: machine.now_seconds)
+    assert machine.work(LONG_SECONDS) != []
 
 
 async def test_statements_give_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, TypeVar
+from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
 
 import anyio
 
@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from tenantry.sql.statements import Statement
     from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -202,15 +203,16 @@ class SQLiteStore:
         batch_ = writer.batch(WRITE, requests) if self._connections.is_log_durable else None
         if batch_ is None:
             return self._submit(writer, job)
-        return writer.submit_batch(batch_, job, partial(self._written, requests))
+        return writer.submit_batch(batch_, writer.with_connection(job), partial(self._written, requests))
 
     def read(self, statements: Sequence["Statement"]) -> "asyncio.Future[list[ReadOutcome]]":
         """Run read-only statements on one snapshot; see `Store.read`."""
         self.check_connected()
         connections = self._connections
         if connections.immutable_reader is not None:
-            job = self._mapped(partial(connections.read_immutable, statements))
-            return self._submit_read(connections.immutable_reader, job, statements)
+            immutable = connections.immutable_reader
+            call = self._mapped(partial(connections.read_immutable, statements, immutable.opened))
+            return self._submit_read(immutable, call, statements)
         writer = connections.writer
         if writer is None or self._log_limit.holds_reads:
             return asyncio.ensure_future(self._read_later(statements))
@@ -218,12 +220,12 @@ class SQLiteStore:
             beside_writes = self._mapped(partial(batch.read_batch_beside_writes, statements))
             if self._writer_lock.locked():
                 return self._submit_in_turn(beside_writes)
-            return self._submit_read(writer, beside_writes, statements)
+            return self._submit_read(writer, writer.with_connection(beside_writes), statements)
         job = self._mapped(partial(batch.read_batch, statements))
         reader = connections.reader()
         if reader is None:
             return asyncio.ensure_future(self._submit_to_new_reader(job, statements))
-        return self._submit_read(reader, job, statements)
+        return self._submit_read(reader, reader.with_connection(job), statements)
 
     async def apply_limits(self, *, database_bytes_max: int | None, durability: "Durability") -> None:
         """Apply limits to writes; see `Store.apply_limits`."""
@@ -366,25 +368,27 @@ class SQLiteStore:
     def _submit_read(
         self,
         connection: JobConnection,
-        job: Callable[[sqlite3.Connection], list[ReadOutcome]],
+        call: Callable[[], list[ReadOutcome]],
         statements: Sequence["Statement"],
     ) -> "asyncio.Future[list[ReadOutcome]]":
-        """Submit a read to the engine, or the job to Python if the engine does not take the read."""
+        """Submit a read to the engine, or the call to Python if the engine does not take the read."""
         batch_ = connection.batch(READ, statements)
         if batch_ is None:
-            return self._submit(connection, job)
-        return connection.submit_batch(batch_, job, partial(_results_of, statements))
+            with self._mapped_errors():
+                return connection.submit_call(call)
+        return connection.submit_batch(batch_, call, partial(_results_of, statements))
 
     def _written(self, requests: Sequence[Request], ended: NativeBatch) -> list[WriteOutcome]:
         """Return the outcomes of a batch of the engine."""
         self._log_limit.measure_again()
+        outcomes: list[WriteOutcome]
         refusal = ended.refusal()
         if refusal is not None:
-            return [self._mapped_outcome(request, *refusal) for request in requests]
-        results = ended.results()
-        outcomes: list[WriteOutcome] = results
-        if ended.has_names:
-            outcomes = [results_with_names(*pair) for pair in zip(requests, results, strict=True)]
+            outcomes = [self._mapped_outcome(request, *refusal) for request in requests]
+        elif ended.has_names:
+            outcomes = [results_with_names(*pair) for pair in zip(requests, ended.results(), strict=True)]
+        else:
+            outcomes = ended.results()
         if ended.has_errors:
             for index, code, message in ended.errors():
                 outcomes[index] = self._mapped_outcome(requests[index], code, message)
@@ -444,7 +448,7 @@ class SQLiteStore:
         except (*DRIVER_ERRORS, OSError) as error:
             self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
         await self._log_limit.wait_released()  # new reads may have to wait by now
-        return await self._submit_read(reader, job, statements)
+        return await self._submit_read(reader, reader.with_connection(job), statements)
 
     def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
         return plan_migrations(self._schemas, self.backend, applied, file_version)
@@ -470,10 +474,10 @@ class SQLiteStore:
         versions.update({migration.schema: migration.version for migration in plan.pending})
         return MigrationReport(applied=applied, versions=versions)
 
-    def _mapped(self, job: Callable[[sqlite3.Connection], T]) -> Callable[[sqlite3.Connection], T]:
-        def run(connection: sqlite3.Connection) -> T:
+    def _mapped(self, job: Callable[P, T]) -> Callable[P, T]:
+        def run(*arguments: P.args, **named: P.kwargs) -> T:
             try:
-                return job(connection)
+                return job(*arguments, **named)
             except (*DRIVER_ERRORS, ValueError) as error:
                 raise self._map(error, f"cannot use {self._options}") from error
 

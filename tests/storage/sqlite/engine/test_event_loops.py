@@ -62,7 +62,7 @@ async def opened(
         await connection.aclose()
 
 
-def in_python(_: sqlite3.Connection) -> str:
+def in_python() -> str:
     """Run instead of a batch."""
     return "in python"
 
@@ -95,8 +95,8 @@ async def test_waiting_and_running_batches_are_cancelled():
             waiting = submit(connection, WRITE, INSERT)
             last = submit(connection, READ, COUNT)
             assert await first == [[None]]
+            waiting.cancel()  # first: it would begin as soon as the endless one has ended
             endless.cancel()
-            waiting.cancel()
             assert await last == [[(1,)]]
         assert endless.cancelled()
         assert waiting.cancelled()
@@ -148,10 +148,11 @@ async def test_jobs_and_batches_keep_their_order():
 async def test_batch_that_must_run_in_python():
     """The batch's Python function runs at the batch's place, and its caller has the function's result or error."""
 
-    def failing(_: sqlite3.Connection) -> None:
+    def failing() -> None:
         raise LookupError("the function's error")
 
     async with opened() as connection:
+        Oracle.know([COUNT])
         bad = rows("SELECT CAST(x'ff' AS TEXT)")
         assert await submit(connection, READ, bad) == "in python"
         job = connection.submit_batch(connection.batch(READ, [bad]), failing, lambda ended: ended.results())

@@ -58,11 +58,11 @@ def test_open_transaction(rig: Rig):
 
 
 def test_locked_file(tmp_path: Path, rig: Rig):
-    """A file that another connection writes is left to Python, whose error the caller gets; later writes succeed."""
+    """A write to a file that another connection writes is refused with SQLite's code and message; later writes succeed."""
     rig.connection.execute("PRAGMA busy_timeout = 0")
     with closing(sqlite3.connect(tmp_path / "rig.db", isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
-        assert rig.run(WRITE, INSERT) is None
+        assert rig.run(WRITE, INSERT).refusal() == (sqlite3.SQLITE_BUSY, b"database is locked")
         assert rig.run(READ, rows("SELECT 1 FROM t"), rows("SELECT 1 FROM t")) is None
         other.execute("ROLLBACK")
     assert rig.write(INSERT) == [[None]]

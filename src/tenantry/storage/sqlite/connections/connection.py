@@ -24,6 +24,7 @@ import anyio
 
 from tenantry.forks import keep_for_ever
 from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
+from tenantry.storage.sqlite.connections.trials import Trials
 from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
 from tenantry.storage.sqlite.engine.native import NativeBatch, NativeDatabase, outlet
 from tenantry.threads import running_loop
@@ -57,6 +58,7 @@ class JobConnection(aiosqlite.Connection):
         self._running = True
         self._connection: sqlite3.Connection | None = None
         self._database: NativeDatabase | None = None
+        self.trials = Trials()
         self._connector = connector  # type: ignore[assignment]  # the connector of an unopened connection
         self._iter_chunk_size = _ROWS_PER_FETCH
         self._thread_pool = thread_pool
@@ -117,9 +119,17 @@ class JobConnection(aiosqlite.Connection):
         Raises:
             ValueError: The connection is closed.
         """
-        job = Job(function, self)
+        return self.submit_call(self.with_connection(function))
+
+    def submit_call(self, call: Callable[[], T]) -> "Job[T]":
+        """Run a call without arguments like `submit`. A call that needs the sqlite3 connection gets it from `opened`."""
+        job = Job(call, self)
         self._put((job, job.run))
         return job
+
+    def with_connection(self, function: Callable[[sqlite3.Connection], T]) -> Callable[[], T]:
+        """Return the call that passes the sqlite3 connection to the function, for `submit_call` and `submit_batch`."""
+        return lambda: function(self.opened())
 
     def use_engine(self, token: str | None, file: tuple[str, int, int, int] | None = None) -> None:
         """Let the engine run batches on this connection, which has no job now; a no-op if the pool has no engine.
@@ -133,21 +143,19 @@ class JobConnection(aiosqlite.Connection):
 
     def batch(self, kind: int, requests: Sequence[Any]) -> NativeBatch | None:
         """Return a batch for `submit_batch`; None if the requests must run in Python."""
-        if self._database is None or not self._running:
+        if self._database is None or not self._running or not self.trials.is_due():
             return None
         return self._database.batch(kind, requests if type(requests) is list else list(requests))
 
-    def submit_batch(
-        self, batch: Any, function: Callable[[sqlite3.Connection], T], finish: Callable[[Any], T]
-    ) -> "Job[T]":
+    def submit_batch(self, batch: Any, call: Callable[[], T], finish: Callable[[Any], T]) -> "Job[T]":
         """Run a batch of the engine, in the order of `submit`; return the future of its result.
 
         Args:
             batch: The batch.
-            function: The job that runs instead if the batch has to run in Python.
+            call: The call that runs instead if the batch has to run in Python, see `submit_call`.
             finish: The function that returns the result of a batch that has ended.
         """
-        job = BatchJob(function, self, batch, finish)
+        job = BatchJob(call, self, batch, finish)
         self._tx.put_batch(batch, job, job.run, outlet())  # type: ignore[attr-defined]  # the engine's queue
         self._thread_pool.watch()
         return job
@@ -273,16 +281,16 @@ class JobConnection(aiosqlite.Connection):
 
 
 class Job(asyncio.Future[T]):
-    """A function that runs on a connection's thread, and the future of its result.
+    """A call that runs on a connection's thread, and the future of its result.
 
     A job that is cancelled before it begins does not run. The statements of a job that is cancelled while it runs are interrupted until
     the job ends (https://www.sqlite.org/c3ref/interrupt.html). A cancelled job's transaction is rolled back before the next job runs.
     """
 
-    def __init__(self, function: Callable[[sqlite3.Connection], T], connection: JobConnection) -> None:
+    def __init__(self, call: Callable[[], T], connection: JobConnection) -> None:
         super().__init__(loop=asyncio.get_running_loop())
         connection.check_open()
-        self._function = function
+        self._call = call
         self._connection = connection
 
     def cancel(self, msg: Any = None) -> bool:
@@ -293,11 +301,11 @@ class Job(asyncio.Future[T]):
         return is_cancelled
 
     def run(self) -> T:
-        """Run the function on the pool's thread."""
+        """Run the call on the pool's thread."""
         if not self._connection.begin(self):
             raise sqlite3.OperationalError("cancelled before it ran")
         try:
-            return self._function(self._connection.opened())
+            return self._call()
         finally:
             self._connection.end()
             if self.cancelled():
@@ -314,17 +322,24 @@ class BatchJob(Job[T]):
 
     def __init__(
         self,
-        function: Callable[[sqlite3.Connection], T],
+        call: Callable[[], T],
         connection: JobConnection,
         batch: Any,
         finish: Callable[[Any], T],
     ) -> None:
-        super().__init__(function, connection)
+        super().__init__(call, connection)
         self._batch = batch
         self._finish = finish
 
+    def run(self) -> T:
+        """Run the batch in Python, because the engine could not."""
+        if not self.cancelled():
+            self._connection.trials.fail()
+        return super().run()
+
     def deliver(self, batch: NativeBatch) -> None:
         """Set the result of the batch, which has ended."""
+        self._connection.trials.succeed()
         try:
             self.set_result(self._finish(batch))
         except Exception as error:  # noqa: BLE001  # the error belongs to the caller

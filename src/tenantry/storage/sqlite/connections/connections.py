@@ -17,7 +17,7 @@ import asyncio
 import sqlite3
 import sys
 import warnings
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -198,14 +198,15 @@ class Connections:
                 await self._close_reader(reader)
 
     def read_immutable(
-        self, statements: Sequence[Statement], connection: sqlite3.Connection
+        self, statements: Sequence[Statement], opened: Callable[[], sqlite3.Connection]
     ) -> list[ReadOutcome]:
         """Run a read batch on the immutable reader, on a thread.
 
         If another process changed or opened the file, the reader's cache may be wrong, so the batch runs on a new connection.
+        `opened` returns the reader's connection. It may open the file, so it is called only if the file is unchanged.
         """
         if self._opener.immutable_file is not None and self._opener.immutable_file.is_unchanged():
-            return batch.read_batch(statements, connection)
+            return batch.read_batch(statements, opened())
         with closing(open_reader(self._opener.options)) as reader:
             return batch.read_batch(statements, reader)
 

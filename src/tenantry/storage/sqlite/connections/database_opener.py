@@ -24,7 +24,7 @@ from tenantry.storage.sqlite.connections.opening import (
 )
 from tenantry.storage.sqlite.database_files.database_file import database_uri, has_log
 from tenantry.storage.sqlite.database_files.ownership import OWNER_SQL, FileOwnership
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full, map_connection_error
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
 from tenantry.storage.sqlite.migrations import migrator
 
 if TYPE_CHECKING:
@@ -173,18 +173,7 @@ class DatabaseOpener:
             ownership.release()
             return None
         self._plan, self.immutable_file = plan, ImmutableFile(identity[0], identity[1:])
-        return NativeFile(database, partial(self._open_for_python, path))
-
-    def _open_for_python(self, path: Path) -> sqlite3.Connection:
-        """Open a file that the engine has open, for a job of Python. The job cannot map the errors of its own connection's opening.
-
-        Raises:
-            PersistenceConnectionError, DatabaseCorruptError: SQLite refuses, or the file was damaged after the engine had opened it.
-        """
-        try:
-            return open_read_only(path, IMMUTABLE, self.options)
-        except DRIVER_ERRORS as error:
-            raise map_connection_error(error, f"cannot open {self.options}") from error
+        return NativeFile(database, partial(open_read_only, path, IMMUTABLE, self.options))
 
     def _open_writer_or_immutable(self) -> sqlite3.Connection:
         """Open the writer, or on a full disk an immutable reader, so that the database can be read.

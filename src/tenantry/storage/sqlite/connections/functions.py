@@ -11,7 +11,9 @@ from tenantry.storage.sqlite.connections.pace import PROCESS
 DIGESTED_BYTES_MAX: Final = 64 * 2**20
 """The longest argument of `sha256`, of which Python holds a copy in memory."""
 
-_VALUES_PER_LOOK: Final = 256  # calling `give_way` for each row would take 1 µs, longer than the addition
+_VALUES_PER_LOOK: Final = (
+    256  # calling `give_way_in_function` for each row would take 1 µs, longer than the addition
+)
 
 
 def add_functions(connection: sqlite3.Connection) -> None:
@@ -22,7 +24,7 @@ def add_functions(connection: sqlite3.Connection) -> None:
 
 def _sha256(value: str | bytes) -> str:
     """Return the SHA-256 digest of a string's UTF-8 bytes, or of bytes, in hexadecimal."""
-    PROCESS.give_way()
+    PROCESS.give_way_in_function()
     content = value.encode("utf-8") if isinstance(value, str) else value
     if len(content) > DIGESTED_BYTES_MAX:
         raise ValueError(f"sha256 takes at most {DIGESTED_BYTES_MAX} bytes, not {len(content)}")
@@ -39,7 +41,7 @@ class _ExactSum:
         if value is not None:
             self._values.append(value)
             if not len(self._values) % _VALUES_PER_LOOK:
-                PROCESS.give_way()
+                PROCESS.give_way_in_function()
 
     def finalize(self) -> float:
         try:

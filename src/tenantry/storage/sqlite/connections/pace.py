@@ -6,8 +6,11 @@ other thread, including the event loop's, gets the lock only after the interpret
 rate of another tenant to a twentieth. So a job that has run longer than `LONG_JOB_SECONDS` pauses for as long as it works, and only one
 long job works at a time. All long jobs together use half of one processor. A long job runs at full speed while no shorter jobs begin.
 
-The Python functions, which hold the interpreter lock anyway, call `Pace.give_way`. SQLite's progress handler also calls `Pace.give_way`.
-The handler must acquire the interpreter lock, so SQLite calls the handler too rarely for a measurable cost.
+The Python functions, which hold the interpreter lock anyway, call `Pace.give_way_in_function`. SQLite's progress handler calls
+`Pace.give_way`. The handler must acquire the interpreter lock, so SQLite calls the handler too rarely for a measurable cost.
+
+A batch of the engine in C does not need the interpreter lock, unless its statements call Python functions. Such a batch has no pace. So
+once it is long, it leaves the engine, and runs again as a job of Python. For that, each thread tells its `BatchClock`.
 """
 
 import os
@@ -15,7 +18,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, Protocol
 
 LONG_JOB_SECONDS: Final = 0.1
 """The running time after which a job is a long job."""
@@ -34,14 +37,27 @@ _OPS_PER_LOOK: Final = 1_000_000  # about ten milliseconds
 _NEVER: Final = float("-inf")
 
 
+class BatchClock(Protocol):
+    """A thread, as the engine sees it."""
+
+    @property
+    def busy_since_seconds(self) -> float:
+        """The start time of the job or batch that runs on the thread; infinity without one."""
+
+
+class LongBatchError(Exception):
+    """A batch of the engine has called Python functions for too long, and continues as a job of Python."""
+
+
 class _Job:
     """The job of one thread."""
 
-    __slots__ = ("began_seconds", "has_lane", "resumed_seconds")
+    __slots__ = ("batch_clock", "began_seconds", "has_lane", "resumed_seconds")
 
     def __init__(self) -> None:
         self.began_seconds = self.resumed_seconds = _NEVER
         self.has_lane = False
+        self.batch_clock: BatchClock | None = None
 
 
 class _ThreadState(threading.local):
@@ -67,10 +83,19 @@ class Pace:
         self._thread = _ThreadState()
         self._lane = threading.Lock()
         self._latest_began_seconds = _NEVER
+        self._latest_batch_began_seconds: Callable[[], float] = lambda: _NEVER
 
     def leave_in_child(self) -> None:
         """Forget the jobs of the parent's threads, which a forked child does not have."""
         self._thread, self._lane = _ThreadState(), threading.Lock()
+
+    def watch_engine(self, latest_began_seconds: Callable[[], float]) -> None:
+        """Count the engine's batches as jobs of others; the function returns the start time of the latest one."""
+        self._latest_batch_began_seconds = latest_began_seconds
+
+    def begin_thread(self, batch_clock: BatchClock) -> None:
+        """Record the clock of the engine's batches that run on this thread."""
+        self._thread.job.batch_clock = batch_clock
 
     def begin_job(self) -> float:
         """Record that a job begins on this thread, and return the start time."""
@@ -86,6 +111,21 @@ class Pace:
             job.has_lane = False
             self._lane.release()
 
+    def give_way_in_function(self) -> None:
+        """Pause like `give_way`, in a Python function that a statement calls.
+
+        Raises:
+            LongBatchError: The statement's batch runs in the engine, and is long. The error makes the engine leave the batch to Python.
+        """
+        job = self._thread.job
+        if job.began_seconds != _NEVER:
+            self.give_way()
+        elif (
+            job.batch_clock is not None
+            and self._now() - job.batch_clock.busy_since_seconds >= LONG_JOB_SECONDS
+        ):
+            raise LongBatchError
+
     def give_way(self) -> None:
         """Pause if this thread's job is long and other jobs begin."""
         job, now = self._thread.job, self._now()
@@ -96,7 +136,8 @@ class Pace:
             or job.began_seconds == _NEVER
         ):
             return
-        are_others_at_work = now - self._latest_began_seconds < LONG_JOB_SECONDS
+        latest_began_seconds = max(self._latest_began_seconds, self._latest_batch_began_seconds())
+        are_others_at_work = now - latest_began_seconds < LONG_JOB_SECONDS
         if are_others_at_work:
             # A pausing long job keeps the lock of long jobs, so that no other long job works during the pause.
             self._sleep(min(worked_seconds, PAUSE_SECONDS_MAX))

@@ -112,6 +112,8 @@ class ThreadPool:
         self.engine = engine
         # The first connection makes the queue: a forked child may use a pool that its parent has made, but not the parent's queue.
         self._ready: ReadyQueue | None = None
+        if engine is not None:
+            PROCESS.watch_engine(engine.began_seconds)
         # The lock is reentrant, because the garbage collector may close a connection while this thread holds the lock.
         self._lock = threading.RLock()
         self._workers: dict[Worker, threading.Thread] = {}
@@ -206,6 +208,7 @@ class ThreadPool:
         thread.start()
 
     def _work(self, worker: "Worker", ready: "ReadyQueue") -> None:
+        PROCESS.begin_thread(worker)
         while not worker.is_replaced and (queue := ready.get(worker)) is not None:
             worker.busy_since_seconds = PROCESS.begin_job()
             has_more = self._run_first(queue)

@@ -161,7 +161,7 @@ typedef enum {
     WAITING,
     RUNNING,
     ENDED,     /* committed, or read */
-    REFUSED,   /* the commit failed, and it is not known whether it is on the disk */
+    REFUSED,   /* the disk failed in the commit, and it is not known what is on it; or another process held the lock for too long */
     IN_PYTHON, /* rolled back: the Python function runs next */
     DROPPED,   /* cancelled, and it has no effect */
 } BatchState;
@@ -207,6 +207,7 @@ void forks_watch_sqlite(void); /* after SQLite's functions were found */
 
 /* module.c */
 extern atomic_llong batch_counts[DROPPED + 1]; /* the batches that got into each state */
+extern _Atomic double latest_began_seconds;    /* when the engine began its latest batch, by the clock of `Worker.busy_since_seconds` */
 
 /* functions.c */
 PyObject *engine_attach(PyObject *module, PyObject *path);

@@ -1,11 +1,13 @@
 /* The module `tenantry.storage.sqlite.engine._engine`. */
 #include "engine.h"
+#include <math.h>
 
 #if PY_VERSION_HEX < 0x030b0000 || PY_VERSION_HEX >= 0x030e0000
 #error "functions.c knows the connections of CPython 3.11 to 3.13"
 #endif
 
 atomic_llong batch_counts[DROPPED + 1];
+_Atomic double latest_began_seconds = -INFINITY;
 
 /* counts(): how many batches have ended in each way since the engine was loaded. */
 static PyObject *engine_counts(PyObject *module, PyObject *unused)
@@ -14,6 +16,14 @@ static PyObject *engine_counts(PyObject *module, PyObject *unused)
     (void)unused;
     return Py_BuildValue("{sLsLsLsL}", "ended", batch_counts[ENDED], "refused", batch_counts[REFUSED], "in_python",
                          batch_counts[IN_PYTHON], "dropped", batch_counts[DROPPED]);
+}
+
+/* began_seconds(): when the engine began its latest batch, by CLOCK_MONOTONIC; minus infinity before the first. */
+static PyObject *engine_began_seconds(PyObject *module, PyObject *unused)
+{
+    (void)module;
+    (void)unused;
+    return PyFloat_FromDouble(latest_began_seconds);
 }
 
 /* limit_results(bytes): limit the results of one batch; return the limit until now. */
@@ -37,6 +47,7 @@ static PyObject *engine_configure(PyObject *module, PyObject *arguments)
 
 static PyMethodDef functions[] = {
     {"attach", engine_attach, METH_O, "Use the SQLite of the shared object of _sqlite3 with this path; return SQLite's version."},
+    {"began_seconds", engine_began_seconds, METH_NOARGS, "Return when the engine began its latest batch, as time.monotonic() does."},
     {"configure", engine_configure, METH_VARARGS, "Use this dict of authorized texts, and these members of Fetch."},
     {"counts", engine_counts, METH_NOARGS, "Return how many batches have ended, were refused, ran in Python, and were dropped."},
     {"limit_results", engine_limit_results, METH_O, "Limit the results of one batch to so many bytes; return the limit until now."},

@@ -31,7 +31,7 @@ _NAMED: Final = frozenset([Fetch.NAMED_ONE, Fetch.NAMED_ALL])
 _ERROR_NAMES: Final = {
     code: name
     for name, code in vars(sqlite3).items()
-    if name.startswith(("SQLITE_CONSTRAINT", "SQLITE_IOERR")) and isinstance(code, int)
+    if name.startswith(("SQLITE_BUSY", "SQLITE_CONSTRAINT", "SQLITE_IOERR")) and isinstance(code, int)
 }
 
 
@@ -57,7 +57,7 @@ class NativeBatch(Protocol):
         """Return the index, SQLite's code and SQLite's message of each unit that a constraint has refused; raise like `results`."""
 
     def refusal(self) -> tuple[int, bytes] | None:
-        """Return SQLite's code and message if COMMIT failed, so that all units failed; else None."""
+        """Return SQLite's code and message if COMMIT failed, or BEGIN because of a lock, so that all units failed; else None."""
 
 
 class NativeDatabase(Protocol):
@@ -161,7 +161,7 @@ def results_with_names(statements: Sequence[Statement], results: Sequence[Result
 
 
 def driver_error(code: int, message: bytes) -> sqlite3.Error:
-    """Return the error that Python's driver would raise for a constraint or a failure of the disk.
+    """Return the error that Python's driver would raise for a constraint, a failure of the disk, or a lock of another process.
 
     Args:
         code: SQLite's extended result code.

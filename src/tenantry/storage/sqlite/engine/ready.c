@@ -91,7 +91,7 @@ static SerialQueue *next_of_python(ReadyQueue *ready, Worker *worker)
         }
         ready->first = queue->next;
         Batch *batch = queue->first->is_batch ? (Batch *)queue->first->object : NULL;
-        worker->busy_since_seconds = now_seconds();
+        worker->busy_since_seconds = latest_began_seconds = now_seconds();
         if (batch != NULL && batch->state == WAITING)
             run_first(ready, queue, batch);
         if (batch == NULL || batch->state == IN_PYTHON) {

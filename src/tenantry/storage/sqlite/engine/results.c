@@ -124,11 +124,11 @@ static PyObject *batch_results(PyObject *self, PyObject *unused)
     return results;
 }
 
-/* errors(): (unit, code, message) of each unit that was refused by a constraint. */
+/* errors(): (unit, code, message) of each unit that was refused by a constraint, even if the commit failed later. */
 static PyObject *batch_errors(PyObject *self, PyObject *unused)
 {
     (void)unused;
-    const Batch *batch = ended(self);
+    const Batch *batch = ((const Batch *)self)->state == REFUSED ? (const Batch *)self : ended(self);
     PyObject *errors = batch == NULL ? NULL : PyList_New(0);
     if (errors == NULL)
         return NULL;
@@ -144,7 +144,7 @@ static PyObject *batch_errors(PyObject *self, PyObject *unused)
     return errors;
 }
 
-/* refusal(): (code, message) of the commit that failed; None if the batch was committed. */
+/* refusal(): (code, message) of the commit, or of the lock, that failed; None if the batch was committed. */
 static PyObject *batch_refusal(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -163,7 +163,8 @@ static PyObject *batch_has_names(PyObject *self, void *unused)
 static PyObject *batch_has_errors(PyObject *self, void *unused)
 {
     (void)unused;
-    return PyBool_FromLong(((Batch *)self)->state == ENDED && ((Batch *)self)->error_count > 0);
+    const Batch *batch = (const Batch *)self;
+    return PyBool_FromLong((batch->state == ENDED || batch->state == REFUSED) && batch->error_count > 0);
 }
 
 PyMethodDef batch_methods[] = {

@@ -3,7 +3,8 @@
  * Theory of operation. A write is BEGIN IMMEDIATE, the guard, the statements, COMMIT; a read of several statements is BEGIN, the statements,
  * ROLLBACK. A refused constraint of a unit with one statement, which has changed nothing, is that unit's result. Everything else that
  * goes wrong before COMMIT rolls back, and the batch runs again in Python. A COMMIT that fails because the disk failed is not tried again,
- * because a later success of the disk would not prove that the earlier pages are on it.
+ * because a later success of the disk would not prove that the earlier pages are on it. A wait for another process's lock that was too long
+ * is not tried again either, because the caller would wait twice.
  *
  * Only the thread that runs the batch uses the connection meanwhile, but `sqlite3_interrupt` may come from any thread. */
 #define _GNU_SOURCE
@@ -192,25 +193,37 @@ static bool run_steps(Batch *batch)
     return true;
 }
 
+/* Keep the code and the message with which SQLite has refused the whole batch. */
+static BatchState refused(Batch *batch, int code)
+{
+    batch->commit_code = code;
+    batch->commit_message = strdup(sq.errmsg(batch->database->handle));
+    return REFUSED;
+}
+
+static bool is_busy(int code)
+{
+    return (code & PRIMARY_CODE) == SQLITE_BUSY;
+}
+
 static BatchState run_write(Batch *batch)
 {
     Database *database = batch->database;
-    if (RUN(database, BEGIN_WRITE) != SQLITE_OK)
-        return IN_PYTHON;
+    int code = RUN(database, BEGIN_WRITE);
+    if (code != SQLITE_OK)
+        return is_busy(code) ? refused(batch, code) : IN_PYTHON;
     if (!is_owner(database) || !run_steps(batch) || sq.get_autocommit(database->handle)) {
         roll_back(database);
         return IN_PYTHON;
     }
-    int code = RUN(database, COMMIT);
+    code = RUN(database, COMMIT);
     if (code == SQLITE_OK)
         return ENDED;
-    bool has_disk_failed = (code & PRIMARY_CODE) == SQLITE_IOERR;
-    if (has_disk_failed) {
-        batch->commit_code = code;
-        batch->commit_message = strdup(sq.errmsg(database->handle));
-    }
+    bool is_refused = (code & PRIMARY_CODE) == SQLITE_IOERR || is_busy(code);
+    if (is_refused)
+        refused(batch, code);
     roll_back(database);
-    return has_disk_failed ? REFUSED : IN_PYTHON;
+    return is_refused ? REFUSED : IN_PYTHON;
 }
 
 static BatchState run_read(Batch *batch)
