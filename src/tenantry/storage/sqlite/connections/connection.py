@@ -147,7 +147,9 @@ class JobConnection(aiosqlite.Connection):
             return None
         return self._database.batch(kind, requests if type(requests) is list else list(requests))
 
-    def submit_batch(self, batch: Any, call: Callable[[], T], finish: Callable[[Any], T]) -> "Job[T]":
+    def submit_batch(
+        self, batch: NativeBatch, call: Callable[[], T], finish: Callable[[NativeBatch], T]
+    ) -> "Job[T]":
         """Run a batch of the engine, in the order of `submit`; return the future of its result.
 
         Args:
@@ -324,8 +326,8 @@ class BatchJob(Job[T]):
         self,
         call: Callable[[], T],
         connection: JobConnection,
-        batch: Any,
-        finish: Callable[[Any], T],
+        batch: NativeBatch,
+        finish: Callable[[NativeBatch], T],
     ) -> None:
         super().__init__(call, connection)
         self._batch = batch

@@ -10,8 +10,9 @@ from typing import Final
 FAILURES_MAX: Final = 8
 """The number of failed trials in a row after which batches are skipped."""
 
-SKIPPED_MAX: Final = 128
-"""The largest number of batches between two trials."""
+_DOUBLINGS_MAX: Final = 7
+SKIPPED_MAX: Final = 2**_DOUBLINGS_MAX
+"""The largest number of batches between two trials. Each failed trial doubles the number."""
 
 
 class Trials:
@@ -34,7 +35,7 @@ class Trials:
         """Record that a batch that was tried runs in Python."""
         self._failures += 1
         if self._failures >= FAILURES_MAX:
-            self._skips = min(2 ** (self._failures - FAILURES_MAX), SKIPPED_MAX)
+            self._skips = 2 ** min(self._failures - FAILURES_MAX, _DOUBLINGS_MAX)
 
     def succeed(self) -> None:
         """Record that the engine has run a batch."""

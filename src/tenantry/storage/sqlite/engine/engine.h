@@ -87,7 +87,7 @@ struct sqlite_functions {
 extern struct sqlite_functions sq;
 
 enum {
-    SQL_TEXTS_MAX = 4096,            /* the texts that the process remembers */
+    SQL_TEXTS_MAX = 4096,            /* the texts that the process remembers; a further text is Python's */
     STATEMENTS_MAX = 128,            /* the prepared statements of one connection */
     RESULT_BYTES_MAX = 256 << 20,    /* the results of one batch; a larger result is Python's; see `limit_results` */
     ARENA_BYTES = 16 << 10,          /* the smallest piece of memory for results */

@@ -20,7 +20,7 @@ from tenantry.storage.sqlite.statements.execution import known_texts
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INTERFACE: Final = 1
+_INTERFACE: Final = 2
 """The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
 
 READ: Final = 0

@@ -178,6 +178,7 @@ static PyObject *ready_new(PyTypeObject *type, PyObject *arguments, PyObject *na
     ReadyQueue *ready = (ReadyQueue *)type->tp_alloc(type, 0);
     if (ready != NULL) {
         ready->forks = engine_forks;
+        /* Both always return 0 on Linux, see pthread_mutex_init(3) and pthread_cond_init(3). */
         pthread_mutex_init(&ready->mutex, NULL);
         pthread_cond_init(&ready->condition, NULL);
     }
