@@ -24,6 +24,7 @@ from stores import MakePack
 from tenantry import RegistryConfig, Schema, TenantRegistry
 from tenantry.config import Engine
 from tenantry.eventlog import EventLog
+from tenantry.storage.sqlite.statements.execution import known_texts
 from tenants import HANG_SECONDS, write_pack
 
 # No test asserts wall-clock time: on a busy machine neither an example nor making one is slow because of the code.
@@ -137,6 +138,12 @@ def _unmeasured_modules_are_not_measured(request: pytest.FixtureRequest) -> Iter
         return
     with unmeasured():
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_known_texts() -> None:
+    """Forget the SQL texts of earlier tests: the first statement with a text runs in Python, whichever tests ran before."""
+    known_texts.clear()
 
 
 @pytest.fixture(autouse=True)

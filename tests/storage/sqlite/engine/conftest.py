@@ -6,16 +6,6 @@ from pathlib import Path
 import pytest
 
 from engine_rig import Rig
-from tenantry.storage.sqlite.statements.execution import known_texts
-
-
-@pytest.fixture(autouse=True)
-def forgotten_texts() -> Iterator[None]:
-    """Forget the texts that a test counted as authorized: in later tests they run in Python first."""
-    before = dict(known_texts)
-    yield
-    known_texts.clear()
-    known_texts.update(before)
 
 
 @pytest.fixture
