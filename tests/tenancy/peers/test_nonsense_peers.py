@@ -450,7 +450,7 @@ SENT = st.lists(
     ),
     max_size=6,
 )
-"""What a process may send that is none of ours: bytes, and frames that begin like messages."""
+"""What a process that is not tenantry may send: random bytes, and frames whose beginning is that of a message."""
 
 
 async def send_anything(pair: Pair, sent: list[bytes], *, is_greeted: bool) -> None:

@@ -54,7 +54,7 @@ async def main(data_dir):
 
 asyncio.run(main(sys.argv[1]))
 """
-"""Makes one call, and says what came of it, how many tenants the registry has open, and what it has logged."""
+"""A program that makes one call, and prints the call's outcome, the number of open tenants, and the registry's log."""
 
 
 async def call_elsewhere(data_dir: Path, *command: str) -> tuple[Any, int, list[str]]:

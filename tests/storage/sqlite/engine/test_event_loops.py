@@ -108,6 +108,7 @@ async def test_interrupts_do_not_stop_the_rollback():
         for number in range(50):
             endless = submit(connection, WRITE, INSERT, (rows(COUNT_TO_A_BILLION),))
             after = submit(connection, WRITE, INSERT)
+            # The interrupts are to come at different moments of the batch.
             await asyncio.sleep(0.0002 * (number % 5))
             endless.cancel()
             while not after.done():

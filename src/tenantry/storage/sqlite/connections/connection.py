@@ -170,7 +170,7 @@ class JobConnection(aiosqlite.Connection):
         """Run `function` like `submit`, and return its result. Cancellation discards the result; the function still runs to its end."""
         self.check_open()
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        self._put((future, lambda: function(self.opened())))
+        self._put((future, self.with_connection(function)))
         return await future
 
     async def aclose(self, then: Callable[[], None] | None = None) -> None:
