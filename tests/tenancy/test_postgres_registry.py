@@ -490,8 +490,7 @@ async def test_a_process_that_has_lost_its_lock(
     def pause(event: Event) -> None:
         if isinstance(event, OperationStepped) and event.step == "compacted" and not paused:
             paused.append(event.action)
-            with psycopg.connect(postgres_database.direct_url, autocommit=True) as operator:
-                operator.execute("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory'")
+            postgres_database.end_holders_of_locks()
             other_process = threading.Thread(target=lambda: asyncio.run(finish_elsewhere()))
             other_process.start()
             other_process.join()

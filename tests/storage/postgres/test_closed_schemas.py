@@ -327,7 +327,10 @@ async def take(backend: postgres_tenants.PostgresBackend) -> None:
 async def running(database: Database, text: str) -> bool:
     """Return whether a statement with the text runs."""
     async with await psycopg.AsyncConnection.connect(database.direct_url) as connection:
-        query = "SELECT count(*) > 0 FROM pg_stat_activity WHERE state = 'active' AND query LIKE %s AND pid <> pg_backend_pid()"
+        query = (
+            "SELECT count(*) > 0 FROM pg_stat_activity WHERE datname = current_database() AND state = 'active' "
+            "AND query LIKE %s AND pid <> pg_backend_pid()"
+        )
         row = await (await connection.execute(query, (f"%{text}%",))).fetchone()
         return bool(row and row[0])
 

@@ -31,6 +31,11 @@ from tenantry.storage.protocol import MigrationReport
 
 NOTES = "CREATE TABLE notes (id bigint PRIMARY KEY, body text COLLATE \"C\" NOT NULL);\nINSERT INTO notes VALUES (1, 'one two'), (2, 'three');"
 
+SLEEPING = (
+    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
+)
+"""Finds a statement that sleeps."""
+
 OBJECTS = """
 SELECT c.relname, c.relkind::text, a.attname, format_type(a.atttypid, a.atttypmod) FROM pg_class AS c
 LEFT JOIN pg_attribute AS a ON a.attrelid = c.oid AND a.attnum > 0 AND NOT a.attisdropped
@@ -260,7 +265,7 @@ def migrate(session):
         session.fetch_all("{statement}")
 """
         migrating = asyncio.ensure_future(tenant.migrate(make_pack(postgres=[NOTES, endless])))
-        await reached(lambda: tenant.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+        await reached(lambda: tenant.query(SLEEPING))
         migrating.cancel()
         await asyncio.wait([migrating])
         assert migrating.cancelled()
@@ -367,7 +372,7 @@ class TestFailure:
         migrating = asyncio.ensure_future(
             tenant.migrate(make_pack(postgres=[f"{NOTES} SELECT pg_sleep(600);"]))
         )
-        await reached(lambda: tenant.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+        await reached(lambda: tenant.query(SLEEPING))
         migrating.cancel()
         await asyncio.wait([migrating])
         assert migrating.cancelled()
@@ -439,7 +444,7 @@ async def test_a_wait_for_another_migration(tenant: Tenant, make_pack: MakePack)
             return await migrate_on(connection, tenant.schema, slow)
 
     first = asyncio.ensure_future(tenant.migrate(slow))
-    await reached(lambda: tenant.query("SELECT 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep'"))
+    await reached(lambda: tenant.query(SLEEPING))
     assert ((await second()).applied, await first) == ((), ["pack 0001_step"])
 
 

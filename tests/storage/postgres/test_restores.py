@@ -344,10 +344,7 @@ class TestRestores:
                 "before-1", await copy(backend, tmp_path / "1.db", generation=2)
             )
             async with backend.exclusive(PLACE) as closed:
-                with psycopg.connect(postgres_database.direct_url, autocommit=True) as connection:
-                    connection.execute(
-                        "SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted"
-                    )
+                postgres_database.end_holders_of_locks()
                 async with other.exclusive(PLACE):
                     pass
                 with pytest.raises(TenantOwnedElsewhereError, match="taken the tenant over"):
