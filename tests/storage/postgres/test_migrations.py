@@ -31,9 +31,7 @@ from tenantry.storage.protocol import MigrationReport
 
 NOTES = "CREATE TABLE notes (id bigint PRIMARY KEY, body text COLLATE \"C\" NOT NULL);\nINSERT INTO notes VALUES (1, 'one two'), (2, 'three');"
 
-SLEEPING = (
-    "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
-)
+SLEEPING = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event = 'PgSleep'"
 """Finds a statement that sleeps."""
 
 OBJECTS = """

@@ -23,6 +23,7 @@ from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.protocol import MarkedRequest, Request
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 
+ADD = "INSERT INTO done (sender, number) VALUES (?, ?)"
 SENDERS = [bytes([number]) * 16 for number in range(3)]
 
 
@@ -32,13 +33,23 @@ class Unit:
 
     Attributes:
         is_failing: Whether the unit fails whenever it runs.
+        has_results: Whether the unit returns a row.
         results: The results of the unit if it was committed.
     """
 
     sender: bytes
     number: int
     is_failing: bool
+    has_results: bool
     results: list[Any] | None = None
+
+    @property
+    def statement(self) -> Statement:
+        """The unit's only statement."""
+        parameters = (self.sender, -self.number if self.is_failing else self.number)
+        if self.has_results:
+            return Statement("t.add", f"{ADD} RETURNING place, sender", parameters, Fetch.NAMED_ONE)
+        return Statement("t.add", ADD, parameters)
 
 
 @dataclass
@@ -82,17 +93,19 @@ class Marks(RuleBasedStateMachine):
 
     @rule(
         picks=st.lists(
-            st.tuples(st.integers(0, 2), st.sampled_from([False, False, True])), min_size=1, max_size=5
+            st.tuples(st.integers(0, 2), st.sampled_from([False, False, True]), st.booleans()),
+            min_size=1,
+            max_size=5,
         ),
         is_sent=st.sampled_from([True, True, True, False]),
         arrives=st.sampled_from([False, False, True]),
     )
-    def send(self, picks: list[tuple[int, bool]], *, is_sent: bool, arrives: bool) -> None:
+    def send(self, picks: list[tuple[int, bool, bool]], *, is_sent: bool, arrives: bool) -> None:
         """Units of several processes share a batch; the batch is lost on its way, or its answers are, or they arrive."""
         units = []
-        for index, is_failing in picks:
+        for index, is_failing, has_results in picks:
             sender = self.senders[index]
-            unit = Unit(sender.token, sender.next_number, is_failing)
+            unit = Unit(sender.token, sender.next_number, is_failing, has_results)
             sender.unanswered[unit.number] = unit
             sender.next_number += 1
             units.append(unit)
@@ -179,14 +192,7 @@ class Marks(RuleBasedStateMachine):
         """Run units in one batch, and compare the outcomes with what happened to the units before."""
         requests = [
             MarkedRequest(
-                (
-                    Statement(
-                        "t.add",
-                        "INSERT INTO done (sender, number) VALUES (?, ?) RETURNING place, sender",
-                        (unit.sender, -unit.number if unit.is_failing else unit.number),
-                        Fetch.NAMED_ONE,
-                    ),
-                ),
+                (unit.statement,),
                 sender=unit.sender,
                 number=unit.number,
                 answered_to=self.senders[SENDERS.index(unit.sender)].answered_to,

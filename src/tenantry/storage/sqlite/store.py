@@ -22,7 +22,14 @@ from tenantry.errors import (
 )
 from tenantry.files.disk_space import is_exhausted
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
-from tenantry.storage.protocol import ChangeToken, MigrationReport, ReadOutcome, Request, WriteOutcome
+from tenantry.storage.protocol import (
+    ChangeToken,
+    MarkedRequest,
+    MigrationReport,
+    ReadOutcome,
+    Request,
+    WriteOutcome,
+)
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.connections import Connections
 from tenantry.storage.sqlite.connections.database_opener import DatabaseOpener
@@ -41,7 +48,7 @@ from tenantry.storage.sqlite.engine.native import (
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.maintenance import integrity, online_backup
 from tenantry.storage.sqlite.migrations import migrator
-from tenantry.storage.sqlite.statements import batch
+from tenantry.storage.sqlite.statements import batch, marks
 from tenantry.storage.sqlite.statements.page_limit import with_limit_named
 from tenantry.threads import cancelled_by, run_in_thread
 
@@ -200,7 +207,7 @@ class SQLiteStore:
         writer = self._connections.writer
         if writer is None or self._writer_lock.locked() or self._turns:
             return self._submit_in_turn(job)
-        batch_ = writer.batch(WRITE, requests) if self._connections.is_log_durable else None
+        batch_ = self._native_writes(writer, requests) if self._connections.is_log_durable else None
         if batch_ is None:
             return self._submit(writer, job)
         return writer.submit_batch(batch_, writer.with_connection(job), partial(self._written, requests))
@@ -378,6 +385,13 @@ class SQLiteStore:
                 return connection.submit_call(call)
         return connection.submit_batch(batch_, call, partial(_results_of, statements))
 
+    def _native_writes(self, writer: JobConnection, requests: Sequence[Request]) -> NativeBatch | None:
+        """Return a batch of the engine with the requests and their marks; None if the requests must run in Python."""
+        if not any(request.__class__ is MarkedRequest for request in requests):
+            return writer.batch(WRITE, requests)
+        units = marks.with_marks(requests)
+        return None if units is None else writer.batch(WRITE, units, is_whole=True)
+
     def _written(self, requests: Sequence[Request], ended: NativeBatch) -> list[WriteOutcome]:
         """Return the outcomes of a batch of the engine."""
         self._log_limit.measure_again()
@@ -385,10 +399,11 @@ class SQLiteStore:
         refusal = ended.refusal()
         if refusal is not None:
             outcomes = [self._mapped_outcome(request, *refusal) for request in requests]
-        elif ended.has_names:
-            outcomes = [results_with_names(*pair) for pair in zip(requests, ended.results(), strict=True)]
         else:
-            outcomes = ended.results()
+            results = ended.results()[: len(requests)]  # without the marks
+            if ended.has_names:
+                results = [results_with_names(*pair) for pair in zip(requests, results, strict=True)]
+            outcomes = results
         if ended.has_errors:
             for index, code, message in ended.errors():
                 outcomes[index] = self._mapped_outcome(requests[index], code, message)

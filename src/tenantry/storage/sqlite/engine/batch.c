@@ -168,9 +168,9 @@ static int take_units(Batch *batch, PyObject *units)
 
 PyObject *database_batch(PyObject *self, PyObject *arguments)
 {
-    int kind;
+    int kind, is_whole = false;
     PyObject *units;
-    if (!PyArg_ParseTuple(arguments, "iO!:batch", &kind, &PyList_Type, &units))
+    if (!PyArg_ParseTuple(arguments, "iO!|p:batch", &kind, &PyList_Type, &units, &is_whole))
         return NULL;
     if (known_texts == NULL || (kind != READ && kind != WRITE)) {
         PyErr_SetString(PyExc_ValueError, "the engine was not configured, or the kind of the batch is unknown");
@@ -181,6 +181,7 @@ PyObject *database_batch(PyObject *self, PyObject *arguments)
         return NULL;
     memset((char *)batch + sizeof(PyObject), 0, sizeof *batch - sizeof(PyObject));
     batch->kind = (Kind)kind;
+    batch->is_whole = is_whole;
     batch->state = WAITING;
     batch->database = (Database *)Py_NewRef(self);
     int taken = take_units(batch, units);

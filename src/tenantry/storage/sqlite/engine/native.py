@@ -20,7 +20,7 @@ from tenantry.storage.sqlite.statements.execution import known_texts
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INTERFACE: Final = 2
+_INTERFACE: Final = 3
 """The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
 
 READ: Final = 0
@@ -63,8 +63,11 @@ class NativeBatch(Protocol):
 class NativeDatabase(Protocol):
     """A connection, as the engine uses it."""
 
-    def batch(self, kind: int, units: list[Any], /) -> NativeBatch | None:
-        """Return a batch of statements (`READ`) or of units (`WRITE`); None if Python must run them."""
+    def batch(self, kind: int, units: list[Any], is_whole: bool = False, /) -> NativeBatch | None:  # noqa: FBT001, FBT002
+        """Return a batch of statements (`READ`) or of units (`WRITE`); None if Python must run them.
+
+        With `is_whole`, a constraint that refuses a unit makes the batch run in Python.
+        """
 
     def close(self) -> None:
         """Free the prepared statements, and close a file that the engine has opened. Later batches run in Python.

@@ -188,7 +188,7 @@ static bool run_steps(Batch *batch)
     Step *next = batch->steps;
     for (int u = 0; u < batch->unit_count; u++)
         for (int i = 0; i < batch->unit_sizes[u]; i++)
-            if (!run_step(batch, next++, batch->unit_sizes[u] == 1))
+            if (!run_step(batch, next++, batch->unit_sizes[u] == 1 && !batch->is_whole))
                 return false;
     return true;
 }

@@ -14,7 +14,7 @@ import random
 import sqlite3
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import msgspec
 
@@ -25,9 +25,10 @@ from tenantry.errors import (
     TenantryError,
     TransactionClosedError,
 )
-from tenantry.sql.statements import Result
+from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.plain_results import as_fetched, as_plain
 from tenantry.storage.protocol import MarkedRequest, Request, WriteOutcome
+from tenantry.storage.sqlite.statements.execution import DIALECT, known_texts
 
 RESULTS_BYTES_MAX: Final = 1024 * 1024
 """The largest results of a unit that its mark stores. A unit with larger results runs too, but cannot return them again."""
@@ -61,6 +62,10 @@ _ADD: Final = (
 _encode = msgspec.msgpack.encode
 _decode_units = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
 _decode_results = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+_NAME: Final = "mark"
+_Unit: TypeAlias = tuple[MarkedRequest, list[Result]]
 
 
 class FoundResults(list[Result]):
@@ -105,34 +110,58 @@ def not_looked_up(request: MarkedRequest, error: TenantryError) -> TenantryError
     return unknown
 
 
+def with_marks(requests: Sequence[Request]) -> list[Request] | None:
+    """Return the units of a batch, and another unit that stores their marks; for the engine, which only runs plain units.
+
+    The marks are made before the units run, so they are right only if every unit succeeds. They can be made only for units without
+    results. Otherwise the function returns None, and `keep_results` makes the marks after the units have run.
+    """
+    by_sender: dict[bytes, list[_Unit]] = {}
+    units: list[Request] = []
+    for request in requests:
+        if isinstance(request, MarkedRequest):
+            if request.is_repeated or any(statement.fetch is not Fetch.NONE for statement in request):
+                return None
+            results: list[Result] = [None] * len(request)
+            by_sender.setdefault(request.sender, []).append((request, results))
+            units.append(tuple(request))
+        else:
+            units.append(request)
+    rows = [row for sender, marked in by_sender.items() for row in _rows_of_sender(sender, marked)]
+    for row in rows:
+        known_texts[row.text(DIALECT)] = None  # tenantry's own texts need no authorization
+    return [*units, tuple(rows)]
+
+
 def keep_results(
     requests: Sequence[Request], outcomes: Sequence[WriteOutcome], connection: sqlite3.Connection
 ) -> None:
     """Store the marks of the forwarded units of a batch that have an effect, and remove marks that are not needed any more."""
-    by_sender: dict[bytes, list[tuple[MarkedRequest, list[Result]]]] = {}
+    by_sender: dict[bytes, list[_Unit]] = {}
     for request, outcome in zip(requests, outcomes, strict=True):
         if isinstance(request, MarkedRequest) and type(outcome) is list:
             by_sender.setdefault(request.sender, []).append((request, outcome))
     for sender, units in by_sender.items():
-        try:
-            _keep_of_sender(sender, units, connection)
-        except sqlite3.OperationalError as error:
-            if str(error) != _NO_TABLE:
-                raise
-            connection.execute(CREATE_SQL)
-            _keep_of_sender(sender, units, connection)
+        for row in _rows_of_sender(sender, units):
+            try:
+                connection.execute(row.text(DIALECT), row.parameters)
+            except sqlite3.OperationalError as error:
+                if str(error) != _NO_TABLE:
+                    raise
+                connection.execute(CREATE_SQL)
+                connection.execute(row.text(DIALECT), row.parameters)
 
 
-def _keep_of_sender(
-    sender: bytes, units: Sequence[tuple[MarkedRequest, list[Result]]], connection: sqlite3.Connection
-) -> None:
+def _rows_of_sender(sender: bytes, units: Sequence[_Unit]) -> list[Statement]:
+    """Return the statement that stores the marks of units, and sometimes before it the statement that removes rows."""
     now = int(time.time())
     number = max(request.number for request, _ in units)
     encoded = _encode([(request.number, _encoded(results)) for request, results in units])
-    if len(encoded) > _SMALL_BYTES_MAX or random.random() < _REMOVING_SHARE:  # noqa: S311  # it guards nothing
-        answered_to = max(request.answered_to for request, _ in units)
-        connection.execute(_REMOVE, (sender, answered_to, now - KEPT_SECONDS))
-    connection.execute(_ADD, (sender, number, now, encoded))
+    add = Statement(_NAME, _ADD, (sender, number, now, encoded))
+    if len(encoded) <= _SMALL_BYTES_MAX and random.random() >= _REMOVING_SHARE:  # noqa: S311  # it guards nothing
+        return [add]
+    answered_to = max(request.answered_to for request, _ in units)
+    return [Statement(_NAME, _REMOVE, (sender, answered_to, now - KEPT_SECONDS)), add]
 
 
 def _encoded(results: Sequence[Result]) -> bytes | None:
