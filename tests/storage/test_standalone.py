@@ -53,7 +53,7 @@ from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.store import SQLiteStore
 from tenantry.storage.standalone import StoreSession
 from tenantry.testing.conformance.samples import make_cost_record, make_message, make_task
-from tenants import held_writer, open_files, query
+from tenants import held_writer, open_files, query, threads_since
 
 _CONNECT = sqlite3.connect
 _PRAGMAS = ["journal_mode", "journal_size_limit", "synchronous", "foreign_keys"]
@@ -65,7 +65,7 @@ def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     threads = set(threading.enumerate())
     yield
     assert open_files(tmp_path) == []
-    assert set(threading.enumerate()) <= threads
+    assert threads_since(threads) == []
 
 
 @pytest.fixture

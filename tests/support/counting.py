@@ -285,7 +285,12 @@ class Counting:
         """Wait until each caller of each process has been told of more additions."""
         since = list(self.board.known)
         living = [p * len(KINDS) + number for p in self._processes for number in range(len(KINDS))]
-        _wait_until(lambda: all(self.board.known[c] >= since[c] + additions for c in living), self._says)
+
+        def says() -> str:
+            told = {c: self.board.known[c] - since[c] for c in living}
+            return f"additions of each caller: {told}, last findings: {self._says()}"
+
+        _wait_until(lambda: all(self.board.known[c] >= since[c] + additions for c in living), says)
 
     def owner(self) -> int:
         """Return the number of the process that owns the tenant."""

@@ -12,7 +12,9 @@ import selectors
 import sqlite3
 import subprocess
 import tempfile
+import threading
 from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -306,6 +308,11 @@ def open_files(data_dir: Path) -> list[str]:
         if target.startswith(f"{data_dir}/") and not target.startswith(f"{data_dir}/peers/"):
             found.append(target.removesuffix(" (deleted)"))
     return found
+
+
+def threads_since(before: AbstractSet[threading.Thread]) -> list[str]:
+    """Return the names of the threads that have begun since and still run; a thread of an earlier test may end at any time."""
+    return sorted(thread.name for thread in set(threading.enumerate()) - before)
 
 
 def write_pack(

@@ -17,7 +17,7 @@ import pytest
 
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import TenantExistsError, TenantryError
-from tenants import HANG_SECONDS, make_message, open_files, stored_contents
+from tenants import HANG_SECONDS, make_message, open_files, stored_contents, threads_since, until
 
 pytestmark = [pytest.mark.unmeasured, pytest.mark.usefixtures("each_engine")]
 
@@ -94,12 +94,12 @@ async def cancel_everywhere(
 @pytest.fixture
 async def small(data_dir: Path) -> AsyncIterator[TenantRegistry]:
     """A registry with two tenants and a place for one; after it, nothing may be left."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=1)) as registry:
         for tenant_id in ("acme", "globex"):
             await registry.create(tenant_id)
         yield registry
-    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    assert (threads_since(threads), open_files(data_dir)) == ([], [])
 
 
 async def check_nothing_held(registry: TenantRegistry) -> None:
@@ -112,11 +112,7 @@ async def check_nothing_held(registry: TenantRegistry) -> None:
             actor is not None and actor.is_idle for actor in actors
         )
 
-    for _ in range(10_000):
-        if is_quiet():
-            break
-        await asyncio.sleep(0.001)
-    assert is_quiet(), repr(registry._parts.pool)
+    await until(is_quiet)
     assert registry.statistics().pool.waiters == 0
 
 
@@ -187,7 +183,7 @@ async def test_a_read(small: TenantRegistry, *, is_answered: bool, is_open: bool
 @MOMENTS
 async def test_a_first_read_cancelled_by_a_scope(data_dir: Path, *, is_answered: bool):
     """A read that is interrupted while its reader is being opened leaves no connection behind."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     config = RegistryConfig(data_dir=data_dir, open_tenants_max=1)
     async with TenantRegistry(config) as registry:
         await registry.create("acme")
@@ -204,7 +200,7 @@ async def test_a_first_read_cancelled_by_a_scope(data_dir: Path, *, is_answered:
             await registry.suspend("acme")
             assert len(open_files(data_dir)) == 1
             await registry.resume("acme")
-    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    assert (threads_since(threads), open_files(data_dir)) == ([], [])
 
 
 @MOMENTS
@@ -257,7 +253,7 @@ async def test_lifecycle_calls(small: TenantRegistry, *, is_answered: bool):
 @MOMENTS
 async def test_opening_a_registry(data_dir: Path, *, is_answered: bool):
     """Wherever it is cancelled nothing stays open, and a new registry opens."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     registries: list[TenantRegistry] = []
 
     async def work(_: int) -> None:
@@ -266,7 +262,7 @@ async def test_opening_a_registry(data_dir: Path, *, is_answered: bool):
 
     async def check(_: int) -> None:
         await registries[-1].aclose()
-        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+        assert (threads_since(threads), open_files(data_dir)) == ([], [])
         async with TenantRegistry(RegistryConfig(data_dir=data_dir)) as registry:
             await registry.list()
 
@@ -276,7 +272,7 @@ async def test_opening_a_registry(data_dir: Path, *, is_answered: bool):
 @MOMENTS
 async def test_closing_a_registry(data_dir: Path, *, is_answered: bool):
     """Who is cancelled while it closes stops waiting; the closing goes on, and a second call waits for its end."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     registries: list[TenantRegistry] = []
 
     async def prepare(number: int) -> None:
@@ -291,7 +287,7 @@ async def test_closing_a_registry(data_dir: Path, *, is_answered: bool):
 
     async def check(number: int) -> None:
         await registries[-1].aclose()
-        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+        assert (threads_since(threads), open_files(data_dir)) == ([], [])
         await prepare(number)
 
     await prepare(AWAITS_MAX)
@@ -301,7 +297,7 @@ async def test_closing_a_registry(data_dir: Path, *, is_answered: bool):
 
 async def test_many_callers_cancelled_at_random(data_dir: Path):
     """Callers of several tenants that come and go at every step leave a pool that serves the next one."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     async with TenantRegistry(RegistryConfig(data_dir=data_dir, open_tenants_max=2)) as registry:
         ids = [f"t{n}" for n in range(5)]
         for tenant_id in ids:
@@ -322,4 +318,4 @@ async def test_many_callers_cancelled_at_random(data_dir: Path):
     for tenant_id in ids:
         contents = stored_contents(data_dir, tenant_id)
         assert len(set(contents)) == len(contents)
-    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    assert (threads_since(threads), open_files(data_dir)) == ([], [])

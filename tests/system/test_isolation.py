@@ -14,7 +14,7 @@ import pytest
 from deployments import config_of, deployments, stored_ids, stored_texts, url_of
 from tenantry import TenantRegistry
 from tenantry.events import TenantOpened
-from tenants import database_path, make_message, open_files, python, query, read_line
+from tenants import database_path, make_message, open_files, python, query, read_line, threads_since
 
 pytestmark = pytest.mark.unmeasured
 
@@ -96,7 +96,7 @@ class Watch:
 async def test_many_tenants_in_few_places(data_dir: Path, tenants: int, calls: int):
     """Many tenants touched at random by 64 callers through 16 places: never more open, nothing mixed up, nothing left."""
     print(f"seed {SEED}")  # noqa: T201  # a simulation says how to repeat it
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     written: dict[str, Counter[str]] = {f"t{n}": Counter() for n in range(tenants)}
     watch = Watch(data_dir)
 
@@ -128,7 +128,7 @@ async def test_many_tenants_in_few_places(data_dir: Path, tenants: int, calls: i
     assert (statistics.open_tenants_peak, watch.places, watch.files) == (PLACES, PLACES, files)
     assert statistics.opened == watch.opens > tenants
     assert statistics.waiters == 0
-    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    assert (threads_since(threads), open_files(data_dir)) == ([], [])
     for tenant_id, contents in written.items():
         assert Counter(stored_texts(data_dir, tenant_id)) == contents
 

@@ -34,6 +34,7 @@ from tenants import (
     open_files,
     query,
     stored_contents,
+    threads_since,
     until,
 )
 
@@ -166,7 +167,7 @@ async def test_a_write_that_hangs_is_abandoned(data_dir: Path):
         assert go_on.wait(HANG_SECONDS)
         return 1
 
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     registry = TenantRegistry(config(data_dir, shutdown_timeout_seconds=0.05))
     await registry.open()
     for tenant_id in ("acme", "globex"):
@@ -193,7 +194,7 @@ async def test_a_write_that_hangs_is_abandoned(data_dir: Path):
             await second.tenant("acme").messages.save(make_message())
     go_on.set()
     # What was left closes by itself once the write has ended, and then the tenant can be opened again.
-    await until(lambda: (threading.active_count(), open_files(data_dir)) == (threads, []))
+    await until(lambda: (threads_since(threads), open_files(data_dir)) == ([], []))
     async with TenantRegistry(registry.config) as third:
         assert await third.tenant("acme").messages.get_history("general") == ()
     # It was interrupted, so that it ended when it could.
@@ -279,7 +280,7 @@ async def wait_for_states(hook: Recorder, outcome: str) -> None:
 
 async def test_an_opening_that_cannot_be_noted(data_dir: Path):
     """A catalog that cannot be written does not fail an opening that went well, and nothing of the tenant leaks."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     async with TenantRegistry(config(data_dir)) as registry:
         await registry.create("acme")
     query(data_dir / "catalog.db", "UPDATE tenants SET schema_versions = '{}'")
@@ -291,12 +292,12 @@ async def test_an_opening_that_cannot_be_noted(data_dir: Path):
         async with TenantRegistry(config(data_dir)) as registry:
             assert await registry.tenant("acme").messages.get_history("general") == ()
     assert [log["tenant_id"] for log in logs if log["event"] == "tenantry.tenant.not_noted"] == ["acme"]
-    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    assert (threads_since(threads), open_files(data_dir)) == ([], [])
 
 
 async def test_a_catalog_entry_of_a_newer_tenantry(data_dir: Path):
     """An entry that cannot be read is said to be that; everybody else is served, and closing leaves nothing."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     registry = TenantRegistry(config(data_dir, catalog_poll_interval_seconds=0.01))
     await registry.open()
     for tenant_id in ("acme", "globex"):
@@ -308,7 +309,7 @@ async def test_a_catalog_entry_of_a_newer_tenantry(data_dir: Path):
         await until(lambda: any(log["event"] == "tenantry.registry.maintenance_failed" for log in logs))
         await registry.tenant("acme").messages.save(make_message())
         await registry.aclose()
-    assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+    assert (threads_since(threads), open_files(data_dir)) == ([], [])
 
 
 class _BrokenLogger:

@@ -39,6 +39,7 @@ from tenants import (
     open_files,
     query,
     stored_contents,
+    threads_since,
     until,
 )
 
@@ -386,14 +387,14 @@ class TestOpenAndClose:
 
     async def test_nothing_is_left_after_close(self, data_dir: Path):
         """After closing there is no thread, no lock and no open file."""
-        threads = threading.active_count()
+        threads = set(threading.enumerate())
         async with TenantRegistry(config(data_dir, readers_per_tenant=2)) as registry:
             for tenant_id in ("acme", "globex"):
                 await registry.create(tenant_id)
                 await registry.tenant(tenant_id).messages.save(make_message())
                 await registry.tenant(tenant_id).messages.get_history("general")
-            assert threading.active_count() > threads
-        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+            assert threads_since(threads)
+        assert (threads_since(threads), open_files(data_dir)) == ([], [])
         assert {path.read_text().split()[0] for path in data_dir.rglob("lock")} == {"released"}
         assert list(data_dir.rglob("*-wal")) == []
 
@@ -435,7 +436,7 @@ class TestOpenAndClose:
 
     async def test_a_cancelled_open_leaves_nothing(self, data_dir: Path):
         """Wherever opening is cancelled, nothing stays open, and a new registry can be opened."""
-        threads = threading.active_count()
+        threads = set(threading.enumerate())
         for steps in range(40):
             registry = TenantRegistry(config(data_dir))
             task = asyncio.ensure_future(registry.open())
@@ -447,7 +448,7 @@ class TestOpenAndClose:
             except asyncio.CancelledError:
                 assert open_files(data_dir) == []
             await registry.aclose()
-        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+        assert (threads_since(threads), open_files(data_dir)) == ([], [])
 
     async def _check_refuses(self, registry: TenantRegistry) -> None:
         calls = (registry.create, registry.get, registry.suspend, registry.resume, registry.delete)

@@ -30,6 +30,7 @@ from tenants import (
     open_files,
     query,
     stored_contents,
+    threads_since,
 )
 
 
@@ -38,10 +39,10 @@ class TestDataDirectory:
 
     async def refused(self, data_dir: Path) -> DataDirectoryError:
         """Return how a registry refuses the directory; nothing of it stays open."""
-        threads = threading.active_count()
+        threads = set(threading.enumerate())
         with pytest.raises(DataDirectoryError) as caught:
             await TenantRegistry(config(data_dir)).open()
-        assert threading.active_count() == threads
+        assert threads_since(threads) == []
         assert not caught.value.is_retryable
         return caught.value
 

@@ -24,6 +24,7 @@ from tenants import (
     make_message,
     open_files,
     stored_contents,
+    threads_since,
     until,
 )
 
@@ -139,18 +140,25 @@ class TestTransactions:
             acme = registry.tenant("acme")
 
             async def work() -> None:
+                nonlocal after
                 async with acme.transaction() as tx:
-                    await tx.messages.save(make_message("lost"))
                     # It waits for its turn behind the transaction, so it is answered once that has ended.
-                    await as_another(acme.messages.save(make_message("after")))
+                    after = as_another(acme.messages.save(make_message("after")))
+                    await tx.messages.save(
+                        make_message("lost")
+                    )  # a slow machine may come too late for this already
+                    await asyncio.wait([after])
                     for call in (tx.messages.get_history("general"), tx.messages.save(make_message("late"))):
                         with pytest.raises(TransactionClosedError):
                             await call
 
+            after: asyncio.Task[None] | None = None
             with pytest.raises(
                 TransactionClosedError, match=r"longer than transaction_timeout_seconds \(0.05\)"
             ):
                 await work()
+            assert after is not None
+            await after
         assert stored_contents(data_dir, "acme") == ["after"]
 
     async def test_used_after_its_end(self, acme: Any, data_dir: Path):
@@ -204,7 +212,7 @@ class TestTransactions:
 
     async def test_closing_does_not_wait_for_a_forgotten_one(self, data_dir: Path):
         """At the deadline of the close a transaction that nobody ends is rolled back: no thread, lock or file stays."""
-        threads = threading.active_count()
+        threads = set(threading.enumerate())
         registry = TenantRegistry(config(data_dir, shutdown_timeout_seconds=0.05))
         async with registry:
             await registry.create("acme")
@@ -224,7 +232,7 @@ class TestTransactions:
             done = asyncio.Event()
             task = asyncio.ensure_future(forget())
             await opened.wait()
-        assert (threading.active_count(), open_files(data_dir)) == (threads, [])
+        assert (threads_since(threads), open_files(data_dir)) == ([], [])
         done.set()
         await task
         assert len(raised) == 1

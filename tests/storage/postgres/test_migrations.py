@@ -442,7 +442,7 @@ async def test_a_wait_for_another_migration(tenant: Tenant, make_pack: MakePack)
             return await migrate_on(connection, tenant.schema, slow)
 
     first = asyncio.ensure_future(tenant.migrate(slow))
-    await reached(lambda: tenant.query(SLEEPING))
+    await reached(lambda: first.done() or tenant.query(SLEEPING))
     assert ((await second()).applied, await first) == ((), ["pack 0001_step"])
 
 

@@ -16,7 +16,7 @@ from stores import COUNT_TO_A_BILLION, HANG_SECONDS, StubbornConnection, open_st
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPool
-from tenants import open_files
+from tenants import open_files, threads_since
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -231,7 +231,7 @@ class TestOpen:
         threads = set(threading.enumerate())
         with pytest.raises(sqlite3.OperationalError):
             await open_connection("/nowhere/at/all.db")
-        assert set(threading.enumerate()) <= threads
+        assert threads_since(threads) == []
 
     @pytest.mark.parametrize("cancellations", [1, 3])
     async def test_cancelled_leaves_nothing(self, tmp_path: Path, cancellations: int):
@@ -248,7 +248,7 @@ class TestOpen:
             await caller
         assert (tmp_path / "a.db").exists()
         assert open_files(tmp_path) == []
-        assert set(threading.enumerate()) <= threads
+        assert threads_since(threads) == []
 
     async def test_cancelled_by_anyio_leaves_nothing(self, tmp_path: Path):
         """A cancel scope cancels at every await; the wait for the thread holds out against that."""
@@ -259,7 +259,7 @@ class TestOpen:
             group.cancel_scope.cancel()
             asyncio.get_running_loop().call_soon(gate.open)
         assert open_files(tmp_path) == []
-        assert set(threading.enumerate()) <= threads
+        assert threads_since(threads) == []
 
     async def test_cancelled_and_failing_leaves_nothing(self):
         """Cancelled while a connector runs that will fail: its error is dropped, its thread ends."""
@@ -270,7 +270,7 @@ class TestOpen:
         gate.open()
         with pytest.raises(asyncio.CancelledError):
             await caller
-        assert set(threading.enumerate()) <= threads
+        assert threads_since(threads) == []
 
     async def test_the_thread_keeps_nobody_alive(self, connection: JobConnection):
         """A connection that its owner lost must not hang the end of the process."""
@@ -289,7 +289,7 @@ class TestClose:
         await opened.aclose()
         await opened.aclose()
         assert (opened.is_open, open_files(tmp_path)) == (False, [])
-        assert set(threading.enumerate()) <= threads
+        assert threads_since(threads) == []
 
     async def test_used_after_it_raises(self):
         """A job for a closed connection is aiosqlite's ValueError, which the store maps."""
@@ -308,7 +308,7 @@ class TestClose:
         assert await opened.run(lambda conn: conn.execute("SELECT 1").fetchone()) == (1,)
         await opened.aclose()
         assert not opened.is_open
-        assert set(threading.enumerate()) <= threads
+        assert threads_since(threads) == []
 
 
 async def _submitted(connection: JobConnection, function: Callable[[sqlite3.Connection], object]) -> None:

@@ -52,6 +52,10 @@ async def reading(store: SQLiteStore) -> AsyncIterator[None]:
         while True:
             assert await read_rows(store, LONG_READ) == [(20_000,)]
 
+    # Both connections for reads are open before the block: to open one reads from the log, too.
+    await store._connections.ensure_writer()
+    while len(store._connections.readers) < 2:
+        await asyncio.gather(*(read_rows(store, LONG_READ) for _ in range(2)))
     readers = [asyncio.create_task(read_on()) for _ in range(2)]
     try:
         yield

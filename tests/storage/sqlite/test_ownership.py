@@ -25,7 +25,7 @@ from tenantry.files import lock_file
 from tenantry.storage.sqlite.connections import opening
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.store import SQLiteStore
-from tenants import open_files, python, query, read_line
+from tenants import open_files, python, query, read_line, threads_since
 from warm_process import WarmChild
 
 _OWNER = """
@@ -260,7 +260,7 @@ class TestLock:
             await caller
         assert not store.is_connected
         assert open_files(data_dir) == []
-        assert set(threading.enumerate()) <= threads
+        assert threads_since(threads) == []
         async with open_owned_store(data_dir):
             pass
 

@@ -10,6 +10,7 @@ import pytest
 from engines import engine_module
 from stores import HANG_SECONDS, reached
 from tenantry.storage.sqlite.connections.thread_pool import SerialQueue, ThreadPool
+from tenants import threads_since
 
 pytestmark = pytest.mark.usefixtures("each_engine")
 
@@ -69,7 +70,7 @@ async def test_strands_take_turns():
 
 async def test_jobs_that_hang_hold_nobody_up():
     """Each thread whose job takes longer than a turn is replaced, and ends with its job."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     pool = ThreadPool("test", 2, engine_module())
     hanging = [pool.register() for _ in range(3)]
     other = pool.register()
@@ -79,30 +80,30 @@ async def test_jobs_that_hang_hold_nobody_up():
         job = put(other, lambda: "served")
         pool.watch()
         assert await job == "served"
-    await reached(lambda: threading.active_count() == threads + 2 + len(hanging))
+    await reached(lambda: len(threads_since(threads)) == 2 + len(hanging))
     go_on.set()
     assert await asyncio.gather(*held) == [True] * 3
-    await reached(lambda: threading.active_count() == threads + 2)
+    await reached(lambda: len(threads_since(threads)) == 2)
     for _ in range(4):
         pool.unregister()
-    assert threading.active_count() == threads
+    assert threads_since(threads) == []
 
 
 async def test_the_threads_end_with_the_last_connection():
     """No more threads than connections, none without any; and a pool can be used again, on this loop or another."""
-    threads = threading.active_count()
+    threads = set(threading.enumerate())
     pool = ThreadPool("test", 3, engine_module())
 
     async def use() -> None:
         queues = [pool.register()]
-        assert threading.active_count() == threads + 1
+        assert len(threads_since(threads)) == 1
         queues += [pool.register() for _ in range(4)]
-        assert threading.active_count() == threads + 3
+        assert len(threads_since(threads)) == 3
         assert await asyncio.gather(*(put(queue, lambda: 1) for queue in queues)) == [1] * 5
         for _ in queues:
-            assert threading.active_count() == threads + 3
+            assert len(threads_since(threads)) == 3
             pool.unregister()
-        assert threading.active_count() == threads
+        assert threads_since(threads) == []
 
     await use()
     await use()

@@ -34,8 +34,8 @@ from tenants import until
 
 @pytest.fixture
 async def pair(data_dir: Path) -> AsyncIterator[Pair]:
-    """Two registries with short timeouts; the first has ``acme`` open."""
-    async with open_pair(data_dir, call_timeout_seconds=0.2) as opened:
+    """Two registries; the first has ``acme`` open."""
+    async with open_pair(data_dir) as opened:
         yield opened
 
 
@@ -104,7 +104,7 @@ class TestCopies:
         assert (scratch / "mine" / "there.db").read_bytes() == b"kept"
         assert await texts(pair.own) == []
 
-    async def test_a_long_copy(self, pair: Pair, monkeypatch: pytest.MonkeyPatch):
+    async def test_a_long_copy(self, data_dir: Path, monkeypatch: pytest.MonkeyPatch):
         """A copy may take longer than a call, as long as the owner gives signs of life."""
         slow, pings = Slow(monkeypatch, "copy_to"), 0
         send = OwnerConnection.send
@@ -115,11 +115,12 @@ class TestCopies:
             send(connection, call, message, **keywords)
 
         monkeypatch.setattr(OwnerConnection, "send", count)
-        copying = asyncio.create_task(pair.other.snapshots.create("acme"))
-        await slow.begun.wait()
-        await until(lambda: pings > 3)  # one for each call timeout
-        slow.left.set()
-        assert (await copying).row_counts["notes"] == 0
+        async with open_pair(data_dir, call_timeout_seconds=0.5) as pair:
+            copying = asyncio.create_task(pair.other.snapshots.create("acme"))
+            await slow.begun.wait()
+            await until(lambda: pings > 2)  # one for each call timeout
+            slow.left.set()
+            assert (await copying).row_counts["notes"] == 0
 
     async def test_the_tenant_is_not_handed_over_during_a_copy(
         self, data_dir: Path, monkeypatch: pytest.MonkeyPatch

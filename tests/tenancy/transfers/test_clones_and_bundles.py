@@ -19,7 +19,7 @@ from tenantry.errors import (
     TenantNotFoundError,
 )
 from tenantry.storage.sqlite.database_files.ownership import FileOwnership
-from tenants import database_path, make_message, query, stored_contents, write_pack
+from tenants import HANG_SECONDS, database_path, make_message, query, stored_contents, write_pack
 
 
 def config(data_dir: Path, **fields: Any) -> RegistryConfig:
@@ -86,7 +86,10 @@ class TestClone:
         lock = FileOwnership(database_path(data_dir, "globex").with_name("lock"), clone.uid, clone.id)
         lock.acquire()
         try:
-            async with asyncio.timeout(5), TenantRegistry(config(data_dir, call_timeout_seconds=600.0)):
+            async with (
+                asyncio.timeout(HANG_SECONDS),
+                TenantRegistry(config(data_dir, call_timeout_seconds=600.0)),
+            ):
                 pass
         finally:
             lock.release()
