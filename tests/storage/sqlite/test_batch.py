@@ -33,14 +33,23 @@ pytestmark = pytest.mark.usefixtures("each_engine")
 TABLES = [
     "CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER)",
     "CREATE TRIGGER refusing BEFORE INSERT ON t WHEN new.n < 0 BEGIN SELECT RAISE(ROLLBACK, 'below zero'); END",
-    "CREATE TRIGGER failing BEFORE INSERT ON t WHEN new.n > 100 BEGIN SELECT RAISE(FAIL, 'above hundred'); END",
     "CREATE TABLE child (t_id INTEGER REFERENCES t (id) DEFERRABLE INITIALLY DEFERRED)",
+]
+ROW = "INSERT INTO t (id, n) VALUES (1, 0)"
+FAIL_TRIGGERS = [
+    "CREATE TRIGGER failing BEFORE INSERT ON t WHEN new.n > 100 BEGIN SELECT RAISE(FAIL, 'above hundred'); END",
+    "CREATE TABLE many (n INTEGER)",
+    "CREATE TRIGGER filling BEFORE INSERT ON many BEGIN INSERT OR FAIL INTO t (id) SELECT 60 UNION ALL SELECT new.n; END",
+    "CREATE TABLE nesting (n INTEGER)",
+    "CREATE TRIGGER nested BEFORE INSERT ON nesting BEGIN INSERT INTO t (id, n) SELECT 61, 1 UNION ALL SELECT 62, 101; END",
 ]
 LOSES_TRANSACTION = {
     "or-rollback": run("INSERT OR ROLLBACK INTO t (id) VALUES (1)"),
     "raise-rollback": run("INSERT INTO t (id, n) VALUES (50, -1)"),
     "or-fail": run("INSERT OR FAIL INTO t (id) VALUES (50), (1)"),
     "raise-fail": run("INSERT INTO t (id, n) VALUES (50, 1), (51, 101)"),
+    "or-fail-in-a-trigger": run("INSERT INTO many (n) VALUES (1)"),
+    "raise-fail-in-a-trigger": run("INSERT INTO nesting (n) VALUES (1)"),
     "rows-nobody-asked-for": run("INSERT INTO t (id) VALUES (50) RETURNING id"),
     "unreadable-result": rows("INSERT INTO t (id) VALUES (50) RETURNING CAST(x'ff' AS TEXT)"),
 }
@@ -69,11 +78,23 @@ class Hostile:
 
 
 @pytest.fixture(params=["file", "memory"])
-async def store(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[SQLiteStore]:
-    """An open store with tables that can fail in every way, and one row."""
+def options(request: pytest.FixtureRequest, tmp_path: Path) -> SQLiteOptions:
+    """A database in a file or in memory."""
     is_memory = request.param == "memory"
-    options = SQLiteOptions(path=None if is_memory else tmp_path / "a.db", is_read_by_writer=is_memory)
-    async with open_store(options, *TABLES, "INSERT INTO t (id, n) VALUES (1, 0)") as opened:
+    return SQLiteOptions(path=None if is_memory else tmp_path / "a.db", is_read_by_writer=is_memory)
+
+
+@pytest.fixture
+async def store(options: SQLiteOptions) -> AsyncIterator[SQLiteStore]:
+    """An open store with tables that can fail in most ways, and one row."""
+    async with open_store(options, *TABLES, ROW) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def failing_store(options: SQLiteOptions) -> AsyncIterator[SQLiteStore]:
+    """The same with triggers that fail, too."""
+    async with open_store(options, *TABLES, *FAIL_TRIGGERS, ROW) as opened:
         yield opened
 
 
@@ -95,22 +116,24 @@ def errors(outcomes: list[WriteOutcome]) -> list[TenantryError]:
 
 @pytest.mark.parametrize("statement", LOSES_TRANSACTION.values(), ids=LOSES_TRANSACTION.keys())
 @pytest.mark.parametrize("unit", [1, 2], ids=["statement", "unit"])
-async def test_the_innocent_run_again(store: SQLiteStore, statement: Statement, unit: int):
+async def test_the_innocent_run_again(failing_store: SQLiteStore, statement: Statement, unit: int):
     """A statement that takes the whole transaction with it fails alone: the others are kept, itself not in part."""
     guilty = (statement,) if unit == 1 else (insert(60), statement)
-    outcomes = await store.write([(insert(2),), guilty, (insert(3), insert(4)), (insert(1),), (insert(5),)])
+    outcomes = await failing_store.write(
+        [(insert(2),), guilty, (insert(3), insert(4)), (insert(1),), (insert(5),)]
+    )
     assert [outcomes[0], outcomes[2], outcomes[4]] == [[None], [None, None], [None]]
     assert isinstance(outcomes[1], QueryError | DuplicateRecordError)
     assert isinstance(outcomes[3], DuplicateRecordError)
-    assert await ids(store) == [1, 2, 3, 4, 5]
+    assert await ids(failing_store) == [1, 2, 3, 4, 5]
 
 
-async def test_several_may_lose_the_transaction(store: SQLiteStore):
+async def test_several_may_lose_the_transaction(failing_store: SQLiteStore):
     """Each of them fails alone, however many there are in one batch."""
     guilty = [(statement,) for statement in LOSES_TRANSACTION.values()]
-    outcomes = await store.write([(insert(2),), *guilty, (insert(3),), *guilty, (insert(4),)])
-    assert [n for n, outcome in enumerate(outcomes) if outcome == [None]] == [0, 7, 14]
-    assert await ids(store) == [1, 2, 3, 4]
+    outcomes = await failing_store.write([(insert(2),), *guilty, (insert(3),), *guilty, (insert(4),)])
+    assert [n for n, outcome in enumerate(outcomes) if outcome == [None]] == [0, 9, 18]
+    assert await ids(failing_store) == [1, 2, 3, 4]
 
 
 async def test_failed_commit_fails_all(store: SQLiteStore):
@@ -154,14 +177,14 @@ async def test_failed_commit_of_a_transaction(store: SQLiteStore):
 
 
 @pytest.mark.parametrize("name", ["or-fail", "raise-fail", "unreadable-result"])
-async def test_partial_statement_is_undone_in_a_transaction(store: SQLiteStore, name: str):
+async def test_partial_statement_is_undone_in_a_transaction(failing_store: SQLiteStore, name: str):
     """A statement that fails and keeps rows is undone alone, and the transaction goes on."""
-    transaction = await store.begin()
+    transaction = await failing_store.begin()
     await transaction.write((insert(2),))
     assert isinstance(await transaction.write((LOSES_TRANSACTION[name],)), TenantryError)
     assert await transaction.write((insert(3),)) == [None]
     await transaction.commit()
-    assert await ids(store) == [1, 2, 3]
+    assert await ids(failing_store) == [1, 2, 3]
 
 
 @pytest.mark.parametrize("name", ["or-rollback", "raise-rollback"])

@@ -19,6 +19,8 @@ enum { ROLLBACKS_MAX = 1000, PRIMARY_CODE = 0xff };
 static const char BEGIN_WRITE[] = "BEGIN IMMEDIATE", BEGIN_READ[] = "BEGIN", COMMIT[] = "COMMIT", ROLLBACK[] = "ROLLBACK";
 static const char GUARD[] = "SELECT owner FROM tenantry_owner WHERE id = 1";
 
+static const char FAIL_TRIGGER[] = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND instr(upper(sql), 'FAIL') LIMIT 1";
+
 static sqlite3_stmt *prepared(Database *database, const char *text, int length)
 {
     const size_t places = sizeof database->prepared / sizeof *database->prepared;
@@ -164,6 +166,16 @@ static bool keep_error(Batch *batch, Step *step)
     return true;
 }
 
+/* Return whether a refused statement may have left changes: SQLite does not count what a trigger had written before a FAIL inside it. */
+static bool may_keep_changes(Database *database, int before)
+{
+    if (sq.total_changes(database->handle) != before)
+        return true;
+    sqlite3_stmt *statement = prepared(database, FAIL_TRIGGER, (int)sizeof FAIL_TRIGGER - 1);
+    bool has_none = statement != NULL && sq.step(statement) == SQLITE_DONE;
+    return !has_none | (sq.reset(statement) != SQLITE_OK);
+}
+
 /* Run one statement; return whether the batch can go on. */
 static bool run_step(Batch *batch, Step *step, bool is_alone)
 {
@@ -177,10 +189,12 @@ static bool run_step(Batch *batch, Step *step, bool is_alone)
     if (is_done)
         step->changes = sq.total_changes(handle) == before ? 0 : sq.changes(handle);
     bool is_refused = (code & PRIMARY_CODE) == SQLITE_CONSTRAINT && batch->kind == WRITE && is_alone &&
-                      sq.total_changes(handle) == before && !sq.get_autocommit(handle) && keep_error(batch, step);
+                      !sq.get_autocommit(handle) && keep_error(batch, step);
     code = sq.reset(statement);   /* this ends a statement whose rows were not all taken, and it may still be refused then */
     sq.clear_bindings(statement); /* the bytes of the parameters go when the batch goes */
-    return is_refused || (is_done && code == SQLITE_OK);
+    if (is_refused)
+        return !may_keep_changes(batch->database, before); /* this may finalize the statement */
+    return is_done && code == SQLITE_OK;
 }
 
 static bool run_steps(Batch *batch)

@@ -28,6 +28,9 @@ Guard = Callable[[sqlite3.Connection], None]
 """A check that runs first in every write transaction; raises if this process may not write."""
 
 _DISTINCT_STATEMENTS_MAX: Final = 4096
+_FAIL_TRIGGER: Final = (
+    "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND instr(upper(sql), 'FAIL') LIMIT 1"
+)
 # SQLite's tokenizer skips white space, a byte order mark, comments and empty statements before a statement.
 _FIRST_KEYWORD: Final = re.compile(r"(?:[\s\ufeff;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
 
@@ -260,12 +263,25 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
     try:
         return [run_statement(statement, connection)]
     except Exception as error:  # noqa: BLE001  # any error of a caller's parameters fails only that caller
-        if connection.total_changes != changes or is_damage(error):
+        if is_damage(error) or _may_keep_changes(changes, connection):
             # A failed statement may keep changes that must not be committed. With OR FAIL, RAISE(FAIL) or a result that cannot be
             # fetched, the earlier rows stay. A statement that fails because of damage may leave a row without its index entry.
             # After the rollback the rest of the batch runs again.
             roll_back(connection)
         return map_error(error, statement.name)
+
+
+def _may_keep_changes(changes: int, connection: sqlite3.Connection) -> bool:
+    """Return whether a failed statement may have left changes in the open transaction.
+
+    SQLite does not count the rows that a trigger had written before a FAIL inside this trigger ended the statement.
+    """
+    if not connection.in_transaction:
+        return False
+    try:
+        return connection.total_changes != changes or connection.execute(_FAIL_TRIGGER).fetchone() is not None
+    except DRIVER_ERRORS:
+        return True
 
 
 def _is_stored(request: Request) -> bool:
