@@ -4,32 +4,17 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import anyio
 
 from tenantry import events
-from tenantry.errors import (
-    MigrationError,
-    PersistenceConnectionError,
-    SnapshotError,
-    StorageFullError,
-    TenantOwnedElsewhereError,
-    TenantryError,
-)
-from tenantry.files.disk_space import is_exhausted
+from tenantry.errors import MigrationError, PersistenceConnectionError, SnapshotError, TenantryError
 from tenantry.storage.migrations import AppliedMigration, plan_migrations
-from tenantry.storage.protocol import (
-    ChangeToken,
-    MarkedRequest,
-    MigrationReport,
-    ReadOutcome,
-    Request,
-    WriteOutcome,
-)
+from tenantry.storage.protocol import ChangeToken, MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.connections import Connections
 from tenantry.storage.sqlite.connections.database_opener import DatabaseOpener
@@ -38,23 +23,16 @@ from tenantry.storage.sqlite.connections.opening import SQLiteOptions, open_read
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.connections.transaction import SQLiteTransaction
 from tenantry.storage.sqlite.database_files.change_token import read_change_token
-from tenantry.storage.sqlite.engine.native import (
-    READ,
-    WRITE,
-    NativeBatch,
-    driver_error,
-    results_with_names,
-)
-from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
+from tenantry.storage.sqlite.engine.native import READ, NativeBatch
+from tenantry.storage.sqlite.errors import DRIVER_ERRORS
 from tenantry.storage.sqlite.maintenance import integrity, online_backup
 from tenantry.storage.sqlite.migrations import migrator
-from tenantry.storage.sqlite.statements import batch, marks
-from tenantry.storage.sqlite.statements.page_limit import with_limit_named
+from tenantry.storage.sqlite.native_batches import batch_of_writes, outcomes_of_reads, outcomes_of_writes
+from tenantry.storage.sqlite.statements import batch
+from tenantry.storage.sqlite.store_errors import StoreErrors
 from tenantry.threads import cancelled_by, run_in_thread
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from tenantry.clock import Clock
     from tenantry.config import Durability
     from tenantry.eventlog import EventLog
@@ -63,7 +41,6 @@ if TYPE_CHECKING:
     from tenantry.sql.statements import Statement
     from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 
-P = ParamSpec("P")
 T = TypeVar("T")
 
 
@@ -90,7 +67,7 @@ class SQLiteStore:
         self._engine = thread_pools.read.engine
         self._clock = clock
         self._log = log
-        self._database_bytes_max = options.database_bytes_max
+        self._errors = StoreErrors(options, backend=self.backend, log=log)
         self._ownership = ownership
         self._guard: batch.Guard = ownership.guard if ownership is not None else _unguarded
         self._lifecycle = asyncio.Lock()
@@ -133,7 +110,7 @@ class SQLiteStore:
             try:
                 await self._connections.open(is_for_write=is_for_write)
             except (*DRIVER_ERRORS, OSError, TenantryError) as error:
-                self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
+                self._errors.fail_connection(events.BACKEND_CONNECTION_FAILED, error, "open")
             self._is_read = False
             self._is_closing = False
             self._log.info(events.BACKEND_CONNECTED, backend=self.backend)
@@ -157,7 +134,7 @@ class SQLiteStore:
                         check.cancel()
                     await self._connections.aclose()
                 except (*DRIVER_ERRORS, OSError) as error:
-                    self._fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
+                    self._errors.fail_connection(events.BACKEND_DISCONNECT_ERROR, error, "close")
             self._log.info(events.BACKEND_DISCONNECTED, backend=self.backend)
 
     async def health_check(self) -> bool:
@@ -189,8 +166,8 @@ class SQLiteStore:
                 job.add_done_callback(lambda job: cancelled.set() if job.cancelled() else None)
                 return await job
         except (*DRIVER_ERRORS, OSError, ValueError, TenantryError) as error:
-            mapped = self._map(error, f"cannot migrate {self._options}")
-            mapped = self._with_limit_named(mapped, str(mapped))
+            mapped = self._errors.map(error, f"cannot migrate {self._options}")
+            mapped = self._errors.with_limit_named(mapped, str(mapped))
             self._log.failure(events.MIGRATION_FAILED, mapped, backend=self.backend)
             raise mapped from error
 
@@ -203,11 +180,11 @@ class SQLiteStore:
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()
         self._enforce_log_limit()
-        job = self._mapped(partial(self._write_batch, requests))
+        job = self._errors.mapped(partial(self._write_batch, requests))
         writer = self._connections.writer
         if writer is None or self._writer_lock.locked() or self._turns:
             return self._submit_in_turn(job)
-        batch_ = self._native_writes(writer, requests) if self._connections.is_log_durable else None
+        batch_ = batch_of_writes(writer, requests) if self._connections.is_log_durable else None
         if batch_ is None:
             return self._submit(writer, job)
         return writer.submit_batch(batch_, writer.with_connection(job), partial(self._written, requests))
@@ -218,17 +195,17 @@ class SQLiteStore:
         connections = self._connections
         if connections.immutable_reader is not None:
             immutable = connections.immutable_reader
-            call = self._mapped(partial(connections.read_immutable, statements, immutable.opened))
+            call = self._errors.mapped(partial(connections.read_immutable, statements, immutable.opened))
             return self._submit_read(immutable, call, statements)
         writer = connections.writer
         if writer is None or self._log_limit.holds_reads:
             return asyncio.ensure_future(self._read_later(statements))
         if self._options.is_read_by_writer or self._is_read_by_idle_writer(writer):
-            beside_writes = self._mapped(partial(batch.read_batch_beside_writes, statements))
+            beside_writes = self._errors.mapped(partial(batch.read_batch_beside_writes, statements))
             if self._writer_lock.locked():
                 return self._submit_in_turn(beside_writes)
             return self._submit_read(writer, writer.with_connection(beside_writes), statements)
-        job = self._mapped(partial(batch.read_batch, statements))
+        job = self._errors.mapped(partial(batch.read_batch, statements))
         reader = connections.reader()
         if reader is None:
             return asyncio.ensure_future(self._submit_to_new_reader(job, statements))
@@ -238,9 +215,9 @@ class SQLiteStore:
         """Apply limits to writes; see `Store.apply_limits`."""
         # Inside a transaction SQLite would not change `synchronous`, and would count pages that the transaction may roll back.
         async with self._writer_lock:
-            with self._mapped_errors():
+            with self._errors.mapping():
                 await self._connections.apply_limits(database_bytes_max, durability)
-            self._database_bytes_max = database_bytes_max
+            self._errors.database_bytes_max = database_bytes_max
 
     async def check_integrity(self, *, is_thorough: bool = False) -> None:
         """Check the whole database for damage; see `Store.check_integrity`.
@@ -248,13 +225,13 @@ class SQLiteStore:
         The check is one read transaction, during which the write-ahead log cannot be truncated.
         """
         self.check_connected()
-        check = self._mapped(
+        check = self._errors.mapped(
             partial(integrity.check_connection, name=str(self._options), is_thorough=is_thorough)
         )
         if self._options.is_read_by_writer:
             await self._submit_in_turn(check)
             return
-        with self._mapped_errors():
+        with self._errors.mapping():
             async with self._connections.long_lived_reader() as reader:
                 await self._checked(self._submit(reader, check))
 
@@ -275,7 +252,7 @@ class SQLiteStore:
         (https://www.sqlite.org/pragma.html#pragma_data_version).
         """
         self.check_connected()
-        return await self._submit_in_turn(self._mapped(_data_version))
+        return await self._submit_in_turn(self._errors.mapped(_data_version))
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
@@ -283,13 +260,13 @@ class SQLiteStore:
         self._enforce_log_limit()
         await self._writer_lock.acquire()
         try:
-            with self._mapped_errors():
+            with self._errors.mapping():
                 writer = await self._connections.ensure_writer()
                 transaction = await SQLiteTransaction.begin(
                     writer,
                     self._guard,
                     self._release_writer,
-                    with_limit_named=self._with_limit_named,
+                    with_limit_named=self._errors.with_limit_named,
                     on_commit=self._connections.make_log_durable,
                 )
         except BaseException:
@@ -312,27 +289,23 @@ class SQLiteStore:
         outcomes = batch.write_batch(requests, self._guard, connection)
         self._connections.make_log_durable(connection)
         self._log_limit.measure_again()
-        if self._database_bytes_max is None:
+        if self._errors.database_bytes_max is None:
             return outcomes
         return [
-            self._with_limit_named(outcome, request[0].name)
+            self._errors.with_limit_named(outcome, request[0].name)
             for request, outcome in zip(requests, outcomes, strict=True)
         ]
-
-    def _with_limit_named(self, outcome: T, doing: str) -> T:
-        """Return the outcome of a write; an error caused by the database's limit names the limit."""
-        return with_limit_named(outcome, doing, self._database_bytes_max, self._options.path)
 
     async def copy_to(self, path: Path) -> None:
         """Write a consistent copy into a new file while the writer continues; see `Store.copy_to`."""
         self.check_connected()
-        with self._mapped_errors():
+        with self._errors.mapping():
             # An open writer has a write-ahead log, which lets the copy read while the writer writes.
             await self._connections.ensure_writer()
         copy = asyncio.ensure_future(run_in_thread(self._copy, path))
         self._copies.add(copy)
         copy.add_done_callback(self._copies.discard)
-        with self._mapped_errors():
+        with self._errors.mapping():
             await copy
 
     def _copy(self, path: Path) -> None:
@@ -369,7 +342,7 @@ class SQLiteStore:
     def _submit(
         self, connection: JobConnection, job: Callable[[sqlite3.Connection], T]
     ) -> "asyncio.Future[T]":
-        with self._mapped_errors():
+        with self._errors.mapping():
             return connection.submit(job)
 
     def _submit_read(
@@ -381,37 +354,14 @@ class SQLiteStore:
         """Submit a read to the engine, or the call to Python if the engine does not take the read."""
         batch_ = connection.batch(READ, statements)
         if batch_ is None:
-            with self._mapped_errors():
+            with self._errors.mapping():
                 return connection.submit_call(call)
-        return connection.submit_batch(batch_, call, partial(_results_of, statements))
-
-    def _native_writes(self, writer: JobConnection, requests: Sequence[Request]) -> NativeBatch | None:
-        """Return a batch of the engine with the requests and their marks; None if the requests must run in Python."""
-        if not any(request.__class__ is MarkedRequest for request in requests):
-            return writer.batch(WRITE, requests)
-        units = marks.with_marks(requests)
-        return None if units is None else writer.batch(WRITE, units, is_whole=True)
+        return connection.submit_batch(batch_, call, partial(outcomes_of_reads, statements))
 
     def _written(self, requests: Sequence[Request], ended: NativeBatch) -> list[WriteOutcome]:
         """Return the outcomes of a batch of the engine."""
         self._log_limit.measure_again()
-        outcomes: list[WriteOutcome]
-        refusal = ended.refusal()
-        if refusal is not None:
-            outcomes = [self._mapped_outcome(request, *refusal) for request in requests]
-        else:
-            results = ended.results()[: len(requests)]  # without the marks
-            if ended.has_names:
-                results = [results_with_names(*pair) for pair in zip(requests, results, strict=True)]
-            outcomes = results
-        if ended.has_errors:
-            for index, code, message in ended.errors():
-                outcomes[index] = self._mapped_outcome(requests[index], code, message)
-        return outcomes
-
-    def _mapped_outcome(self, request: Request, code: int, message: bytes) -> WriteOutcome:
-        name = request[0].name
-        return self._with_limit_named(map_error(driver_error(code, message), name), name)
+        return outcomes_of_writes(requests, ended, self._errors)
 
     def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
         """Run a job on the writer after an open transaction has ended; open the writer first if needed."""
@@ -422,7 +372,7 @@ class SQLiteStore:
 
     async def _in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
         async with self._writer_lock:
-            with self._mapped_errors():
+            with self._errors.mapping():
                 writer = await self._connections.ensure_writer()
             return await self._submit(writer, job)
 
@@ -447,7 +397,7 @@ class SQLiteStore:
         """Wait until reads may run again and the writer is open, then read."""
         await self._log_limit.wait_released()
         try:
-            with self._mapped_errors():
+            with self._errors.mapping():
                 await self._connections.ensure_writer()
         except TenantryError:
             # On a full disk the writer cannot be opened. `ensure_writer` then opens the immutable reader again.
@@ -461,7 +411,7 @@ class SQLiteStore:
         try:
             reader = await self._connections.new_reader()
         except (*DRIVER_ERRORS, OSError) as error:
-            self._fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
+            self._errors.fail_connection(events.BACKEND_CONNECTION_FAILED, error, "read")
         await self._log_limit.wait_released()  # new reads may have to wait by now
         return await self._submit_read(reader, reader.with_connection(job), statements)
 
@@ -488,55 +438,6 @@ class SQLiteStore:
         versions = {row.schema: row.version for row in plan.applied}
         versions.update({migration.schema: migration.version for migration in plan.pending})
         return MigrationReport(applied=applied, versions=versions)
-
-    def _mapped(self, job: Callable[P, T]) -> Callable[P, T]:
-        def run(*arguments: P.args, **named: P.kwargs) -> T:
-            try:
-                return job(*arguments, **named)
-            except (*DRIVER_ERRORS, ValueError) as error:
-                raise self._map(error, f"cannot use {self._options}") from error
-
-        return run
-
-    @contextmanager
-    def _mapped_errors(self) -> "Iterator[None]":
-        """Map the errors of opening a connection or submitting a job."""
-        try:
-            yield
-        except (*DRIVER_ERRORS, OSError, ValueError) as error:
-            raise self._map(error, f"cannot use {self._options}") from error
-
-    def _map(self, error: Exception, doing: str) -> TenantryError:
-        # These errors mean that the connection was closed before the job ran.
-        is_late = isinstance(error, (ValueError, sqlite3.ProgrammingError))
-        if is_late and not isinstance(error, UnicodeDecodeError):
-            return PersistenceConnectionError(f"{doing}: the database was disconnected in the meantime")
-        return self._with_full_disk_named(map_error(error, doing))
-
-    def _with_full_disk_named(self, error: TenantryError) -> TenantryError:
-        """Return an error that reports a full disk if SQLite only reports that it cannot create a file."""
-        path = self._options.path
-        code = error.code if isinstance(error, PersistenceConnectionError) else None
-        if code != "SQLITE_CANTOPEN" or path is None or not is_exhausted(path.parent):
-            return error
-        full = StorageFullError(f"{error}: free space, or inodes, on the disk", code=code)
-        full.__cause__ = error.__cause__
-        return full
-
-    def _fail_connection(self, event: str, error: Exception, doing: str) -> NoReturn:
-        mapped = self._with_full_disk_named(map_connection_error(error, f"cannot {doing} {self._options}"))
-        if isinstance(mapped, TenantOwnedElsewhereError) and mapped.socket_name is not None:
-            # The caller's calls are forwarded to the owner.
-            self._log.debug(event, backend=self.backend, error=str(mapped))
-        else:
-            self._log.failure(event, mapped, backend=self.backend)
-        raise mapped from error
-
-
-def _results_of(statements: Sequence["Statement"], ended: NativeBatch) -> list[ReadOutcome]:
-    """Return the results of a batch of reads of the engine."""
-    results: list[ReadOutcome] = ended.results()
-    return results_with_names(statements, results) if ended.has_names else results
 
 
 def _data_version(connection: sqlite3.Connection) -> int:

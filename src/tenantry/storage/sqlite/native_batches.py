@@ -1,0 +1,50 @@
+"""A store's batches in the engine: what a batch consists of, and the outcomes of a batch that has ended."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from tenantry.sql.statements import Statement
+from tenantry.storage.protocol import MarkedRequest, ReadOutcome, Request, WriteOutcome
+from tenantry.storage.sqlite.connections.connection import JobConnection
+from tenantry.storage.sqlite.engine.native import WRITE, NativeBatch, driver_error, results_with_names
+from tenantry.storage.sqlite.errors import map_error
+from tenantry.storage.sqlite.statements import marks
+from tenantry.storage.sqlite.store_errors import StoreErrors
+
+
+def batch_of_writes(writer: JobConnection, requests: Sequence[Request]) -> NativeBatch | None:
+    """Return a batch with the requests and their marks; None if the requests must run in Python."""
+    if not any(request.__class__ is MarkedRequest for request in requests):
+        return writer.batch(WRITE, requests)
+    units = marks.with_marks(requests)
+    return None if units is None else writer.batch(WRITE, units, is_whole=True)
+
+
+def outcomes_of_writes(
+    requests: Sequence[Request], ended: NativeBatch, errors: StoreErrors
+) -> list[WriteOutcome]:
+    """Return one outcome for each request."""
+    outcomes: list[WriteOutcome]
+    refusal = ended.refusal()
+    if refusal is not None:
+        outcomes = [_refused(request, refusal, errors) for request in requests]
+    else:
+        results: list[Any] = ended.results()[: len(requests)]  # without the marks
+        if ended.has_names:
+            results = [results_with_names(*pair) for pair in zip(requests, results, strict=True)]
+        outcomes = results
+    if ended.has_errors:
+        for index, *refused in ended.errors():
+            outcomes[index] = _refused(requests[index], refused, errors)
+    return outcomes
+
+
+def outcomes_of_reads(statements: Sequence[Statement], ended: NativeBatch) -> list[ReadOutcome]:
+    """Return one outcome for each statement."""
+    results: list[ReadOutcome] = ended.results()
+    return results_with_names(statements, results) if ended.has_names else results
+
+
+def _refused(request: Request, refusal: Sequence[Any], errors: StoreErrors) -> WriteOutcome:
+    name = request[0].name
+    return errors.with_limit_named(map_error(driver_error(*refusal), name), name)
