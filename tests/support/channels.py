@@ -69,6 +69,7 @@ class Bench:
         *,
         requests_max: int = 100,
         batch_requests_max: int = 10,
+        shared_batch_requests_max: int = 16,
         workers: int = 1,
         second_batch_requests_min: int = 1,
         is_interrupted_early: bool = False,
@@ -87,6 +88,7 @@ class Bench:
             limits=ChannelLimits(
                 requests_max,
                 batch_requests_max,
+                shared_batch_requests_max,
                 CALL_TIMEOUT_SECONDS,
                 workers,
                 second_batch_requests_min,

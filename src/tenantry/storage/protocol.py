@@ -215,6 +215,10 @@ class Store(Protocol):
     def write_batches_max(self) -> int:
         """The number of batches that may be given to `write` before the first has ended. They run one after the other, in order."""
 
+    @property
+    def shared_batch_requests_max(self) -> int:
+        """The largest batch while other tenants are active. They wait while the event loop sets the results of a batch."""
+
     def write(self, requests: Sequence[Request]) -> Awaitable[list[WriteOutcome]]:
         """Run the requests in one transaction, commit the transaction durably, and return one outcome for each request.
 

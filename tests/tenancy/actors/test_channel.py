@@ -21,11 +21,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample
-from tenantry.tenancy.actors.channel import (
-    SHARED_BATCH_REQUESTS_MAX,
-    ChannelClosedError,
-    ChannelStatistics,
-)
+from tenantry.tenancy.actors.channel import ChannelClosedError, ChannelStatistics
 from tenantry.tenancy.actors.limiter import ALONE_SECONDS, FairLimiter
 from tenants import VirtualLoop, in_virtual_time, settle
 
@@ -126,7 +122,8 @@ async def test_batches_are_smaller_beside_other_tenants():
     """A tenant that is alone fills its batches; while another is at work too it takes smaller ones."""
     limiter = FairLimiter(2)
     flood, quiet = (
-        Bench(limiter=limiter, batch_requests_max=64, tenant_id=name) for name in ("flood", "quiet")
+        Bench(limiter=limiter, batch_requests_max=64, shared_batch_requests_max=20, tenant_id=name)
+        for name in ("flood", "quiet")
     )
 
     async def batch_size() -> int:
@@ -141,7 +138,7 @@ async def test_batches_are_smaller_beside_other_tenants():
     [task] = await quiet.call("now and then")
     await quiet.run.finish()
     assert await task == "did now and then"
-    assert await batch_size() == SHARED_BATCH_REQUESTS_MAX < 64
+    assert await batch_size() == 20
     await asyncio.sleep(ALONE_SECONDS)
     assert await batch_size() == 64
 

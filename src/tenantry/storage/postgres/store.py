@@ -226,6 +226,11 @@ class PostgresStore:
         """One: the next batch waits for the answer of the server; see `Store.write_batches_max`."""
         return 1
 
+    @property
+    def shared_batch_requests_max(self) -> int:
+        """See `Store.shared_batch_requests_max`."""
+        return 16
+
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()

@@ -176,6 +176,16 @@ class SQLiteStore:
         """Two with the engine: it needs no lock of the interpreter, so the next batch can run while the first is answered."""
         return 1 if self._engine is None else 2
 
+    @property
+    def shared_batch_requests_max(self) -> int:
+        """Twice as many with the engine, whose threads do not wait for the event loop; see `Store.shared_batch_requests_max`.
+
+        In a benchmark, 256 callers flooded one tenant beside 50 quiet tenants. In Python the flood multiplied the quiet tenants' p99
+        latency by 3 with batches of 64, by 2 to 3 with batches of 32, and by 1.5 to 1.9 with batches of 16. The small batches cost
+        four busy tenants an eighth of their writes.
+        """
+        return 16 if self._engine is None else 32
+
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()

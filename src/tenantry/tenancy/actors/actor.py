@@ -379,6 +379,7 @@ class TenantActor:
             limits=ChannelLimits(
                 requests_max=config.mailbox_requests_max,
                 batch_requests_max=config.batch_requests_max,
+                shared_batch_requests_max=self._store.shared_batch_requests_max,
                 call_timeout_seconds=config.call_timeout_seconds,
                 workers=workers,
                 second_batch_requests_min=_SECOND_BATCH_REQUESTS_MIN if name == "write" else 1,

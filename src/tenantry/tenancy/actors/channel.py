@@ -54,13 +54,6 @@ T = TypeVar("T")
 
 # The weight of the newest batch in the moving average of the time per call.
 _SMOOTHING: Final = 0.2
-SHARED_BATCH_REQUESTS_MAX: Final = 16
-"""The largest batch while other tenants are active.
-
-Other tenants wait while the event loop sets the results of a batch. In a benchmark, 256 callers flooded one tenant beside 50 quiet
-tenants. The flood multiplied the quiet tenants' p99 latency by 3 with batches of 64, by 2 to 3 with batches of 32, and by 1.5 to
-1.9 with batches of 16. The small batches cost four busy tenants an eighth of their writes.
-"""
 
 
 class ChannelClosedError(Exception):
@@ -82,6 +75,7 @@ class ChannelLimits:
     Attributes:
         requests_max: The largest number of waiting calls.
         batch_requests_max: The largest number of calls in a batch.
+        shared_batch_requests_max: The largest number while other tenants are active; see `Store.shared_batch_requests_max`.
         call_timeout_seconds: The time from the acceptance of a call to its deadline.
         workers: The largest number of batches that run at the same time.
         second_batch_requests_min: The number of waiting calls from which a batch begins beside another one.
@@ -90,6 +84,7 @@ class ChannelLimits:
 
     requests_max: int
     batch_requests_max: int
+    shared_batch_requests_max: int
     call_timeout_seconds: float
     workers: int = 1
     second_batch_requests_min: int = 1
@@ -347,7 +342,7 @@ class Channel(Generic[Item, Outcome]):
 
     def _begin_batch(self, permit: Permit) -> None:
         # Take the calls only now: calls that arrived during the wait for the permit share the batch.
-        calls = self._take(SHARED_BATCH_REQUESTS_MAX if permit.is_shared else self._limits.batch_requests_max)
+        calls = self._take(permit.is_shared)
         if not calls:
             permit.release()
             self._leave()
@@ -392,9 +387,10 @@ class Channel(Generic[Item, Outcome]):
         if self._drained is not None and not self._busy:
             self._drained.set()
 
-    def _take(self, requests_max: int) -> list[Call[Item]]:
-        mailbox = self._mailbox
-        requests_max = min(requests_max, self._limits.batch_requests_max)
+    def _take(self, is_shared: bool) -> list[Call[Item]]:  # noqa: FBT001
+        mailbox, requests_max = self._mailbox, self._limits.batch_requests_max
+        if is_shared:
+            requests_max = min(requests_max, self._limits.shared_batch_requests_max)
         batch: list[Call[Item]] = []
         while mailbox and len(batch) < requests_max and mailbox[0].alone is None:
             batch.append(mailbox.popleft())
