@@ -214,11 +214,13 @@ def test_what_concerns_all_tenants_is_not_for_a_key_for_some(running: Service):
     done = tenantry("snapshot", "drill", env={**running.env, "TENANTRY_API_KEY": weak})
     assert (done.returncode, done.stdout) == (4, "")
     headers = {"Authorization": f"Bearer {running.key}"}
-    begun = httpx.post(f"{running.url}/v1/snapshots/drill", json={}, headers=headers, trust_env=False)
+    begun = httpx.post(
+        f"{running.url}/v1/snapshots/drill", json={}, headers=headers, trust_env=False, timeout=HANG_SECONDS
+    )
     for key, status in ((running.key, 200), (weak, 403)):
         headers = {"Authorization": f"Bearer {key}"}
         url = f"{running.url}{begun.headers['location']}"
-        assert httpx.get(url, headers=headers, trust_env=False).status_code == status
+        assert httpx.get(url, headers=headers, trust_env=False, timeout=HANG_SECONDS).status_code == status
 
 
 def test_refusals_are_a_sentence_or_a_problem(running: Service):

@@ -112,7 +112,7 @@ def test_make_serve(tmp_path: Path, env: dict[str, str]):
             )
             assert read_line(process).endswith(f"at {url}")
             keys.append((place / "admin.key").read_text())
-            assert httpx.get(f"{url}/console/", trust_env=False).status_code == 200
+            assert httpx.get(f"{url}/console/", trust_env=False, timeout=HANG_SECONDS).status_code == 200
             printed = run(snippet("curl", README), tmp_path, env)
             assert '"state":"suspended"' in printed
             assert "# TYPE" in printed

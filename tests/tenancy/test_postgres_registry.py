@@ -436,7 +436,9 @@ def test_two_services(tmp_path: Path, postgres_database: Database):
 
         def ask(running: Service, method: str, path: str, body: Any = None) -> Any:
             sent = {"Authorization": f"Bearer {running.key}"}
-            answer = httpx.request(method, f"{running.url}{path}", json=body, headers=sent, trust_env=False)
+            answer = httpx.request(
+                method, f"{running.url}{path}", json=body, headers=sent, trust_env=False, timeout=HANG_SECONDS
+            )
             return answer.status_code, answer.json() if answer.content else None
 
         assert ask(one, "POST", "/v1/tenants", {"id": "acme"})[1]["backend"] == "postgres"
@@ -446,7 +448,7 @@ def test_two_services(tmp_path: Path, postgres_database: Database):
         status, version = ask(two, "GET", "/v1/version")
         assert (status, [one["name"] for one in version["backends"]]) == (200, ["postgres", "sqlite"])
         assert version["catalog_backend"] == "postgres"
-        assert httpx.get(f"{one.url}/readyz", trust_env=False).status_code == 200
+        assert httpx.get(f"{one.url}/readyz", trust_env=False, timeout=HANG_SECONDS).status_code == 200
         refused = ask(one, "PATCH", "/v1/tenants/acme", {"limits": {"database_bytes_max": 2**20}})
         assert (refused[0], refused[1]["type"]) == (409, "urn:tenantry:problem:unsupported-by-backend")
 

@@ -9,6 +9,7 @@ import pytest
 from browsers import Browser, RunningService, open_browser, serving
 from tenantry import Scope, TenantRegistry
 from tenantry.admin import create_admin_app
+from tenants import HANG_SECONDS
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def service(data_dir: Path) -> Iterator[RunningService]:
 def api(service: RunningService) -> Iterator[httpx.Client]:
     """A client of the service that may do everything."""
     headers = {"Authorization": f"Bearer {service.keys['admin']}"}
-    with httpx.Client(base_url=service.url, headers=headers, trust_env=False) as client:
+    with httpx.Client(base_url=service.url, headers=headers, trust_env=False, timeout=HANG_SECONDS) as client:
         yield client
 
 
@@ -44,7 +45,9 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 @pytest.fixture
-def browser(chromium: Browser) -> Browser:
+def browser(chromium: Browser) -> Iterator[Browser]:
     """A browser in which nobody has signed in yet."""
     chromium.begin_anew()
-    return chromium
+    yield chromium
+    # The page would look for its service, which has ended, until the last test.
+    chromium.begin_anew()

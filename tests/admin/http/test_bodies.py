@@ -209,7 +209,7 @@ async def test_a_body_that_is_cut_short(
     """A client that goes away in the middle of its body creates nothing, and is no failure that anybody reads of."""
     async with served(service.app) as url:
         await raw_request(url, head, await service.token("admin"), b'{"id": "acme"', is_cut=True)
-        async with httpx.AsyncClient(base_url=url) as other:
+        async with httpx.AsyncClient(base_url=url, timeout=HANG_SECONDS) as other:
             assert (await other.get("/healthz")).status_code == 200
     assert await service.registry.find("acme") is None
     assert [record for record in caplog.records if record.levelname in {"ERROR", "CRITICAL"}] == []
@@ -221,7 +221,7 @@ async def test_headers_that_are_too_large(service: Service):
         with contextlib.suppress(ConnectionResetError):  # it does not read to the end
             answer = await raw_request(url, f"GET /v1/tenants HTTP/1.1\r\nX-Large: {'x' * 2**20}", "x")
             assert answer.startswith(b"HTTP/1.1 400 ")
-        async with httpx.AsyncClient(base_url=url) as other:
+        async with httpx.AsyncClient(base_url=url, timeout=HANG_SECONDS) as other:
             assert (await other.get("/healthz")).status_code == 200
 
 

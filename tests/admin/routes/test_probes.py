@@ -21,7 +21,7 @@ from service import Service, served
 from stores import small_disk
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.admin.routes.probes import KEPT_SECONDS, Probes, make_probes
-from tenants import HandClock, held_writer, make_message, until
+from tenants import HANG_SECONDS, HandClock, held_writer, make_message, until
 
 OPENMETRICS = {
     "accept": "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
@@ -62,7 +62,7 @@ async def test_asking_for_no_body(service: Service, *, is_open: bool, status: in
     """Balancers ask with HEAD: the status alone says it."""
     if not is_open:
         await service.registry.aclose()
-    async with served(service.app) as url, httpx.AsyncClient(base_url=url) as client:
+    async with served(service.app) as url, httpx.AsyncClient(base_url=url, timeout=HANG_SECONDS) as client:
         alive, ready = await client.head("/healthz"), await client.head("/readyz")
     assert (alive.status_code, alive.content) == (200, b"")
     assert (ready.status_code, ready.content) == (status, b"")

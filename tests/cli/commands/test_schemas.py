@@ -10,6 +10,7 @@ from typer.testing import CliRunner
 
 from commands import WHERE, service
 from tenantry.cli import app
+from tenants import HANG_SECONDS
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
 COMPANY = "tenantry.company:COMPANY"
@@ -128,7 +129,10 @@ def test_a_service_with_packs(kept: Path):
     """``serve --schema`` makes tenants with the pack, and shows the packs over HTTP."""
     with service(kept, "--schema", COMPANY, "--schema", INVOICES) as running:
         client = httpx.Client(
-            base_url=running.url, headers={"Authorization": f"Bearer {running.key}"}, trust_env=False
+            base_url=running.url,
+            headers={"Authorization": f"Bearer {running.key}"},
+            trust_env=False,
+            timeout=HANG_SECONDS,
         )
         with client:
             made = client.post("/v1/tenants", json={"id": "globex"})

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -52,10 +53,13 @@ def encrypted_key(certificate: tuple[Path, Path]) -> Path:
     return path
 
 
+fetched = partial(httpx.get, trust_env=False, timeout=HANG_SECONDS)
+
+
 def get(running: Service, path: str, key: str | None = None, **headers: str) -> httpx.Response:
     """Ask the service for something."""
     sent = {"Authorization": f"Bearer {key or running.key}", **headers}
-    return httpx.get(f"{running.url}{path}", headers=sent, trust_env=False)
+    return fetched(f"{running.url}{path}", headers=sent)
 
 
 def beside(database: Path) -> list[str]:
@@ -106,7 +110,7 @@ def test_open_connections_do_not_keep_it(
     in_time = {"TENANTRY_SHUTDOWN_TIMEOUT_SECONDS": "10"}
     with (
         service(kept[0], *options, key=kept[1], env=in_time) as running,
-        httpx.Client(trust_env=False, verify=trust) as client,
+        httpx.Client(trust_env=False, timeout=HANG_SECONDS, verify=trust) as client,
     ):
         assert client.get(f"{running.url}/healthz").status_code == 200
         assert running.end(number) == 0
@@ -115,7 +119,7 @@ def test_open_connections_do_not_keep_it(
 
 def certificate_ends_at(running: Service, trust: ssl.SSLContext) -> float:
     """Return when the service's certificate ends, as its metrics say."""
-    text = httpx.get(f"{running.url}/metrics", verify=trust, trust_env=False).text
+    text = fetched(f"{running.url}/metrics", verify=trust).text
     [line] = [
         line
         for line in text.splitlines()
@@ -141,7 +145,7 @@ def test_signals_that_do_not_end_it(kept: tuple[Path, str], tmp_path: Path):
         cert.write_text("nonsense")
         running.process.send_signal(signal.SIGHUP)
         assert eventually(lambda: "tenantry.certificate.load_failed" in running.log_path.read_text())
-        assert httpx.get(f"{running.url}/healthz", verify=trust, trust_env=False).status_code == 200
+        assert fetched(f"{running.url}/healthz", verify=trust).status_code == 200
         assert running.end() == 0
 
 
@@ -151,11 +155,11 @@ def test_it_drains_before_it_stops(kept: tuple[Path, str]):
         kept[0], "--metrics-port", 0, "--drain-seconds", HANG_SECONDS * 10, key=kept[1], is_measured=True
     ) as running:
         readyz = f"{running.urls[1]}/readyz"
-        assert httpx.get(readyz, trust_env=False).status_code == 200
+        assert fetched(readyz).status_code == 200
         running.process.send_signal(signal.SIGTERM)
-        assert eventually(lambda: httpx.get(readyz, trust_env=False).status_code == 503)
-        assert httpx.get(readyz, trust_env=False).json()["service"] == "stops"
-        assert httpx.get(f"{running.urls[1]}/healthz", trust_env=False).status_code == 200
+        assert eventually(lambda: fetched(readyz).status_code == 503)
+        assert fetched(readyz).json()["service"] == "stops"
+        assert fetched(f"{running.urls[1]}/healthz").status_code == 200
         assert get(running, "/v1/tenants").status_code == 200
         assert running.end() == 0
         assert "tenantry.service.draining" in [event["event"] for event in running.log()]
@@ -287,14 +291,14 @@ def test_probes_of_their_own_port_without_a_server_header(kept: tuple[Path, str]
     with service(kept[0], "--metrics-port", 0, key=kept[1]) as running:
         api, probes = running.urls
         for path in ("/healthz", "/readyz", "/metrics"):
-            answer = httpx.get(f"{probes}{path}", trust_env=False)
+            answer = fetched(f"{probes}{path}")
             assert answer.status_code == 200
             assert "server" not in answer.headers
-            assert httpx.get(f"{api}{path}", trust_env=False).status_code == 404
+            assert fetched(f"{api}{path}").status_code == 404
         assert "tenantry_pool_capacity_tenants" in answer.text
-        assert httpx.get(f"{probes}/v1/tenants", trust_env=False).status_code == 404
+        assert fetched(f"{probes}/v1/tenants").status_code == 404
         for url in (f"{api}/openapi.json", f"{probes}/metrics"):
-            answer = httpx.get(url, headers={"Host": "evil.example"}, trust_env=False)
+            answer = fetched(url, headers={"Host": "evil.example"})
             assert (answer.status_code, "--allowed-host" in answer.json()["detail"]) == (421, True)
         assert get(running, "/v1/tenants").status_code == 200
 
@@ -315,7 +319,9 @@ async def test_behind_a_proxy_clients_are_told_apart(kept: tuple[Path, str]):
     """The rate of requests without a key belongs to the last address, which the proxy wrote, whatever the client claims."""
     with service(kept[0], *PROXIED, key=kept[1]) as running:
         url = running.url.replace("0.0.0.0", "127.0.0.1")
-        async with httpx.AsyncClient(base_url=url, trust_env=False, limits=httpx.Limits()) as client:
+        async with httpx.AsyncClient(
+            base_url=url, trust_env=False, timeout=HANG_SECONDS, limits=httpx.Limits()
+        ) as client:
 
             async def status(forwarded_for: str) -> int:
                 return (await client.get("/", headers={"X-Forwarded-For": forwarded_for})).status_code
@@ -342,7 +348,7 @@ def test_whom_metrics_tell_of_tenants(tmp_path: Path, options: list[object], *, 
     with service(tmp_path / "data", *options) as running:
         document(tenantry("tenant", "create", "acme", "--json", env=running.env))
         url = f"{running.urls[-1]}/metrics"
-        found = httpx.get(url, headers={"Accept": "application/openmetrics-text"}, trust_env=False)
+        found = fetched(url, headers={"Accept": "application/openmetrics-text"})
         assert found.text.endswith("# EOF\n")
         assert ("tenant_id" in found.text) is names_tenants
 
@@ -358,9 +364,7 @@ def test_encrypted(kept: tuple[Path, str], certificate: tuple[Path, Path]):
         assert refused.returncode == 3
         assert "SSL_CERT_FILE" in refused.stderr
         trust = ssl.create_default_context(cafile=cert)
-        named = httpx.get(
-            f"{running.url}/healthz", headers={"Host": "a.example"}, verify=trust, trust_env=False
-        )
+        named = fetched(f"{running.url}/healthz", headers={"Host": "a.example"}, verify=trust)
         assert named.status_code == 200  # a browser has compared the name with the certificate
         with socket.create_connection(
             ("127.0.0.1", int(running.url.rpartition(":")[2])), HANG_SECONDS
@@ -398,7 +402,11 @@ def test_the_log_has_no_secret(kept: tuple[Path, str]):
     """The log is one JSON event to a line, and no key is in it."""
     with service(kept[0], key=kept[1], env={"TENANTRY_API_KEY": kept[1]}) as running:
         made = httpx.post(
-            f"{running.url}/v1/keys", json={}, headers={"Authorization": f"Bearer {kept[1]}"}, trust_env=False
+            f"{running.url}/v1/keys",
+            json={},
+            headers={"Authorization": f"Bearer {kept[1]}"},
+            trust_env=False,
+            timeout=HANG_SECONDS,
         )
         get(running, "/v1/tenants", "tnt_wrong")
         running.end()

@@ -89,7 +89,7 @@ class TestWebServers:
 
         def total(name: str, **labels: str) -> float:
             """Return the sum of the samples with this name and these labels, as the next worker tells them."""
-            text = httpx.get(f"{server.url}/metrics").text
+            text = httpx.get(f"{server.url}/metrics", timeout=HANG_SECONDS).text
             assert promtool("check", "metrics", stdin=text) == ""
             return sum(
                 sample.value
@@ -168,7 +168,7 @@ async def test_a_registry_that_is_opened_before_the_fork(companies_dir: Path, ap
     advice = "open a registry in each process after the fork (gunicorn: in the application's lifespan"
     if app == "app":
         with running(companies_dir, "preload", f"opened_early:{app}") as web:
-            async with httpx.AsyncClient(base_url=web.url) as client:
+            async with httpx.AsyncClient(base_url=web.url, timeout=HANG_SECONDS) as client:
                 assert (await client.get("/")).status_code == 503
             assert advice in web.log()
         return
