@@ -41,7 +41,6 @@ KINDS: Final = ("write",) * 12 + ("keyed",) * 2 + ("transaction",) * 2
 """How each caller of a process adds."""
 
 PROCESSES: Final = 3
-_ATTEMPTS_MAX: Final = 20
 _CELL_BYTES: Final = 8
 _CELLS: Final = 2
 _PROCESS_CELLS: Final = 2
@@ -288,7 +287,8 @@ class Counting:
 
         def says() -> str:
             told = {c: self.board.known[c] - since[c] for c in living}
-            return f"additions of each caller: {told}, last findings: {self._says()}"
+            ended = [process for process in self._processes if self._has_ended(process)]
+            return f"additions of each caller: {told}, ended: {ended}, last findings: {self._says()}"
 
         _wait_until(lambda: all(self.board.known[c] >= since[c] + additions for c in living), says)
 
@@ -320,15 +320,12 @@ class Counting:
 
     def kill_after_commit(self) -> list[int]:
         """Kill the owner between the commit of a batch and its first answer."""
-        for _ in range(_ATTEMPTS_MAX):
-            owner = self.owner()
-            self.board.forget_pauses()
-            self.board.doomed = self._pids[owner]
-            # An owner that has handed the tenant over commits nothing more.
-            if _comes_true(partial(self._has_ended, owner), 0.5):
-                break
+        owner = self.owner()
+        self.board.forget_pauses()
+        self.board.doomed = self._pids[owner]
+        # An owner that has handed the tenant over commits the next batch when it owns the tenant again.
+        _wait_until(partial(self._has_ended, owner), self._says)
         self.board.doomed = 0
-        self._processes[owner].kill()
         return self._ended(owner)
 
     def stop_and_kill(self) -> list[int]:

@@ -270,7 +270,8 @@ async def test_silent_server_has_a_deadline(stores: Stores, proxy: Proxy):
             with pytest.raises(CallTimeoutError) as raised:
                 await store.write([(insert(1),)])
             assert raised.value.was_started
-            with pytest.raises(CallTimeoutError):
+            # The call needs another connection, and its deadline may pass while that is opened.
+            with pytest.raises((CallTimeoutError, PersistenceConnectionError)):
                 await store.begin()
         assert await store.write([(insert(2),)]) == [[None]]
         assert await ids(store) == [2]

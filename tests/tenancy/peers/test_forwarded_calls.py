@@ -1,7 +1,6 @@
 """Calls to a tenant that another registry has open: they give what they would give there."""
 
 import asyncio
-import contextlib
 from collections.abc import AsyncIterator
 from enum import IntEnum, StrEnum
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 import pytest
 
 from peers import Pair, open_pair, texts
+from registries import config
 from tenantry import TenantRegistry
 from tenantry.errors import (
     CallTimeoutError,
@@ -293,28 +293,19 @@ class TestCancellation:
             await tx.execute("INSERT INTO notes (text) VALUES ('kept')")
         assert await texts(pair.forwarded) == ["kept"]
 
-    async def test_a_call_that_waits_too_long(self, data_dir: Path):
+    async def test_a_call_that_waits_too_long(self, pair: Pair, data_dir: Path):
         """The owner says that the call had not begun, when its deadline passes in the mailbox."""
-        async with open_pair(
+        impatient = config(
             data_dir, call_timeout_seconds=1.0, transaction_timeout_seconds=1.0, pool_wait_timeout_seconds=1.0
-        ) as pair:
-            await texts(pair.forwarded)
-            entered, left = asyncio.Event(), asyncio.Event()
-
-            async def occupy() -> None:
-                with contextlib.suppress(TransactionClosedError):
-                    async with pair.own.transaction():
-                        entered.set()
-                        await left.wait()
-
-            occupying = asyncio.create_task(occupy())
-            await entered.wait()
-            with pytest.raises(CallTimeoutError) as caught:
-                await pair.forwarded.execute("INSERT INTO notes (text) VALUES ('late')")
-            left.set()
-            await occupying
+        )
+        async with TenantRegistry(impatient) as registry:
+            forwarded = registry.tenant("acme")
+            await texts(forwarded)
+            async with pair.own.transaction():
+                with pytest.raises(CallTimeoutError) as caught:
+                    await forwarded.execute("INSERT INTO notes (text) VALUES ('late')")
             assert not caught.value.was_started
-            assert await texts(pair.own) == []
+        assert await texts(pair.own) == []
 
 
 class TestOwners:
