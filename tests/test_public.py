@@ -25,6 +25,7 @@ LAYERS = [
         "ids",
         "lazy_names",
         "lifecycle",
+        "prompt_future",
         "scope",
         "threads",
     },  # leaves: no I/O, nothing of ours above

@@ -45,6 +45,7 @@ from tenantry.errors import (
     TenantryError,
 )
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
+from tenantry.prompt_future import PromptFuture
 from tenantry.tenancy.actors.admission import RETRY_AFTER_SECONDS_MIN, Admission, Load
 from tenantry.tenancy.actors.call_batch import Batch, Call, Item, Outcome, Reply, Runner, as_tenantry_error
 from tenantry.tenancy.actors.limiter import FairLimiter, Permit
@@ -350,19 +351,23 @@ class Channel(Generic[Item, Outcome]):
         batch: Batch[Item, Outcome] = Batch(calls, self._now(), permit)
         self._batches.append(batch)
         requests: list[Any] = [call.request for call in calls]  # calls in a batch always have a request
-        batch.running = self._begun(requests)
-        batch.running.add_done_callback(partial(self._finish_batch, batch), context=self._context)
+        batch.running = running = self._begun(requests)
+        finish = partial(self._finish_batch, batch)
+        if isinstance(running, PromptFuture):
+            running.call_at_end(finish)
+        else:
+            running.add_done_callback(finish, context=self._context)
 
     def _begun(self, requests: list[Item]) -> "asyncio.Future[Any]":
-        loop = asyncio.get_running_loop()
         try:
             running = self._run(requests)
         except Exception as error:  # noqa: BLE001  # each call of the batch gets the error
-            failed = loop.create_future()
+            failed = asyncio.get_running_loop().create_future()
             failed.set_exception(error)
             return failed
         if asyncio.isfuture(running):
             return running
+        loop = asyncio.get_running_loop()
         return loop.create_task(running, context=self._context.copy())  # type: ignore[arg-type]
 
     def _finish_batch(self, batch: Batch[Item, Outcome], _: object) -> None:

@@ -23,6 +23,7 @@ import aiosqlite
 import anyio
 
 from tenantry.forks import keep_for_ever
+from tenantry.prompt_future import PromptFuture
 from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
 from tenantry.storage.sqlite.connections.trials import Trials
 from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
@@ -282,7 +283,7 @@ class JobConnection(aiosqlite.Connection):
         return bool(self._tx.interrupt(batch))  # type: ignore[attr-defined]  # the engine's queue
 
 
-class Job(asyncio.Future[T]):
+class Job(PromptFuture[T]):
     """A call that runs on a connection's thread, and the future of its result.
 
     A job that is cancelled before it begins does not run. The statements of a job that is cancelled while it runs are interrupted until
@@ -343,9 +344,11 @@ class BatchJob(Job[T]):
         """Set the result of the batch, which has ended."""
         self._connection.trials.succeed()
         try:
-            self.set_result(self._finish(batch))
+            result = self._finish(batch)
         except Exception as error:  # noqa: BLE001  # the error belongs to the caller
             self.set_exception(error)
+        else:
+            self.set_result(result)
 
     def _interrupt(self) -> None:
         if self._connection.interrupt_batch(self._batch):

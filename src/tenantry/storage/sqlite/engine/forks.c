@@ -7,7 +7,7 @@
  * SQLite holds each only for moments, and never while it waits for the interpreter's lock.
  *
  * The mutexes of the parent's connections and of the engine's queues are not taken. The child must not use those objects; see engine.h. */
-#include "engine.h"
+#include "queue.h"
 
 enum { MUTEXES = 7 };
 static const int kinds[MUTEXES] = {
@@ -37,6 +37,7 @@ static void in_child(void)
 {
     in_parent();
     engine_forks++;
+    spinners = jobs_left = lone_jobs_in_a_row = 0; /* of the parent's threads */
 }
 
 bool forks_watch(void)

@@ -28,6 +28,10 @@ static bool put(SerialQueue *queue, PyObject *object, bool is_batch)
         queue->last->next = job;
     queue->last = job;
     queue->count++;
+    if (atomic_fetch_add(&jobs_left, 1) > 0)
+        lone_jobs_in_a_row = 0;
+    else if (lone_jobs_in_a_row < LONE_JOBS_MIN)
+        lone_jobs_in_a_row++;
     if (queue->state == IDLE)
         ready_append(queue->ready, queue);
     ready_unlock(queue->ready);
@@ -43,6 +47,7 @@ Job *queue_pop(SerialQueue *queue)
         queue->state = IDLE;
     }
     queue->count--;
+    jobs_left--;
     return job;
 }
 

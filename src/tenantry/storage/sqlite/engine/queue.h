@@ -16,6 +16,8 @@
 
 #include "engine.h"
 
+enum { LONE_JOBS_MIN = 16 }; /* see `may_spin` */
+
 typedef struct Job {
     struct Job *next;
     PyObject *object; /* a tuple, or a batch */
@@ -42,10 +44,14 @@ typedef struct ReadyQueue {
     int forks;
     pthread_mutex_t mutex;
     pthread_cond_t condition;
+    int spinners_max;
+    _Atomic(SerialQueue *) first; /* changes under the mutex; a spinning thread looks at it without the mutex */
     /* Under the mutex: */
-    SerialQueue *first, *last;
-    int waiting; /* threads */
-    int stops;   /* threads that are to end */
+    SerialQueue *last;
+    int waiting;  /* threads that sleep */
+    int spinning; /* threads that look for a queue without sleeping, at most one */
+    int stops;    /* threads that are to end */
+    int spins_failed, spins_to_skip; /* see `may_spin` */
 } ReadyQueue;
 
 typedef struct {
@@ -55,6 +61,9 @@ typedef struct {
 } Worker;
 
 /* ready.c */
+extern atomic_int spinners;           /* the threads of the process that spin */
+extern atomic_int jobs_left;          /* the jobs of the process that wait or run */
+extern atomic_int lone_jobs_in_a_row; /* how many jobs came while no other job waited or ran, at most LONE_JOBS_MIN */
 bool ready_lock(ReadyQueue *ready); /* false for an inherited queue, and then nothing is locked */
 void ready_unlock(ReadyQueue *ready);
 void ready_append(ReadyQueue *ready, SerialQueue *queue); /* under the mutex */
