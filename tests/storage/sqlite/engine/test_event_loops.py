@@ -16,6 +16,7 @@ import pytest
 from engine_oracle import Oracle
 from engine_rig import counted, needed_engine
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, reached, rows, run
+from tenantry.errors import PersistenceConnectionError
 from tenantry.sql.statements import Statement
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.pace import LONG_JOB_SECONDS
@@ -160,6 +161,18 @@ async def test_batch_that_must_run_in_python():
         assert (await asyncio.gather(job, return_exceptions=True))[0].args == ("the function's error",)
         unfinished = connection.submit_batch(connection.batch(READ, [COUNT]), in_python, lambda _: 1 / 0)
         assert isinstance((await asyncio.gather(unfinished, return_exceptions=True))[0], ZeroDivisionError)
+
+
+async def test_results_that_python_has_to_read_again():
+    """A read with a long text that is no UTF-8 runs again in Python, or fails if the connection closes."""
+    long = rows("SELECT CAST(x'ff' || zeroblob(100000) AS TEXT)")
+    async with opened() as connection:
+        assert await submit(connection, READ, long) == "in python"
+        reading = submit(connection, READ, long)
+        closing = asyncio.ensure_future(connection.aclose())
+        with pytest.raises(PersistenceConnectionError, match="disconnected in the meantime"):
+            await reading
+        await closing
 
 
 def test_two_event_loops_one_after_the_other():

@@ -303,6 +303,16 @@ async def test_undecodable_text(oracle: Oracle, content: str):
     await oracle.write([(run("DELETE FROM t WHERE id = 10"),)])
 
 
+@pytest.mark.parametrize("good", ["a" * 100_000, "é" * 50_000], ids=["ascii", "latin"])
+async def test_a_long_undecodable_text(oracle: Oracle, good: str):
+    """The engine returns a long text of a read unchecked, and Python runs the read again. A text of a write is checked before COMMIT."""
+    bad = "SELECT CAST(? || x'ff' AS TEXT) AS text"
+    for fetch in (Fetch.ONE, Fetch.ALL, Fetch.NAMED_ALL):
+        await oracle.read([Statement("test.read", bad, (good,), fetch)])
+    await oracle.read([rows("SELECT ?", good), rows(bad, good), rows("SELECT ? || 'good'", good)])
+    await oracle.write([(rows(f"INSERT INTO log VALUES (1) RETURNING ({bad})", good),)], IN_PYTHON)
+
+
 @pytest.mark.parametrize("content", DECODABLE.values(), ids=DECODABLE.keys())
 async def test_decodable_text(oracle: Oracle, content: str):
     """The first and last characters of each length are decoded."""

@@ -22,6 +22,7 @@ from weakref import WeakSet
 import aiosqlite
 import anyio
 
+from tenantry.errors import PersistenceConnectionError
 from tenantry.forks import keep_for_ever
 from tenantry.prompt_future import PromptFuture
 from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
@@ -162,6 +163,15 @@ class JobConnection(aiosqlite.Connection):
         self._tx.put_batch(batch, job, job.run, outlet())  # type: ignore[attr-defined]  # the engine's queue
         self._thread_pool.watch()
         return job
+
+    def run_in_python(self, job: "Job[Any]") -> None:
+        """Run a job again after all jobs that wait, because the engine cannot return its results. A closed connection fails the job."""
+        if self._running:
+            self._put((job, job.run))
+        else:
+            job.set_exception(
+                PersistenceConnectionError("cannot read: the database was disconnected in the meantime")
+            )
 
     def _put(self, item: Item) -> None:
         self._tx.put_nowait(item)
@@ -345,6 +355,8 @@ class BatchJob(Job[T]):
         self._connection.trials.succeed()
         try:
             result = self._finish(batch)
+        except UnicodeDecodeError:
+            self._connection.run_in_python(self)
         except Exception as error:  # noqa: BLE001  # the error belongs to the caller
             self.set_exception(error)
         else:

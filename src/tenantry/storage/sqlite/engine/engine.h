@@ -91,6 +91,7 @@ enum {
     STATEMENTS_MAX = 128,            /* the prepared statements of one connection */
     RESULT_BYTES_MAX = 256 << 20,    /* the results of one batch; a larger result is Python's; see `limit_results` */
     ARENA_BYTES = 16 << 10,          /* the smallest piece of memory for results */
+    CHECKED_BYTES_MAX = 64 << 10,    /* a longer text of a read is checked as it is decoded */
     MESSAGE_BYTES_MAX = 1024,        /* SQLite's message about a constraint; a longer message is Python's */
 };
 
@@ -234,7 +235,7 @@ void arena_free(Arena *arena);
 
 /* rows.c: needs no lock, but the thread that runs the batch. */
 bool is_utf8(const unsigned char *at, size_t length); /* whether Python's strict decoder would take the bytes */
-bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step);
+bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step, Kind kind);
 bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step);
 
 /* database.c */

@@ -50,6 +50,7 @@ class NativeBatch(Protocol):
         """Return one result for each read, or a list of results for each unit of writes, whose result is None if it was refused.
 
         Raises:
+            UnicodeDecodeError: A long text of a read is no valid UTF-8, so the read has to run in Python.
             ValueError: The batch has not ended, or was refused.
         """
 

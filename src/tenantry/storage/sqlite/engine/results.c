@@ -8,7 +8,7 @@ static PyObject *value_of(const Value *value)
         return PyLong_FromLongLong(value->as.integer);
     case SQLITE_FLOAT:
         return PyFloat_FromDouble(value->as.real);
-    case SQLITE_TEXT: /* rows.c has checked the UTF-8 */
+    case SQLITE_TEXT: /* rows.c has checked the UTF-8, but not of a long text of a read */
         return PyUnicode_DecodeUTF8(value->as.bytes, value->length, "strict");
     case SQLITE_BLOB:
         return PyBytes_FromStringAndSize(value->as.bytes, value->length);

@@ -6,6 +6,11 @@ bool is_utf8(const unsigned char *at, size_t length)
 {
     const unsigned char *end = at + length;
     while (at < end) {
+        uint64_t word;
+        if (end - at >= (ptrdiff_t)sizeof word && (memcpy(&word, at, sizeof word), !(word & 0x8080808080808080u))) {
+            at += sizeof word; /* eight characters of ASCII */
+            continue;
+        }
         unsigned char first = *at++;
         if (first < 0x80)
             continue;
@@ -23,7 +28,14 @@ bool is_utf8(const unsigned char *at, size_t length)
     return true;
 }
 
-static bool copy_value(Arena *arena, sqlite3_stmt *statement, int column, Value *value)
+/* Python decodes a long text of a read as strictly, and the read then runs again in Python: a check here would take as long as decoding.
+ * A text that a write returns has to be good before COMMIT. */
+static bool is_good_text(const unsigned char *at, size_t length, Kind kind)
+{
+    return (kind == READ && length > CHECKED_BYTES_MAX) || is_utf8(at, length);
+}
+
+static bool copy_value(Arena *arena, sqlite3_stmt *statement, int column, Value *value, Kind kind)
 {
     value->type = sq.column_type(statement, column);
     if (value->type == SQLITE_INTEGER) {
@@ -37,7 +49,7 @@ static bool copy_value(Arena *arena, sqlite3_stmt *statement, int column, Value 
         if (bytes == NULL && value->length > 0)
             return false; /* no memory */
         char *copy = arena_take(arena, (size_t)value->length + 1);
-        if (copy == NULL || (is_text && value->length > 0 && !is_utf8(bytes, (size_t)value->length)))
+        if (copy == NULL || (is_text && value->length > 0 && !is_good_text(bytes, (size_t)value->length, kind)))
             return false;
         if (value->length > 0)
             memcpy(copy, bytes, (size_t)value->length);
@@ -47,7 +59,7 @@ static bool copy_value(Arena *arena, sqlite3_stmt *statement, int column, Value 
 }
 
 /* Copy the row at which a statement stands; return false if Python must run the batch. */
-bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step)
+bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step, Kind kind)
 {
     size_t columns = (size_t)step->column_count;
     if (step->row_count == step->row_capacity) {
@@ -64,7 +76,7 @@ bool copy_row(Arena *arena, sqlite3_stmt *statement, Step *step)
     }
     Value *row = &step->rows[step->row_count * columns];
     for (int i = 0; i < step->column_count; i++)
-        if (!copy_value(arena, statement, i, &row[i]))
+        if (!copy_value(arena, statement, i, &row[i], kind))
             return false;
     step->row_count++;
     return true;

@@ -127,7 +127,7 @@ static bool has_fitting_fetch(sqlite3_stmt *statement, Step *step)
 }
 
 /* Step through a statement; return SQLITE_DONE, or the code at which it stopped. SQLITE_ROW means that Python must decide. */
-static int step_through(Arena *arena, sqlite3_stmt *statement, Step *step)
+static int step_through(Batch *batch, sqlite3_stmt *statement, Step *step)
 {
     bool is_one = step->fetch == FETCH_ONE || step->fetch == FETCH_NAMED_ONE;
     if (!has_fitting_fetch(statement, step))
@@ -139,12 +139,12 @@ static int step_through(Arena *arena, sqlite3_stmt *statement, Step *step)
     for (; code == SQLITE_ROW; code = sq.step(statement)) {
         if (is_one && step->row_count == 1) /* Python's driver looks at the row after the first, too, and then ends the statement */
             break;
-        if (!copy_row(arena, statement, step))
+        if (!copy_row(&batch->arena, statement, step, batch->kind))
             return SQLITE_ROW;
     }
     if (code != SQLITE_DONE && code != SQLITE_ROW)
         return code;
-    return step->fetch >= FETCH_NAMED_ONE && !copy_names(arena, statement, step) ? SQLITE_ROW : SQLITE_DONE;
+    return step->fetch >= FETCH_NAMED_ONE && !copy_names(&batch->arena, statement, step) ? SQLITE_ROW : SQLITE_DONE;
 }
 
 /* Keep SQLite's code and message of a refused constraint; return false if Python must run the batch. */
@@ -184,7 +184,7 @@ static bool run_step(Batch *batch, Step *step, bool is_alone)
     if (statement == NULL || (batch->kind == READ && !sq.stmt_readonly(statement)))
         return false;
     int before = sq.total_changes(handle);
-    int code = bind_all(statement, step) ? step_through(&batch->arena, statement, step) : SQLITE_ROW;
+    int code = bind_all(statement, step) ? step_through(batch, statement, step) : SQLITE_ROW;
     bool is_done = code == SQLITE_DONE;
     if (is_done)
         step->changes = sq.total_changes(handle) == before ? 0 : sq.changes(handle);
