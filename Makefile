@@ -7,7 +7,8 @@ VENV := .venv$(if $(filter-out $(VERSION),$(call VERSION_OF,.venv/bin/python)),-
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: demo serve engine test test-versions test-part soak check check-engine format bench lock clean
+.PHONY: demo serve engine test test-versions test-version test-part set-up set-up-versions soak check lint types analyzer check-engine \
+	check-address check-thread format bench lock clean
 
 # TENANTRY_BACKEND=postgres runs the same demo in a PostgreSQL server that it starts itself.
 demo: $(VENV)/.runtime $(if $(filter postgres,$(TENANTRY_BACKEND)),$(VENV)/.postgres) ## set everything up and run the main job
@@ -58,29 +59,47 @@ PART := $(wildcard tests/test_*.py) $(addprefix tests/,files schemas server sql 
 test-part: $(VENV)/.dev ## the tests that depend most on Python's version
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PART)
 
-# Of pyenv's only those that a shim leads to can be called by name. One version runs the tests on Python's sqlite3: `make test` runs only
-# the short suites of the engine on both.
-test-versions: ## the same with each other version of Python that is found
-	@for version in 3.11 3.12 3.13; do \
-		for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
-			if [ $$version != "$(VERSION)" ] && "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
-				case $$version in 3.12) engine=python;; *) engine=auto;; esac; \
-				TENANTRY_ENGINE=$$engine $(MAKE) test-part PYTHON="$$python" || exit 1; \
-				break; \
-			fi; \
-		done; \
-	done
+# Runs a goal with each other version of Python that is found. Of pyenv's only those that a shim leads to can be called by name.
+define with_other_versions
+@+for version in 3.11 3.12 3.13; do \
+	for python in python$$version "$${PYENV_ROOT:-$$HOME/.pyenv}"/versions/$$version.*/bin/python; do \
+		if [ $$version != "$(VERSION)" ] && "$$python" -c 'import venv, ensurepip' 2>/dev/null; then \
+			$(MAKE) $(1) PYTHON="$$python" || exit 1; \
+			break; \
+		fi; \
+	done; \
+done
+endef
 
-check: $(VENV)/.dev ## lint, format, types, and the engine's C code: gcc's warnings, analyzer and sanitizers
+# One version runs the tests on Python's sqlite3: `make test` runs only the short suites of the engine on both.
+test-versions: $(VENV)/.dev ## the same with each other version of Python that is found
+	$(call with_other_versions,test-version)
+
+test-version:
+	@$(if $(filter 3.12,$(VERSION)),TENANTRY_ENGINE=python) $(MAKE) --no-print-directory test-part
+
+set-up-versions: $(VENV)/.dev ## the environments of those versions
+	$(call with_other_versions,set-up)
+
+set-up: $(VENV)/.dev
+
+# The parts can run side by side: make --jobs=2 check.
+check: lint types analyzer check-engine ## lint, format, types, and the engine's C code: gcc's warnings, analyzer and sanitizers
+
+lint: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy
-	TENANTRY_ENGINE_STRICT=1 CFLAGS=-fanalyzer $(BIN)/python setup.py --quiet build_ext --force --build-lib build/strict --build-temp build/strict
-	@$(MAKE) --no-print-directory check-engine
 
-check-engine: $(VENV)/.dev ## tests of the engine under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
-	$(BIN)/python tests/engine/sanitizers.py address
-	$(BIN)/python tests/engine/sanitizers.py thread
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+analyzer: $(VENV)/.dev
+	TENANTRY_ENGINE_STRICT=1 CFLAGS=-fanalyzer $(BIN)/python setup.py --quiet build_ext --force --build-lib build/strict --build-temp build/strict
+
+check-engine: check-address check-thread ## tests of the engine under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+
+check-address check-thread: check-%: $(VENV)/.dev
+	$(BIN)/python tests/engine/sanitizers.py $*
 
 format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
