@@ -10,6 +10,8 @@ import yaml
 from grafana import FILES, RULES, board, rules
 from monitoring import DASHBOARDS, ROOT, promtool
 
+pytestmark = pytest.mark.unmeasured
+
 RULE_TESTS = sorted((DASHBOARDS / "rule_tests").glob("*.yml"))
 ALERTS = [rule for rule in rules() if "alert" in rule]
 OPERATIONS = (ROOT / "docs" / "operations.md").read_text(encoding="utf-8")

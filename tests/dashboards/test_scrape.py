@@ -11,6 +11,8 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from grafana import FILES, board, board_exprs, fill, panels, rules
 from monitoring import DASHBOARDS, Prometheus, Service, eventually, promtool
 
+pytestmark = pytest.mark.unmeasured
+
 TENANT = DASHBOARDS / "grafana" / "tenantry-tenant.json"
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 

@@ -20,6 +20,8 @@ from tenantry.cli import app
 from tenantry.cli.exits import MEANINGS
 from tenants import HANG_SECONDS, read_line
 
+pytestmark = pytest.mark.unmeasured
+
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGE = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")

@@ -38,6 +38,8 @@ from tenantry.testing import (
     check_store,
 )
 
+pytestmark = pytest.mark.unmeasured
+
 ALL_CHECKS = (*STORE_CHECKS, *REPOSITORY_CHECKS, *OBJECT_STORAGE_CHECKS, *BACKEND_CHECKS)
 
 

@@ -26,6 +26,8 @@ from tenantry.sql.statements import Statement
 from tenantry.storage.postgres.statements.marks import Found, Mark, Marks
 from tenantry.storage.postgres.store import PostgresStore
 
+pytestmark = pytest.mark.unmeasured
+
 INSERT = "INSERT INTO entries (writer, number) VALUES (?, ?)"
 
 

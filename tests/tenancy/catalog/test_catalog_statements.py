@@ -17,6 +17,8 @@ from tenantry.sql.statements import Fetch, Statement
 from tenantry.tenancy.catalog.recorded_responses import PendingRequest, RecordedResponse
 from tenantry.tenancy.fleet.job import JobState
 
+pytestmark = pytest.mark.unmeasured
+
 
 @pytest.fixture(params=["sqlite", *SERVERS])
 def catalog_database(

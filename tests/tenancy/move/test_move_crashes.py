@@ -12,6 +12,8 @@ from tenantry import TenantState
 from tenantry.tenancy.move.phase import STEPS
 from tenants import database_path, python, query, read_json, tenant_files
 
+pytestmark = pytest.mark.unmeasured
+
 MOVING = """
 import asyncio, json, os, signal, sys
 from pathlib import Path

@@ -31,6 +31,8 @@ from tenantry.events import Event, OperationStepped
 from tenantry.tenancy.move.phase import STEPS
 from tenants import make_message, python, read_json, tenant_files, write_pack
 
+pytestmark = pytest.mark.unmeasured
+
 MOVING = """
 import asyncio, json, os, signal, sys
 from pathlib import Path

@@ -14,6 +14,8 @@ from tenantry.errors import TransactionClosedError
 from tenantry.tenancy.peers.connections.frames import FrameConnection
 from tenants import until
 
+pytestmark = pytest.mark.unmeasured
+
 CALLERS = 16
 WRITES = 30
 BREAKS = 20

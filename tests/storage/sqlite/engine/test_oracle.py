@@ -13,6 +13,8 @@ from engine_oracle import ENDED, IN_PYTHON, NOT_TAKEN, Oracle, errors_of, open_o
 from stores import rows, run
 from tenantry.sql.statements import Fetch, Statement
 
+pytestmark = pytest.mark.unmeasured
+
 TABLES = (
     "CREATE TABLE t (id INTEGER PRIMARY KEY, a, b)",
     "CREATE TABLE strict (id INTEGER PRIMARY KEY, name TEXT UNIQUE, n INTEGER NOT NULL CONSTRAINT positive CHECK (n > 0)) STRICT",

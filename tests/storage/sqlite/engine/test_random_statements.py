@@ -18,6 +18,8 @@ from engine_rig import needed_engine
 from power.soak import figures, soak_seed, soak_size
 from tenantry.sql.statements import Fetch, Statement
 
+pytestmark = pytest.mark.unmeasured
+
 TABLES = (
     "CREATE TABLE a (id INTEGER PRIMARY KEY, value, name TEXT UNIQUE, n INTEGER CHECK (n IS NULL OR n < 5))",
     "CREATE TABLE b (id INTEGER PRIMARY KEY, a_id REFERENCES a (id), late_id REFERENCES a (id) DEFERRABLE INITIALLY DEFERRED)",

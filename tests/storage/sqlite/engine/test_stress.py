@@ -10,6 +10,8 @@ from engine_rig import needed_engine
 from engine_stress import stress
 from power.soak import figures, soak_seed, soak_size
 
+pytestmark = pytest.mark.unmeasured
+
 
 @pytest.mark.parametrize(
     "rounds", [100, pytest.param(soak_size("ROUNDS", 6000), marks=pytest.mark.soak)], ids=["short", "soak"]
