@@ -56,6 +56,10 @@ PART := $(wildcard tests/test_*.py) $(addprefix tests/,files schemas server sql 
 	$(addprefix tests/,system/test_cancellation.py system/test_documentation.py observability/test_logging.py observability/test_metrics.py) \
 	$(addprefix tests/storage/postgres/,test_conformance.py test_pipeline.py test_pool.py) tests/cli/test_output.py
 
+# Of those, the ones that differ with the engine: what runs on one thread or another, and in which order.
+STATEMENTS := $(addprefix tests/,storage/sqlite storage/test_standalone.py tenancy/actors testing system/test_cancellation.py) \
+	$(addprefix tests/tenancy/,test_registry.py test_registry_reports.py test_registry_transactions.py)
+
 test-part: $(VENV)/.dev ## the tests that depend most on Python's version
 	$(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder $(PART)
 
@@ -71,12 +75,13 @@ define with_other_versions
 done
 endef
 
-# One version runs the tests on Python's sqlite3: `make test` runs only the short suites of the engine on both.
+# One version runs the tests of statements on Python's sqlite3: `make test` runs only the short suites of the engine on both.
 test-versions: $(VENV)/.dev ## the same with each other version of Python that is found
 	$(call with_other_versions,test-version)
 
 test-version:
-	@$(if $(filter 3.12,$(VERSION)),TENANTRY_ENGINE=python) $(MAKE) --no-print-directory test-part
+	@$(if $(filter 3.12,$(VERSION)),TENANTRY_ENGINE=python) $(MAKE) --no-print-directory test-part \
+		$(if $(filter 3.12,$(VERSION)),PART="$(STATEMENTS)")
 
 set-up-versions: $(VENV)/.dev ## the environments of those versions
 	$(call with_other_versions,set-up)

@@ -6,7 +6,6 @@ Import it by name (``tests`` is on pytest's path): ``from monitoring import prom
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import tenantry
+from free_ports import reserved_port
 from needs import needed_program
 from tenants import HANG_SECONDS, read_line
 
@@ -91,7 +91,8 @@ def prometheus(directory: Path, target: str) -> Iterator[Prometheus]:
     (directory / "targets" / "tenantry.yml").write_text(f'- targets: ["{target}"]\n')
     settings = (DASHBOARDS / "prometheus.yml").read_text()
     (directory / "prometheus.yml").write_text(settings.replace("_interval: 15s", "_interval: 1s"))
-    port = _free_port()
+    # Prometheus cannot tell which port it was given for port 0.
+    port = reserved_port()
     command = [
         needed_program("prometheus", package="prometheus"),
         f"--config.file={directory / 'prometheus.yml'}",
@@ -152,9 +153,3 @@ def _end(process: "subprocess.Popen[Any]") -> None:
         process.wait(HANG_SECONDS)
     finally:
         process.kill()
-
-
-def _free_port() -> int:
-    """Return a port that was free just now: Prometheus cannot tell which one it was given for port 0."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]

@@ -23,6 +23,8 @@ from functools import cache
 from pathlib import Path
 from typing import Final, Self
 
+from free_ports import reserved_port
+
 START_SECONDS_MAX = 60.0
 PORT: Final = 5432
 """A server's port, unless it listens at the loopback: its socket is in a directory of its own."""
@@ -153,7 +155,7 @@ class PostgresProcess:
     def __init__(self, version: int, directory: Path, *, is_tcp: bool = False) -> None:
         self.version = version
         self.directory = directory
-        self.port = _free_port() if is_tcp else PORT
+        self.port = reserved_port() if is_tcp else PORT
         self.data = directory / "data"
         self.socket_directory = directory / "socket"
         self._is_tcp = is_tcp
@@ -340,12 +342,6 @@ def _wait_for_socket(path: Path, process: subprocess.Popen[bytes]) -> None:
         assert process.poll() is None, "PgBouncer does not start"
         assert time.monotonic() < give_up_at, "PgBouncer does not start"
         time.sleep(0.01)
-
-
-def _free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        return int(bound.getsockname()[1])
 
 
 def keep(directory: Path, version: int) -> None:

@@ -4,7 +4,6 @@ import os
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import pytest
 from typer.main import get_command
 
 from commands import environment
+from free_ports import reserved_port
 from tenantry.cli import app
 from tenantry.cli.exits import MEANINGS
 from tenants import HANG_SECONDS, read_line
@@ -39,10 +39,8 @@ def snippet(name: str, page: str = PAGE) -> str:
 @pytest.fixture
 def env() -> dict[str, str]:
     """The environment of someone who has installed tenantry, with a port that is free."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
     path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
-    return environment(PATH=path, PORT=str(port), NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
+    return environment(PATH=path, PORT=str(reserved_port()), NO_PROXY="127.0.0.1", no_proxy="127.0.0.1")
 
 
 def run(script: str, cwd: Path, env: dict[str, str]) -> str:

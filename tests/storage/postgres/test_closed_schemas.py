@@ -304,17 +304,17 @@ class TestConnections:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        connections = ThreadConnections(
-            PostgresConfig.model_validate(
-                f"postgresql://app:horse-battery@127.0.0.1:{port}/tenants?sslmode=disable&tenantry_connect_timeout_seconds=0.2"
-            ),
-            connections_max=1,
-            wait_seconds_max=None,
-        )
-        with pytest.raises(
-            PersistenceConnectionError, match=r"cannot connect to the database app@127\.0\.0\.1"
-        ) as caught:
-            await connections.run("cannot ask", pid)
+            connections = ThreadConnections(
+                PostgresConfig.model_validate(
+                    f"postgresql://app:horse-battery@127.0.0.1:{port}/tenants?sslmode=disable&tenantry_connect_timeout_seconds=0.2"
+                ),
+                connections_max=1,
+                wait_seconds_max=None,
+            )
+            with pytest.raises(
+                PersistenceConnectionError, match=r"cannot connect to the database app@127\.0\.0\.1"
+            ) as caught:
+                await connections.run("cannot ask", pid)
         assert "horse" not in str(caught.value)
 
 
