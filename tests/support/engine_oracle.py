@@ -23,8 +23,8 @@ from tenantry.storage.sqlite.database_files.ownership import FileOwnership
 from tenantry.storage.sqlite.statements.execution import known_texts
 from tenantry.storage.sqlite.store import SQLiteStore
 
-ENDED, IN_PYTHON, NOT_TAKEN = "ended", "in_python", "not taken"
-"""What the engine did with a batch: ran it, rolled it back and left it to Python, or refused to take it."""
+ENDED, IN_PYTHON, REFUSED, NOT_TAKEN = "ended", "in_python", "refused", "not taken"
+"""What the engine did with a batch: ran it; rolled it back and left it to Python; ended it with an error; or did not take it."""
 
 
 def store_with(
@@ -80,6 +80,43 @@ class Oracle:
         """Read on both stores, as `write` writes."""
         self.know(statements)
         return await self._compared(lambda store: store.read(statements), way)
+
+    async def transact(
+        self, calls: Sequence[Statement | Request], ways: Sequence[str] | None = None
+    ) -> list[Any]:
+        """Make the calls in one transaction on each store, commit, compare the outcomes, and return them.
+
+        Args:
+            calls: Statements to read, and units to write.
+            ways: What the engine has to do with each call; None if that does not matter.
+        """
+        self.know(call if isinstance(call, Statement) else statement for call in calls for statement in call)
+        right = await self._transacted(self.python, calls)
+        before = self._module.counts()
+        outcomes = await self._transacted(self.native, calls)
+        if ways is not None:
+            after = self._module.counts()
+            went = {way: after[way] - before[way] for way in (ENDED, IN_PYTHON, REFUSED)}
+            assert went == {way: ways.count(way) for way in (ENDED, IN_PYTHON, REFUSED)}
+        assert list(map(described, outcomes)) == list(map(described, right))
+        return outcomes
+
+    @staticmethod
+    async def _transacted(store: SQLiteStore, calls: Sequence[Statement | Request]) -> list[Any]:
+        transaction = await store.begin()
+        outcomes: list[Any] = []
+        for call in calls:
+            try:
+                outcomes.append(
+                    await (transaction.read(call) if isinstance(call, Statement) else transaction.write(call))
+                )
+            except TenantryError as error:
+                outcomes.append(error)
+        try:
+            await transaction.commit()
+        except TenantryError as error:
+            outcomes.append(error)
+        return outcomes
 
     async def compare_tables(self, *names: str) -> None:
         """Assert that both databases hold the same rows."""

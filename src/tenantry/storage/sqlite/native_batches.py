@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from tenantry.errors import TenantryError
 from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import MarkedRequest, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
@@ -45,6 +46,21 @@ def outcomes_of_reads(statements: Sequence[Statement], ended: NativeBatch) -> li
     return results_with_names(statements, results) if ended.has_names else results
 
 
-def _refused(request: Request, refusal: Sequence[Any], errors: StoreErrors) -> WriteOutcome:
+def outcome_of_unit(request: Request, errors: StoreErrors, ended: NativeBatch) -> WriteOutcome:
+    """Return the outcome of a unit inside a transaction."""
+    (outcome,) = outcomes_of_writes([request], ended, errors)
+    return outcome
+
+
+def outcome_of_read(statement: Statement, errors: StoreErrors, ended: NativeBatch) -> ReadOutcome:
+    """Return the outcome of a statement inside a transaction."""
+    refusal = ended.refusal()
+    if refusal is not None:
+        return _refused((statement,), refusal, errors)
+    (outcome,) = outcomes_of_reads([statement], ended)
+    return outcome
+
+
+def _refused(request: Request, refusal: Sequence[Any], errors: StoreErrors) -> TenantryError:
     name = request[0].name
     return errors.with_limit_named(map_error(driver_error(*refusal), name), name)

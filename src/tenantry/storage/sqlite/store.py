@@ -276,7 +276,7 @@ class SQLiteStore:
                     writer,
                     self._guard,
                     self._release_writer,
-                    with_limit_named=self._errors.with_limit_named,
+                    errors=self._errors,
                     on_commit=self._connections.make_log_durable,
                 )
         except BaseException:

@@ -79,8 +79,10 @@ def statements(draw: Callable[..., Any]) -> Statement:
 
 
 UNITS = st.lists(statements(), min_size=1, max_size=3).map(tuple)
-CALLS = st.tuples(st.just("read"), st.lists(statements(), min_size=1, max_size=4)) | st.tuples(
-    st.just("write"), st.lists(UNITS, min_size=1, max_size=5)
+CALLS = (
+    st.tuples(st.just("read"), st.lists(statements(), min_size=1, max_size=4))
+    | st.tuples(st.just("write"), st.lists(UNITS, min_size=1, max_size=5))
+    | st.tuples(st.just("transact"), st.lists(UNITS | statements(), min_size=1, max_size=5))
 )
 
 
@@ -89,8 +91,7 @@ async def compare(calls: list[tuple[str, list[Any]]], kind: str) -> None:
     with tempfile.TemporaryDirectory() as directory:
         async with open_oracle(Path(directory), *TABLES, kind=kind) as oracle:
             for name, content in calls:
-                call = oracle.read if name == "read" else oracle.write
-                await call(content, None)
+                await getattr(oracle, name)(content, None)
             await oracle.compare_tables("a", "b", "log")
 
 

@@ -143,11 +143,14 @@ class JobConnection(aiosqlite.Connection):
         if self._thread_pool.engine is not None and self._database is None:
             self._database = self._thread_pool.engine.Database(self._conn, token, file)
 
-    def batch(self, kind: int, requests: Sequence[Any], *, is_whole: bool = False) -> NativeBatch | None:
+    def batch(
+        self, kind: int, requests: Sequence[Any], *, is_whole: bool = False, is_inside: bool = False
+    ) -> NativeBatch | None:
         """Return a batch for `submit_batch`; None if the requests must run in Python. See `NativeDatabase.batch`."""
         if self._database is None or not self._running or not self.trials.is_due():
             return None
-        return self._database.batch(kind, requests if type(requests) is list else list(requests), is_whole)
+        units = requests if type(requests) is list else list(requests)
+        return self._database.batch(kind, units, is_whole, is_inside)
 
     def submit_batch(
         self, batch: NativeBatch, call: Callable[[], T], finish: Callable[[NativeBatch], T]

@@ -13,18 +13,18 @@ from tenantry.errors import TransactionClosedError
 from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
+from tenantry.storage.sqlite.engine.native import READ, WRITE, NativeBatch
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_error
+from tenantry.storage.sqlite.native_batches import outcome_of_read, outcome_of_unit
 from tenantry.storage.sqlite.statements.batch import (
     Guard,
     read_in_transaction,
     roll_back,
     run_unit_of_transaction,
 )
+from tenantry.storage.sqlite.store_errors import StoreErrors
 
 T = TypeVar("T")
-
-WithLimitNamed = Callable[[WriteOutcome, str], WriteOutcome]
-"""Names the exceeded limit in the error of a write; takes the write's outcome and name, and returns the outcome."""
 
 OnCommit = Callable[[sqlite3.Connection], None]
 """A function that runs on the writer's thread after COMMIT."""
@@ -37,11 +37,11 @@ class SQLiteTransaction:
         self,
         connection: JobConnection,
         release: Callable[[], None],
-        with_limit_named: WithLimitNamed,
+        errors: StoreErrors,
         on_commit: OnCommit,
     ) -> None:
         self._connection = connection
-        self._with_limit_named = with_limit_named
+        self._errors = errors
         self._on_commit = on_commit
         self._release: Callable[[], None] | None = release
 
@@ -52,7 +52,7 @@ class SQLiteTransaction:
         guard: Guard,
         release: Callable[[], None],
         *,
-        with_limit_named: WithLimitNamed,
+        errors: StoreErrors,
         on_commit: OnCommit,
     ) -> "SQLiteTransaction":
         """Begin a transaction.
@@ -61,7 +61,7 @@ class SQLiteTransaction:
             connection: The writer's connection, reserved for this transaction until `release` is called.
             guard: A function that raises an error if another owner has replaced this one.
             release: A function that is called once, when the transaction has ended.
-            with_limit_named: A function that is called with each unit's outcome.
+            errors: The errors of the store.
             on_commit: A function that is called after COMMIT, before `commit` returns. `commit` raises its errors.
 
         Cancellation leaves no transaction open.
@@ -74,19 +74,26 @@ class SQLiteTransaction:
             if isinstance(error, DRIVER_ERRORS):
                 raise map_error(error, "begin") from error
             raise
-        return cls(connection, release, with_limit_named, on_commit)
+        return cls(connection, release, errors, on_commit)
 
     async def write(self, request: Request) -> WriteOutcome:
         """Run one unit inside the transaction; see `StoreTransaction.write`.
 
         Cancellation interrupts the running statement and rolls the transaction back.
         """
-        outcome = await self._run(partial(run_unit_of_transaction, request), self._interruptibly)
-        return self._with_limit_named(outcome, request[0].name)
+        native = self._connection.batch(WRITE, [request], is_inside=True)
+        finish = partial(outcome_of_unit, request, self._errors)
+        job = partial(run_unit_of_transaction, request)
+        outcome: WriteOutcome = await self._run(job, partial(self._interruptibly, native, finish))
+        return self._errors.with_limit_named(outcome, request[0].name)
 
     async def read(self, statement: Statement) -> ReadOutcome:
         """Run one read-only statement inside the transaction; see `StoreTransaction.read`. Cancellation acts as for `write`."""
-        return await self._run(partial(read_in_transaction, statement), self._interruptibly)
+        native = self._connection.batch(READ, [statement], is_inside=True)
+        finish = partial(outcome_of_read, statement, self._errors)
+        return await self._run(
+            partial(read_in_transaction, statement), partial(self._interruptibly, native, finish)
+        )
 
     async def commit(self) -> None:
         """Commit the transaction durably; see `StoreTransaction.commit`."""
@@ -112,10 +119,17 @@ class SQLiteTransaction:
         finally:
             release()
 
-    async def _interruptibly(self, job: Callable[[sqlite3.Connection], T]) -> T:
-        """Run the job. Cancellation interrupts the job and waits for its end, so that the caller can use the writer afterwards."""
+    async def _interruptibly(
+        self,
+        batch: NativeBatch | None,
+        finish: Callable[[NativeBatch], T],
+        job: Callable[[sqlite3.Connection], T],
+    ) -> T:
+        """Run the batch, or the job. Cancellation interrupts it and waits for its end, so that the caller can use the writer afterwards."""
         try:
-            return await self._connection.submit(job)
+            if batch is None:
+                return await self._connection.submit(job)
+            return await self._connection.submit_batch(batch, self._connection.with_connection(job), finish)
         except asyncio.CancelledError:
             with anyio.CancelScope(shield=True), suppress(ValueError):  # closed in the meantime
                 await self._connection.run(roll_back)

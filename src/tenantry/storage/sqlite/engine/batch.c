@@ -168,9 +168,9 @@ static int take_units(Batch *batch, PyObject *units)
 
 PyObject *database_batch(PyObject *self, PyObject *arguments)
 {
-    int kind, is_whole = false;
+    int kind, is_whole = false, is_inside = false;
     PyObject *units;
-    if (!PyArg_ParseTuple(arguments, "iO!|p:batch", &kind, &PyList_Type, &units, &is_whole))
+    if (!PyArg_ParseTuple(arguments, "iO!|pp:batch", &kind, &PyList_Type, &units, &is_whole, &is_inside))
         return NULL;
     if (known_texts == NULL || (kind != READ && kind != WRITE)) {
         PyErr_SetString(PyExc_ValueError, "the engine was not configured, or the kind of the batch is unknown");
@@ -182,6 +182,7 @@ PyObject *database_batch(PyObject *self, PyObject *arguments)
     memset((char *)batch + sizeof(PyObject), 0, sizeof *batch - sizeof(PyObject));
     batch->kind = (Kind)kind;
     batch->is_whole = is_whole;
+    batch->is_inside = is_inside;
     batch->state = WAITING;
     batch->database = (Database *)Py_NewRef(self);
     int taken = take_units(batch, units);

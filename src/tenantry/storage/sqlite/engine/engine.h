@@ -181,7 +181,8 @@ typedef struct Batch {
     _Atomic BatchState state; /* changes under the mutex of its queue's ready queue */
     atomic_bool is_cancelled;
     int unit_count, step_count;
-    bool is_whole; /* no unit may be refused */
+    bool is_whole;  /* no unit may be refused */
+    bool is_inside; /* it runs inside a transaction of Python */
     int *unit_sizes;
     Step *steps;
     Value *parameters;

@@ -57,7 +57,7 @@ static PyMethodDef functions[] = {
 };
 
 /* The number that `native.py` has, too: an extension that an older source has left behind must not be used. */
-enum { INTERFACE = 3 };
+enum { INTERFACE = 4 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,

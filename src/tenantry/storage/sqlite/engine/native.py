@@ -20,7 +20,7 @@ from tenantry.storage.sqlite.statements.execution import known_texts
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INTERFACE: Final = 3
+_INTERFACE: Final = 4
 """The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
 
 READ: Final = 0
@@ -28,10 +28,9 @@ WRITE: Final = 1
 """The kinds of batches, as `_engine` has them."""
 
 _NAMED: Final = frozenset([Fetch.NAMED_ONE, Fetch.NAMED_ALL])
+_REFUSING: Final = ("SQLITE_BUSY", "SQLITE_CONSTRAINT", "SQLITE_FULL", "SQLITE_INTERRUPT", "SQLITE_IOERR")
 _ERROR_NAMES: Final = {
-    code: name
-    for name, code in vars(sqlite3).items()
-    if name.startswith(("SQLITE_BUSY", "SQLITE_CONSTRAINT", "SQLITE_IOERR")) and isinstance(code, int)
+    code: name for name, code in vars(sqlite3).items() if name.startswith(_REFUSING) and isinstance(code, int)
 }
 
 
@@ -58,16 +57,27 @@ class NativeBatch(Protocol):
         """Return the index, SQLite's code and SQLite's message of each unit that a constraint has refused; raise like `results`."""
 
     def refusal(self) -> tuple[int, bytes] | None:
-        """Return SQLite's code and message if COMMIT failed, or BEGIN because of a lock, so that all units failed; else None."""
+        """Return SQLite's code and message if all units failed: COMMIT, BEGIN because of a lock, or the transaction around a unit."""
 
 
 class NativeDatabase(Protocol):
     """A connection, as the engine uses it."""
 
-    def batch(self, kind: int, units: list[Any], is_whole: bool = False, /) -> NativeBatch | None:  # noqa: FBT001, FBT002
+    def batch(
+        self,
+        kind: int,
+        units: list[Any],
+        is_whole: bool = False,  # noqa: FBT001, FBT002  # positional in C
+        is_inside: bool = False,  # noqa: FBT001, FBT002
+        /,
+    ) -> NativeBatch | None:
         """Return a batch of statements (`READ`) or of units (`WRITE`); None if Python must run them.
 
-        With `is_whole`, a constraint that refuses a unit makes the batch run in Python.
+        Args:
+            kind: `READ` or `WRITE`.
+            units: The statements or units.
+            is_whole: Whether a constraint that refuses a unit makes the batch run in Python.
+            is_inside: Whether the batch is one statement or unit inside a transaction that Python has begun.
         """
 
     def close(self) -> None:
@@ -165,7 +175,7 @@ def results_with_names(statements: Sequence[Statement], results: Sequence[Result
 
 
 def driver_error(code: int, message: bytes) -> sqlite3.Error:
-    """Return the error that Python's driver would raise for a constraint, a failure of the disk, or a lock of another process.
+    """Return the error that Python's driver would raise for a constraint, a failure of the disk, an interrupt or another process's lock.
 
     Args:
         code: SQLite's extended result code.

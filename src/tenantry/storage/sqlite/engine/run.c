@@ -2,7 +2,7 @@
  *
  * Theory of operation. A write is BEGIN IMMEDIATE, the guard, the statements, COMMIT; a read of several statements is BEGIN, the statements,
  * ROLLBACK. A refused constraint of a unit with one statement, which has changed nothing, is that unit's result. Everything else that
- * goes wrong before COMMIT rolls back, and the batch runs again in Python. A COMMIT that fails because the disk failed is not tried again,
+ * goes wrong before COMMIT rolls back, and the batch runs again in Python. Inside a transaction of Python, a unit is a savepoint. A COMMIT that fails because the disk failed is not tried again,
  * because a later success of the disk would not prove that the earlier pages are on it. A wait for another process's lock that was too long
  * is not tried again either, because the caller would wait twice.
  *
@@ -17,6 +17,7 @@
 enum { ROLLBACKS_MAX = 1000, PRIMARY_CODE = 0xff };
 
 static const char BEGIN_WRITE[] = "BEGIN IMMEDIATE", BEGIN_READ[] = "BEGIN", COMMIT[] = "COMMIT", ROLLBACK[] = "ROLLBACK";
+static const char SAVEPOINT[] = "SAVEPOINT unit", UNDO[] = "ROLLBACK TO unit", RELEASE[] = "RELEASE unit";
 static const char GUARD[] = "SELECT owner FROM tenantry_owner WHERE id = 1";
 
 static const char FAIL_TRIGGER[] = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND instr(upper(sql), 'FAIL') LIMIT 1";
@@ -202,7 +203,7 @@ static bool run_steps(Batch *batch)
     Step *next = batch->steps;
     for (int u = 0; u < batch->unit_count; u++)
         for (int i = 0; i < batch->unit_sizes[u]; i++)
-            if (!run_step(batch, next++, batch->unit_sizes[u] == 1 && !batch->is_whole))
+            if (!run_step(batch, next++, batch->unit_sizes[u] == 1 && !batch->is_whole && !batch->is_inside))
                 return false;
     return true;
 }
@@ -250,14 +251,31 @@ static BatchState run_read(Batch *batch)
     return is_whole ? ENDED : IN_PYTHON;
 }
 
+/* Run a statement or a unit inside the open transaction, which goes on unless SQLite has ended it because of an error. */
+static BatchState run_inside(Batch *batch)
+{
+    Database *database = batch->database;
+    bool is_write = batch->kind == WRITE, is_begun = !is_write || RUN(database, SAVEPOINT) == SQLITE_OK;
+    if (is_begun && run_steps(batch) && (!is_write || RUN(database, RELEASE) == SQLITE_OK))
+        return ENDED;
+    BatchState state = sq.get_autocommit(database->handle) ? refused(batch, sq.extended_errcode(database->handle)) : IN_PYTHON;
+    bool is_undone = !is_write || !is_begun || (RUN(database, UNDO) == SQLITE_OK && RUN(database, RELEASE) == SQLITE_OK);
+    if (state == IN_PYTHON && !is_undone) { /* a partial unit must never be committed */
+        state = refused(batch, sq.extended_errcode(database->handle));
+        roll_back(database);
+    }
+    return state;
+}
+
 BatchState batch_run(Batch *batch)
 {
     Database *database = batch->database;
     if (atomic_exchange(&database->is_busy, true))
         return IN_PYTHON; /* a second queue of the same connection; Python's sqlite3 makes one of them wait */
     BatchState state = IN_PYTHON;
-    if (open_handle(database) != NULL && sq.get_autocommit(database->handle)) /* otherwise a transaction of Python is open */
-        state = batch->kind == WRITE ? run_write(batch) : run_read(batch);
+    /* In Python, a batch waits for the end of an open transaction, and a unit of a transaction that has ended is refused. */
+    if (open_handle(database) != NULL && batch->is_inside == !sq.get_autocommit(database->handle))
+        state = batch->is_inside ? run_inside(batch) : batch->kind == WRITE ? run_write(batch) : run_read(batch);
     database->is_busy = false;
     return state;
 }
