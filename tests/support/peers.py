@@ -1,6 +1,6 @@
 """Two registries on one data directory: one owns the tenant, and the other forwards its calls to it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +21,20 @@ class Pair:
 
 
 @asynccontextmanager
-async def open_pair(data_dir: Path, **settings: Any) -> AsyncIterator[Pair]:
-    """Open two registries with these settings, with the tenant ``acme`` and its table ``notes`` in the first."""
-    settings = config(data_dir, **settings)
-    async with TenantRegistry(settings) as owner, TenantRegistry(settings) as other:
+async def open_pair(
+    data_dir: Path, *, of_other: Mapping[str, Any] | None = None, **settings: Any
+) -> AsyncIterator[Pair]:
+    """Open two registries with these settings, with the tenant ``acme`` and its table ``notes`` in the first.
+
+    Args:
+        data_dir: Their directory.
+        of_other: More settings of the second.
+        settings: Settings of both.
+    """
+    async with (
+        TenantRegistry(config(data_dir, **settings)) as owner,
+        TenantRegistry(config(data_dir, **settings, **(of_other or {}))) as other,
+    ):
         await owner.create("acme")
         own = owner.tenant("acme")
         await own.execute("CREATE TABLE notes (id INTEGER PRIMARY KEY, text ANY)")

@@ -30,6 +30,7 @@ from tenantry.tenancy.peers.sent_units import SentUnits
 from tenants import as_another, database_path, held_writer, query, tenant_paths, until
 
 OWNER = "0" * 12
+IMPATIENT = {"call_timeout_seconds": 0.7, "pool_wait_timeout_seconds": 0.7}
 """The name of a socket."""
 
 ADD = "INSERT INTO notes (text) VALUES (?) RETURNING id"
@@ -235,7 +236,7 @@ class TestUnknownEffects:
     @pytest.mark.parametrize("add", [add, add_once])
     async def test_the_deadline_passes(self, data_dir: Path, add: Add):
         """The repeated unit waits in the mailbox until its deadline, while the first attempt runs."""
-        async with open_pair(data_dir, call_timeout_seconds=0.3, pool_wait_timeout_seconds=0.3) as pair:
+        async with open_pair(data_dir, of_other=IMPATIENT) as pair:
             await texts(pair.forwarded)
             with held_writer(database_path(data_dir, "acme")):
                 adding = asyncio.create_task(add(pair.forwarded))
@@ -248,7 +249,7 @@ class TestUnknownEffects:
 
     async def test_the_deadline_of_a_commit_passes(self, data_dir: Path):
         """The look-up of a transaction's mark waits too long."""
-        async with open_pair(data_dir, call_timeout_seconds=0.3, pool_wait_timeout_seconds=0.3) as pair:
+        async with open_pair(data_dir, of_other=IMPATIENT) as pair:
             with ExitStack() as stack:
 
                 async def write() -> None:

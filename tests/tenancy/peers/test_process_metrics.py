@@ -7,6 +7,7 @@ import signal
 import socket
 from collections.abc import AsyncIterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,11 @@ from tenantry.tenancy.peers.connections.messages import (
 from tenantry.tenancy.peers.process_measurements import ProcessMeasured
 from tenantry.tenancy.peers.process_slots import ProcessSlots
 from tenantry.tenancy.peers.sent_measurements import unpack
-from tenants import make_message, until
+from tenants import HANG_SECONDS, make_message, until
 
 FROZEN_TIMEOUT_SECONDS = 0.3
+all_processes = partial(collect_all_processes, timeout_seconds=HANG_SECONDS)
+"""Where every process answers, as late as a busy machine lets it."""
 QUERIES = "tenantry_query_duration_seconds_count"
 COUNTS = Family(Kind.COUNTER, "counts", "Counts.", ("outcome",))
 TIMES = Family(Kind.HISTOGRAM, "times", "Times.", ("outcome",), (0.1, 1.0))
@@ -88,7 +91,7 @@ class TestCounts:
         for _ in range(30):
             await pair.forwarded.messages.save(make_message())
         for scraped in (pair.owner, pair.other):
-            metrics = await collect_all_processes(scraped)
+            metrics = await all_processes(scraped)
             assert total(metrics, QUERIES, operation="messages.save") == 48
             assert total(metrics, QUERIES, operation="messages.save", process="0") == 48
             calls = "tenantry_forwarded_calls_total"
@@ -106,7 +109,7 @@ class TestCounts:
         await pair.owner.suspend("acme")
         await pair.owner.resume("acme")
         await pair.forwarded.messages.get_history("general", limit=1)
-        metrics = await collect_all_processes(pair.other)
+        metrics = await all_processes(pair.other)
         for direction in ("in", "out"):
             for outcome in ("duplicate", "not_owner"):
                 found = total(metrics, "tenantry_forwarded_calls_total", direction=direction, outcome=outcome)
@@ -117,14 +120,14 @@ class TestCounts:
         async with pair.forwarded.transaction() as tx:
             await tx.messages.save(make_message())
             await tx.messages.get_history("general", limit=1)
-        metrics = await collect_all_processes(pair.owner)
+        metrics = await all_processes(pair.owner)
         for direction in ("in", "out"):
             assert total(metrics, "tenantry_forwarded_calls_total", direction=direction, outcome="ok") == 4
 
     async def test_connections_and_forwarded_tenants(self, pair: Pair):
         """Each process tells its connections, and how many tenants it knows elsewhere."""
         await pair.forwarded.messages.save(make_message())
-        metrics = await collect_all_processes(pair.other)
+        metrics = await all_processes(pair.other)
         assert total(metrics, "tenantry_forwarded_tenants", process="1") == 1
         assert total(metrics, "tenantry_forwarded_tenants", process="0") == 0
         assert total(metrics, "tenantry_peers", process="1", direction="out") == 1
@@ -133,7 +136,7 @@ class TestCounts:
     async def test_a_forwarded_call_is_no_failed_call(self, pair: Pair):
         """The first look at a tenant of another process finds its lock held; that is not a failure of the caller's call."""
         await pair.forwarded.messages.save(make_message())
-        metrics = await collect_all_processes(pair.owner)
+        metrics = await all_processes(pair.owner)
         calls = "tenantry_call_duration_seconds_count"
         assert total(metrics, calls, outcome="owned_elsewhere") == 0
         assert total(metrics, calls, outcome="ok") > 0
@@ -144,7 +147,7 @@ class TestCounts:
             refusing.measure()
             with pytest.raises(TenantOwnedElsewhereError):
                 await refusing.tenant("acme").messages.save(make_message())
-            metrics = await collect_all_processes(refusing)
+            metrics = await all_processes(refusing)
         assert total(metrics, "tenantry_call_duration_seconds_count", outcome="owned_elsewhere") == 1
 
     async def test_hand_overs_are_a_reason_for_closing(self, data_dir: Path):
@@ -153,16 +156,16 @@ class TestCounts:
             for _ in range(4):
                 await pair.forwarded.messages.save(make_message())
             await until(lambda: pair.owner.statistics().pool.closed_by_reason["handed_over"] == 1)
-            metrics = await collect_all_processes(pair.other)
+            metrics = await all_processes(pair.other)
         assert total(metrics, "tenantry_pool_evictions_total", process="0", reason="handed_over") == 1
 
     async def test_counting_begins_with_the_first_scrape(self, data_dir: Path):
         """A process that nobody has told to measure counts from the first scrape on."""
         async with open_pair(data_dir) as pair:
             await pair.own.messages.save(make_message())
-            assert total(await collect_all_processes(pair.other), QUERIES, operation="messages.save") == 0
+            assert total(await all_processes(pair.other), QUERIES, operation="messages.save") == 0
             await pair.own.messages.save(make_message())
-            assert total(await collect_all_processes(pair.other), QUERIES, operation="messages.save") == 1
+            assert total(await all_processes(pair.other), QUERIES, operation="messages.save") == 1
 
 
 class TestProcesses:
@@ -176,27 +179,27 @@ class TestProcesses:
         await registry.create("acme")
         await registry.tenant("acme").messages.save(make_message())
         with other_process(data_dir) as first, other_process(data_dir) as second:
-            await collect_all_processes(registry)
+            await all_processes(registry)
             # In threads, because this process is the owner.
             assert await asyncio.to_thread(first.do, "save", "acme") == "ok"
             assert await asyncio.to_thread(second.do, "save", "acme") == "ok"
-            before = await collect_all_processes(registry)
+            before = await all_processes(registry)
             assert processes(before) == {"0": 1.0, "1": 1.0, "2": 1.0}
             assert pids(before) == {"0": os.getpid(), "1": first.pid, "2": second.pid}
             first.kill()
-            after = await collect_all_processes(registry)
+            after = await all_processes(registry)
             assert processes(after) == {"0": 1.0, "2": 1.0}
             assert not has_series(after, "1")
             check_no_counter_falls(before, after, gone="1")
             with other_process(data_dir) as third:
-                assert pids(await collect_all_processes(registry))["1"] == third.pid
+                assert pids(await all_processes(registry))["1"] == third.pid
 
     async def test_a_frozen_process_delays_a_scrape_no_longer_than_the_timeout(
         self, registry: TenantRegistry, data_dir: Path
     ):
         """The frozen process has only the sample 0 of ``tenantry_process_up``; later it is there again, with a connection or without."""
         with other_process(data_dir) as met, other_process(data_dir) as unmet:
-            assert processes(await collect_all_processes(registry)) == {"0": 1.0, "1": 1.0, "2": 1.0}
+            assert processes(await all_processes(registry)) == {"0": 1.0, "1": 1.0, "2": 1.0}
             for frozen in (met, unmet):
                 os.kill(frozen.pid, signal.SIGSTOP)
             with other_process(data_dir) as third:
@@ -208,7 +211,7 @@ class TestProcesses:
                 continued: tuple[Other, ...] = (met, unmet, third)
                 for frozen in continued:
                     os.kill(frozen.pid, signal.SIGCONT)
-                metrics = await collect_all_processes(registry)
+                metrics = await all_processes(registry)
                 assert processes(metrics) == dict.fromkeys("0123", 1.0)
 
     async def test_a_call_to_a_frozen_owner_is_a_failed_call(self, data_dir: Path):
@@ -243,7 +246,7 @@ class TestProcesses:
                 refusal = connecting.connect_ex(address)
             assert processes(await collect_all_processes(registry)) == {"0": 1.0, "1": 0.0}
             frozen.kill()
-            assert processes(await collect_all_processes(registry)) == {"0": 1.0}
+            assert processes(await all_processes(registry)) == {"0": 1.0}
         assert [path.name for path in (data_dir / "peers").glob("*.lock")] == ["0.lock"]
 
     @pytest.mark.parametrize(
@@ -278,14 +281,14 @@ class TestProcesses:
     async def test_a_registry_without_forwarding_shows_itself(self, registry: TenantRegistry, data_dir: Path):
         """It asks nobody and nobody asks it; its samples have an empty label, which is no label for Prometheus."""
         async with TenantRegistry(config(data_dir, forwarding=False)) as alone:
-            assert processes(await collect_all_processes(alone)) == {"": 1.0}
-            assert processes(await collect_all_processes(registry)) == {"0": 1.0}
+            assert processes(await all_processes(alone)) == {"": 1.0}
+            assert processes(await all_processes(registry)) == {"0": 1.0}
 
     async def test_a_closed_registry_shows_itself(self, data_dir: Path):
         """A scrape during the shutdown gets an answer."""
         async with TenantRegistry(config(data_dir)) as registry:
             pass
-        assert processes(await collect_all_processes(registry)) == {"": 1.0}
+        assert processes(await all_processes(registry)) == {"": 1.0}
 
 
 def pids(metrics: ProcessesMetrics) -> dict[str, int]:
@@ -337,7 +340,7 @@ class TestExposition:
 
     async def test_what_generate_latest_writes(self, pair: Pair):
         """The collected metrics are a collector for prometheus_client."""
-        metrics = await collect_all_processes(pair.owner)
+        metrics = await all_processes(pair.owner)
         assert 'tenantry_pool_waiters{process="1"} 0.0' in generate_latest(metrics).decode()  # type: ignore[arg-type]  # it only collects
 
     def test_a_label_is_escaped_here(self):
@@ -442,4 +445,4 @@ class TestSlots:
         async with TenantRegistry(pair.owner.config) as third:
             names = sorted(path.name for path in (third.config.data_dir / "peers").glob("*.lock"))
             assert names == ["0.lock", "1.lock", "2.lock"]
-            assert processes(await collect_all_processes(third)) == dict.fromkeys("012", 1.0)
+            assert processes(await all_processes(third)) == dict.fromkeys("012", 1.0)

@@ -216,12 +216,15 @@ async def test_an_owner_that_is_stopped(data_dir: Path):
         await registry.create("acme")
     with other_process(data_dir) as other:
         assert other.do("save", "acme") == "ok"
-        async with TenantRegistry(config(data_dir, call_timeout_seconds=0.3)) as registry:
+        async with (
+            TenantRegistry(config(data_dir)) as registry,
+            TenantRegistry(config(data_dir, call_timeout_seconds=0.3)) as impatient,
+        ):
             assert (await registry.tenant_statistics("acme")).actor is not None
             os.kill(other.pid, signal.SIGSTOP)
             try:
-                assert (await registry.tenant_statistics("acme")).actor is None
-                for work in (registry.snapshots.create("acme"), registry.archive("acme")):
+                assert (await impatient.tenant_statistics("acme")).actor is None
+                for work in (impatient.snapshots.create("acme"), impatient.archive("acme")):
                     with pytest.raises(TenantOwnedElsewhereError, match="does not answer") as caught:
                         await work
                     assert caught.value.pid == other.pid
