@@ -28,6 +28,9 @@ def problem_in(response: bytes, status: int, kind: str) -> dict[str, str]:
     return headers
 
 
+SHORT_SECONDS = 0.3
+"""How long a client may be silent. A busy machine does not take so long for what a client sends at once."""
+
 CHUNKED = b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
 
 
@@ -41,7 +44,7 @@ async def check_refuses(server: Running) -> None:
 @pytest.mark.parametrize("first", [b"", GET, POST + b"x" * 50])
 async def test_a_client_that_does_not_finish_a_head(first: bytes):
     """The server closes the connection of a client that does not finish a request's head: the first one or a later one."""
-    limits = ServerLimits(head_seconds_max=0.05)
+    limits = ServerLimits(head_seconds_max=SHORT_SECONDS)
     async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(first)
         if first:
@@ -53,7 +56,7 @@ async def test_a_client_that_does_not_finish_a_head(first: bytes):
 @pytest.mark.parametrize("first", [GET, POST + b"x" * 50])
 async def test_a_client_between_two_requests(first: bytes):
     """An idle client has more time after a response than a new client has for its first request."""
-    limits = ServerLimits(head_seconds_max=0.05, idle_seconds_max=HANG_SECONDS)
+    limits = ServerLimits(head_seconds_max=SHORT_SECONDS, idle_seconds_max=HANG_SECONDS)
     async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(first)
         await reader.readuntil(b"ok")
@@ -66,7 +69,7 @@ async def test_a_client_between_two_requests(first: bytes):
 @pytest.mark.parametrize("first", [GET, POST + b"x" * 50, POST])
 async def test_a_client_that_stays_idle(first: bytes):
     """The server closes an idle connection, also if the rest of a body arrived after the response."""
-    limits = ServerLimits(idle_seconds_max=0.05)
+    limits = ServerLimits(idle_seconds_max=SHORT_SECONDS)
     async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(first)
         await reader.readuntil(b"ok")
@@ -77,7 +80,7 @@ async def test_a_client_that_stays_idle(first: bytes):
 
 async def test_an_answered_body_that_does_not_end():
     """The server closes the connection of a client that goes on sending a body after the response."""
-    limits = ServerLimits(head_seconds_max=0.05)
+    limits = ServerLimits(head_seconds_max=SHORT_SECONDS)
     async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(POST.replace(b"50", b"%d" % 2**40))
         await reader.readuntil(b"ok")
@@ -127,7 +130,7 @@ async def test_a_refused_client_that_reads_after_it_has_sent():
 )
 async def test_an_answered_body_that_is_malformed(caplog: pytest.LogCaptureFixture, body: bytes):
     """The server closes the connection, and logs no error."""
-    limits = ServerLimits(head_seconds_max=0.05)
+    limits = ServerLimits(head_seconds_max=SHORT_SECONDS)
     async with running(answer_ok, limits=limits) as server:
         reader, writer = await server.connect(body)
         await reader.readuntil(b"ok")
@@ -186,7 +189,7 @@ async def test_a_client_that_does_not_read(tls: Tls, head: bytes, *, is_encrypte
 )
 async def test_a_response_that_takes_long(tls: Tls, host: str, *, is_encrypted: bool):
     """A request may be handled for longer than a client may take for a head, or be idle."""
-    limits = ServerLimits(head_seconds_max=0.1, idle_seconds_max=0.1)
+    limits = ServerLimits(head_seconds_max=SHORT_SECONDS, idle_seconds_max=SHORT_SECONDS)
 
     has_begun, may_end = asyncio.Event(), asyncio.Event()
 

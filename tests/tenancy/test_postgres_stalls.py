@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -119,14 +119,19 @@ async def test_a_copy_whose_file_cannot_be_written_ends(
 @contextmanager
 def stopped(server: PostgresProcess) -> Iterator[None]:
     """Stop all processes of the server during the block, so that it neither answers nor ends a connection."""
-    processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children()]
-    for process in processes:
-        process.suspend()
+    postmaster = psutil.Process(server.pid)
+    # A stopped postmaster starts no more processes; one that it has started may end.
+    postmaster.suspend()
+    processes = [postmaster, *postmaster.children()]
     try:
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                process.suspend()
         yield
     finally:
         for process in processes:
-            process.resume()
+            with suppress(psutil.NoSuchProcess):
+                process.resume()
 
 
 async def test_a_server_that_does_not_answer_hides_no_other_report(data_dir: Path):
@@ -139,7 +144,7 @@ async def test_a_server_that_does_not_answer_hides_no_other_report(data_dir: Pat
         try:
             async with asyncio.timeout(HANG_SECONDS):
                 with stopped(server):
-                    files, east = await backends.reports(seconds_max=0.2)
+                    files, east = await backends.reports(seconds_max=1.0)
         finally:
             await backends.aclose()
     assert files.report is not None
