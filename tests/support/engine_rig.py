@@ -94,6 +94,10 @@ class Rig:
         """Run a batch and return it; None if it had to run in Python."""
         batch = self.batch(kind, units)
         assert batch is not None, "the engine did not take the batch"
+        return self.run_batch(batch)
+
+    def run_batch(self, batch: Any) -> Any:
+        """Run a batch that was made before; see `run`."""
         self.put(batch)
         jobs = self.turn()
         ended = self.ended()

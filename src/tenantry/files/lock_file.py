@@ -142,24 +142,32 @@ class LockFile(_Locked):
             raise
         return content
 
-    def acquire_by(self, lock: Callable[[int, bytes], T | None]) -> T | None:
-        """Let a function acquire the lock of the existing file; return the function's result, or None without the lock.
+    @property
+    def holder_name(self) -> bytes:
+        """This process's name as the holder, for the lock file."""
+        return _named(os.getpid(), self._socket_name)
+
+    def take(self, pass_on: Callable[[], int]) -> None:
+        """Take over a lock that was acquired with this process's name.
 
         Args:
-            lock: The function, which gets the descriptor of the lock file and this process's name for the file. It returns None if it
-                did not acquire the lock or gave it up.
+            pass_on: The function that returns the descriptor. Until then its holder has closed the descriptor in a forked child.
         """
-        try:
-            fd = self._open(self.path, os.O_RDWR | os.O_NOFOLLOW)
-        except OSError:
-            return None
-        found = None
-        try:
-            found = lock(fd, _named(os.getpid(), self._socket_name))
-        finally:
-            if found is None:
-                self._close()
-        return found
+        with _fork_lock:
+            self._fd = pass_on()
+            _held.add(self)
+
+    def pass_on(self, take: Callable[[int], T]) -> T:
+        """Pass the lock on, which must be held; return the result of the function that takes the descriptor.
+
+        Args:
+            take: The function. From then on the new holder closes the descriptor, also in a forked child.
+        """
+        with _fork_lock:
+            taken = take(self.fileno())
+            self._fd = None
+            _held.discard(self)
+        return taken
 
     def release(self, content: bytes | None = None) -> None:
         """Release the lock; a no-op if the lock is not held.
@@ -210,7 +218,7 @@ class LockFile(_Locked):
 
     def _write_name(self, fd: int, *, is_new: bool) -> None:
         try:
-            _replace_content(fd, _named(os.getpid(), self._socket_name))
+            _replace_content(fd, self.holder_name)
         except OSError:
             if is_new:  # the disk may be full: a new lock file without a name must not stay
                 self.remove()

@@ -32,23 +32,32 @@ class Resting:
                 "INSERT INTO summary VALUES ('uid', 7, 'token', 3, '[]')"
             )
         self.lock_path.write_bytes(RELEASED)
-        self.lock = os.open(self.lock_path, os.O_RDWR)
+        self.rig = Rig()
+        self.lock = -1
         self.name = b"1 host token"
         self.summary = SUMMARY
 
-    def open(self, **changes: Any) -> Any:
-        """Let the engine open the file."""
+    def opening(self, **changes: Any) -> Any:
+        """Return the engine's batch that opens the file."""
         asked = {"root": self.root, "path": self.path, "lock_path": self.lock_path, **changes}
+        paths = (str(asked["root"]), str(asked["path"]))
         uri = f"file://{self.path}?mode=ro&immutable=1"
-        return needed_engine().open_at_rest(
-            self.lock,
-            str(asked["lock_path"]),
-            self.name,
-            str(asked["root"]),
-            str(asked["path"]),
-            uri,
-            self.summary,
-        )
+        return needed_engine().opening(str(asked["lock_path"]), self.name, *paths, uri, self.summary)
+
+    def open(self, **changes: Any) -> Any:
+        """Let the engine open the file, and take the file over; None if Python must open it."""
+        batch = self.rig.run_batch(self.opening(**changes))
+        if batch is None:
+            return None
+        opened = batch.opened()
+        self.lock = batch.pass_lock()
+        return opened
+
+    def close(self) -> None:
+        """Close the rig, and the lock if it is held."""
+        self.rig.close()
+        if self.lock >= 0:
+            os.close(self.lock)
 
 
 @pytest.fixture
@@ -57,7 +66,7 @@ def resting(tmp_path: Path) -> Iterator[Resting]:
     needed_engine()
     made = Resting(tmp_path / "data")
     yield made
-    os.close(made.lock)
+    made.close()
 
 
 def test_opened(resting: Resting):
@@ -69,7 +78,7 @@ def test_opened(resting: Resting):
     assert resting.lock_path.read_bytes() == f"{resting.name.decode():127}\n".encode()
     with pytest.raises(BlockingIOError), resting.lock_path.open() as other:
         fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    rig = Rig()
+    rig = resting.rig
     rig.database.close()
     rig.database = database
     assert rig.read(rows("SELECT epoch FROM summary")) == [[(7,)]]
@@ -79,7 +88,6 @@ def test_opened(resting: Resting):
     database.close()
     database.close()
     assert rig.run(READ, rows("SELECT 1")) is None
-    rig.close()
 
 
 def is_open(path: Path) -> bool:
@@ -97,6 +105,72 @@ def test_lost(resting: Resting):
     assert not is_open(resting.path)
 
 
+def test_lost_before_it_is_taken(resting: Resting):
+    """A file that was opened, but that nobody takes over, is closed, and its lock is released."""
+    batch = resting.rig.run_batch(resting.opening())
+    assert batch is not None
+    assert is_open(resting.path)
+    del batch
+    assert not is_open(resting.path)
+    assert not is_open(resting.lock_path)
+    assert resting.lock_path.read_bytes() == RELEASED
+
+
+def test_taken_twice(resting: Resting):
+    """A file is taken over once, and a batch of another kind, or one that did not run, has none."""
+    waiting = resting.opening()
+    for wrong in (waiting, resting.rig.run(READ, rows("SELECT 1"))):
+        for take in (wrong.opened, wrong.pass_lock):
+            with pytest.raises(ValueError, match="opened no file"):
+                take()
+    batch = resting.rig.run_batch(waiting)
+    assert batch.opened() is not None
+    resting.lock = batch.pass_lock()
+    with pytest.raises(ValueError, match="taken over before"):
+        batch.opened()
+    assert batch.pass_lock() == -1
+    with pytest.raises(ValueError, match="no results"):
+        batch.results()
+
+
+def test_closed(resting: Resting):
+    """A batch closes the file and releases the lock; a file of Python's connection, and no lock, are refused."""
+    database, _, _ = resting.open()
+    assert resting.lock_path.read_bytes() != RELEASED
+    with pytest.raises(ValueError, match="not held"):
+        database.closing(-1)
+    with pytest.raises(TypeError):
+        database.closing("lock")
+    with pytest.raises(ValueError, match="not one that the engine has opened"):
+        resting.rig.database.closing(resting.lock)
+    closing_batch, resting.lock = database.closing(resting.lock), -1
+    assert is_open(resting.path)
+    assert resting.rig.run_batch(closing_batch) is not None
+    assert not is_open(resting.path)
+    assert not is_open(resting.lock_path)
+    assert resting.lock_path.read_bytes() == RELEASED
+    database.close()
+
+
+def test_closing_that_never_runs(resting: Resting):
+    """A lock that the engine has got is released with the batch."""
+    database, _, _ = resting.open()
+    batch, resting.lock = database.closing(resting.lock), -1
+    assert is_open(resting.lock_path)
+    del batch
+    assert not is_open(resting.lock_path)
+
+
+def test_forked_child(resting: Resting):
+    """A forked child closes the locks that the engine holds, so that a lock ends with the parent."""
+    batch = resting.rig.run_batch(resting.opening())
+    child = os.fork()
+    if not child:
+        os._exit(is_open(resting.lock_path) or batch.pass_lock() != -1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert is_open(resting.lock_path)
+
+
 def change_summary(resting: Resting, sql: str) -> None:
     """Change the row, or the table."""
     with closing(sqlite3.connect(resting.path, isolation_level=None)) as connection:
@@ -108,10 +182,10 @@ def beside(suffix: str) -> Callable[[Resting], object]:
     return lambda resting: resting.path.with_name(f"tenant.db{suffix}").write_bytes(b"")
 
 
-def replace_lock(resting: Resting) -> None:
-    """Put another lock file at the path of the lock file that is open."""
-    resting.lock_path.unlink()
-    resting.lock_path.write_bytes(RELEASED)
+def link_lock(resting: Resting) -> None:
+    """Make the lock file a link."""
+    resting.lock_path.rename(resting.root / "elsewhere")
+    resting.lock_path.symlink_to(resting.root / "elsewhere")
 
 
 def link_directory(resting: Resting) -> None:
@@ -134,7 +208,7 @@ DECLINED: dict[str, Callable[[Resting], object]] = {
     "no database": lambda resting: resting.path.write_bytes(b"x" * 4096),
     "a linked file": link_file,
     "a linked directory": link_directory,
-    "another lock file": replace_lock,
+    "a linked lock file": link_lock,
     "no lock file": lambda resting: resting.lock_path.unlink(),
     "no table": lambda resting: change_summary(resting, "DROP TABLE summary"),
     "no row": lambda resting: change_summary(resting, "DELETE FROM summary"),
@@ -155,8 +229,10 @@ DECLINED: dict[str, Callable[[Resting], object]] = {
 def test_declined(resting: Resting, change: Callable[[Resting], object]):
     """Python opens the file, and finds the lock file as it was."""
     change(resting)
+    before = resting.lock_path.read_bytes() if resting.lock_path.exists() else None
     assert resting.open() is None
-    assert os.pread(resting.lock, 200, 0) == RELEASED
+    assert not is_open(resting.lock_path)
+    assert before == (resting.lock_path.read_bytes() if resting.lock_path.exists() else None)
 
 
 @pytest.mark.parametrize(
@@ -188,14 +264,13 @@ def test_held_lock(resting: Resting):
 
 def test_pragmas(resting: Resting):
     """The engine's connection has the pragmas that every connection sets."""
-    rig = Rig()
+    rig = resting.rig
     hardening.harden(rig.connection)
     found = "SELECT * FROM pragma_cell_size_check, pragma_cache_size"
     expected = rig.connection.execute(found).fetchall()
     rig.database.close()
     rig.database, _, _ = resting.open()
     assert rig.read(rows(found)) == [expected]
-    rig.close()
 
 
 def test_paths(resting: Resting):
@@ -206,7 +281,9 @@ def test_paths(resting: Resting):
     assert resting.open(lock_path=f"{resting.root}/{'x' * 5000}") is None
     for wrong in ("a\0b", 5):
         with pytest.raises((TypeError, ValueError)):
-            needed_engine().open_at_rest(resting.lock, wrong, b"", "/", "/x", "", "")
+            needed_engine().opening(wrong, b"", "/", "/x", "", "")
+    with pytest.raises(UnicodeEncodeError):
+        needed_engine().opening("/l", b"", "/", "/x", "\ud800", "")
 
 
 def test_modified_at(tmp_path: Path):

@@ -16,6 +16,7 @@ import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
 
@@ -28,7 +29,7 @@ from tenantry.prompt_future import PromptFuture
 from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
 from tenantry.storage.sqlite.connections.trials import Trials
 from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
-from tenantry.storage.sqlite.engine.native import NativeBatch, NativeDatabase, outlet
+from tenantry.storage.sqlite.engine.native import Delivered, NativeBatch, NativeDatabase, outlet
 from tenantry.threads import running_loop
 
 T = TypeVar("T")
@@ -38,7 +39,7 @@ _INTERRUPT_INTERVAL_SECONDS = 0.01
 
 
 class NativeFile(NamedTuple):
-    """A file that the engine has opened for reading.
+    """A file at rest that the engine has opened for reading.
 
     Attributes:
         database: The engine's object for the file.
@@ -49,7 +50,19 @@ class NativeFile(NamedTuple):
     connector: Callable[[], sqlite3.Connection]
 
 
-Connector: TypeAlias = Callable[[], sqlite3.Connection | NativeFile]
+Connector: TypeAlias = Callable[[], sqlite3.Connection]
+
+
+class NativeOpening(NamedTuple):
+    """A batch of the engine that opens a file at rest.
+
+    Attributes:
+        batch: The batch.
+        take: The function that takes the file over on the event loop, after the batch; None if Python must open the file.
+    """
+
+    batch: NativeBatch
+    take: Callable[[NativeBatch], NativeFile | None]
 
 
 class JobConnection(aiosqlite.Connection):
@@ -61,7 +74,7 @@ class JobConnection(aiosqlite.Connection):
         self._connection: sqlite3.Connection | None = None
         self._database: NativeDatabase | None = None
         self.trials = Trials()
-        self._connector = connector  # type: ignore[assignment]  # the connector of an unopened connection
+        self._connector = connector  # the connector of an unopened connection
         self._iter_chunk_size = _ROWS_PER_FETCH
         self._thread_pool = thread_pool
         self._tx: SerialQueue = thread_pool.register()  # type: ignore[assignment]
@@ -70,17 +83,28 @@ class JobConnection(aiosqlite.Connection):
         _all_connections.add(self)
 
     @classmethod
-    async def open(cls, connector: Connector, thread_pool: ThreadPool) -> "JobConnection":
+    async def open(
+        cls, connector: Connector, thread_pool: ThreadPool, opening: NativeOpening | None = None
+    ) -> "JobConnection":
         """Open the connection on one of the pool's threads and return it. Cancellation leaves no connection open.
 
         If `connector` fails, it must leave nothing open.
 
+        Args:
+            connector: The function that opens the connection.
+            thread_pool: The pool.
+            opening: The engine's batch that is tried first; None to open the connection in Python.
+
         Raises:
             PersistenceConnectionError: No asyncio event loop runs.
         """
-        opened: asyncio.Future[None] = running_loop().create_future()
+        running_loop()
         connection = cls(connector, thread_pool)
-        connection._put((opened, connection._open_on_thread))
+        opened = _Change(partial(connection._take, opening))
+        if opening is None:
+            connection._put((opened, connection._open_on_thread))
+        else:
+            connection._put_batch(opening.batch, opened, connection._open_on_thread)
         try:
             await asyncio.shield(opened)
         except BaseException:
@@ -163,8 +187,7 @@ class JobConnection(aiosqlite.Connection):
             finish: The function that returns the result of a batch that has ended.
         """
         job = BatchJob(call, self, batch, finish)
-        self._tx.put_batch(batch, job, job.run, outlet())  # type: ignore[attr-defined]  # the engine's queue
-        self._thread_pool.watch()
+        self._put_batch(batch, job, job.run)
         return job
 
     def run_in_python(self, job: "Job[Any]") -> None:
@@ -175,6 +198,10 @@ class JobConnection(aiosqlite.Connection):
             job.set_exception(
                 PersistenceConnectionError("cannot read: the database was disconnected in the meantime")
             )
+
+    def _put_batch(self, batch: NativeBatch, future: Delivered, function: Callable[[], Any]) -> None:
+        self._tx.put_batch(batch, future, function, outlet())  # type: ignore[attr-defined]  # the engine's queue
+        self._thread_pool.watch()
 
     def _put(self, item: Item) -> None:
         self._tx.put_nowait(item)
@@ -187,8 +214,17 @@ class JobConnection(aiosqlite.Connection):
         self._put((future, self.with_connection(function)))
         return await future
 
-    async def aclose(self, then: Callable[[], None] | None = None) -> None:
+    async def aclose(
+        self,
+        then: Callable[[], None] | None = None,
+        closing: Callable[[NativeDatabase], NativeBatch | None] | None = None,
+    ) -> None:
         """Close the connection, then call `then` on the same thread. Closing a closed connection is a no-op.
+
+        Args:
+            then: The function that is called afterwards.
+            closing: The function that returns the engine's batch which does the same for a file that only the engine has open; None if
+                Python must do it.
 
         Raises:
             sqlite3.Error: SQLite could not close the connection. The connection is still open; call `aclose` again.
@@ -196,9 +232,15 @@ class JobConnection(aiosqlite.Connection):
         if not self.is_open:
             return
         # aiosqlite's close() would drop the handle even if closing fails.
-        closed = asyncio.get_running_loop().create_future()
+        closed = _Change(self._note_closed)
         self._running = False
-        self._put((closed, lambda: self._close_on_thread(then)))
+        batch = None
+        if closing is not None and self._connection is None and self._database is not None:
+            batch = closing(self._database)
+        if batch is None:
+            self._put((closed, lambda: self._close_on_thread(then)))
+        else:
+            self._put_batch(batch, closed, lambda: self._close_on_thread(then))
         try:
             await asyncio.shield(closed)
         except BaseException:
@@ -234,11 +276,19 @@ class JobConnection(aiosqlite.Connection):
         self._connection = self._database = None
 
     def _open_on_thread(self) -> None:
-        opened = self._connector()
-        if isinstance(opened, NativeFile):
-            self._database, self._connector = opened
-        else:
-            self._connection = opened
+        self._connection = self._connector()
+
+    def _take(self, opening: NativeOpening | None, opened: "_Change", batch: NativeBatch) -> bool:
+        file = None if opening is None else opening.take(batch)
+        if file is None:
+            self._put((opened, self._open_on_thread))
+            return False
+        self._database, self._connector = file
+        return True
+
+    def _note_closed(self, _closed: "_Change", _batch: NativeBatch) -> bool:
+        self._database = None
+        return True
 
     def _close_on_thread(self, then: Callable[[], None] | None) -> None:
         if self._database is not None:
@@ -294,6 +344,28 @@ class JobConnection(aiosqlite.Connection):
     def interrupt_batch(self, batch: NativeBatch) -> bool:
         """Give a batch up; return whether it runs in the engine now. Then its statements were interrupted."""
         return bool(self._tx.interrupt(batch))  # type: ignore[attr-defined]  # the engine's queue
+
+
+class _Change(asyncio.Future[None]):
+    """The future of a connection's opening or closing.
+
+    `finish` is called on the event loop with this future and the engine's batch, which has done it. It returns False if it has passed the
+    future on to Python, which does it again.
+    """
+
+    def __init__(self, finish: "Callable[[_Change, NativeBatch], bool]") -> None:
+        super().__init__(loop=asyncio.get_running_loop())
+        self._finish = finish
+
+    def deliver(self, batch: NativeBatch) -> None:
+        """Take the batch, which has ended."""
+        try:
+            is_done = self._finish(self, batch)
+        except Exception as error:  # noqa: BLE001  # the error belongs to the caller
+            self.set_exception(error)
+        else:
+            if is_done:
+                self.set_result(None)
 
 
 class Job(PromptFuture[T]):

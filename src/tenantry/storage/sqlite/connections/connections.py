@@ -71,7 +71,9 @@ class Connections:
         """
         try:
             connection = await JobConnection.open(
-                partial(self._opener.open_first, is_for_write=is_for_write), self._thread_pools.write
+                partial(self._opener.open_first, is_for_write=is_for_write),
+                self._thread_pools.write,
+                None if is_for_write else self._opener.opening_at_rest(),
             )
         except asyncio.CancelledError:
             # `JobConnection.open` closed the connection, but the file's lock is still held.
@@ -239,7 +241,7 @@ class Connections:
         """Close the writer, or the immutable reader, and release the lock."""
         keeper = await last.run(self._keeper) if self._new_log is not None else None
         if keeper is None:
-            await last.aclose(self._opener.release)
+            await last.aclose(self._opener.release, self._opener.closing_at_rest)
             return
         try:
             await last.aclose(partial(self._release_after, keeper))

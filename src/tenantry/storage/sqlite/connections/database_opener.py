@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 from tenantry.config import Durability
 from tenantry.errors import MigrationError, TenantryError
 from tenantry.eventlog import EventLog
-from tenantry.storage.sqlite.connections.connection import NativeFile
+from tenantry.storage.sqlite.connections.connection import NativeFile, NativeOpening
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile, open_immutable
 from tenantry.storage.sqlite.connections.new_log import NewLog
 from tenantry.storage.sqlite.connections.opening import (
@@ -23,6 +23,7 @@ from tenantry.storage.sqlite.connections.opening import (
     prepare_directory,
 )
 from tenantry.storage.sqlite.database_files.database_file import database_uri, has_log
+from tenantry.storage.sqlite.database_files.inherited_files import has_inherited_files
 from tenantry.storage.sqlite.database_files.ownership import OWNER_SQL, FileOwnership
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, is_damage, is_full
 from tenantry.storage.sqlite.migrations import migrator
@@ -30,7 +31,7 @@ from tenantry.storage.sqlite.migrations import migrator
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from tenantry.storage.sqlite.engine.native import AtRest
+    from tenantry.storage.sqlite.engine.native import NativeBatch, NativeDatabase
 
 _SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
 """Reads the owner and the migrations of a closed database. One statement, because Python waits for the interpreter lock after each."""
@@ -78,14 +79,11 @@ class DatabaseOpener:
         plan, self._plan = self._plan, None
         return plan
 
-    def open_first(self, *, is_for_write: bool = False) -> "sqlite3.Connection | NativeFile":
+    def open_first(self, *, is_for_write: bool = False) -> sqlite3.Connection:
         """Lock the file and open the first connection: an immutable reader if `immutable_file` is set, otherwise the writer.
 
         Args:
             is_for_write: Whether the first call is a write, for which a closed database gets its writer at once.
-
-        Returns:
-            The connection, or a file at rest that the engine has opened.
 
         Raises:
             sqlite3.Error, OSError: SQLite or the operating system refuses.
@@ -93,9 +91,6 @@ class DatabaseOpener:
             TenantOwnedElsewhereError: Another owner has the file open.
         """
         self.immutable_file = self.new_log = self._plan = None
-        at_rest = None if is_for_write else self._open_at_rest()
-        if at_rest is not None:
-            return at_rest
         prepare_directory(self.options)
         if self._ownership is None:
             try:
@@ -144,36 +139,44 @@ class DatabaseOpener:
             writer.close()
         return None
 
-    def _open_at_rest(self) -> "NativeFile | None":
-        """Let the engine lock and open a file that was closed cleanly; None if this must be done here, which also finds errors."""
+    def opening_at_rest(self) -> NativeOpening | None:
+        """Return the engine's batch that locks and opens a file that was closed cleanly; None if only `open_first` can open the file.
+
+        After the batch, `open_first` is called if the file was not at rest, or to find errors.
+        """
         path, root, ownership, engine = self.options.path, self.options.root, self._ownership, self._engine
         if engine is None or ownership is None or path is None or root is None or not self.options.must_exist:
             return None
-        if self.options.connect_hooks:
+        if self.options.connect_hooks or has_inherited_files():
             return None
+        self.immutable_file = self.new_log = self._plan = None
         uri = database_uri(path, IMMUTABLE)
+        batch: NativeBatch = engine.opening(
+            *(str(ownership.lock_path), ownership.holder_name, str(root), str(path), uri, _SUMMARY)
+        )
+        return NativeOpening(batch, partial(self._take_at_rest, ownership))
 
-        def lock(descriptor: int, lock_path: str, name: bytes) -> "AtRest | None":
-            found: AtRest | None = engine.open_at_rest(
-                *(descriptor, lock_path, name, str(root), str(path), uri, _SUMMARY)
-            )
-            return found
-
-        opened = ownership.acquire_by(lock)
-        if opened is None:
-            return None
-        database, identity, (uid, epoch, owner, file_version, applied_json) = opened
+    def _take_at_rest(self, ownership: FileOwnership, batch: "NativeBatch") -> NativeFile | None:
+        """Take the file that the engine has opened; close it and return None if it cannot be used without a writer."""
+        path = self.options.path
+        assert path is not None
+        database, identity, (uid, epoch, owner, file_version, applied_json) = batch.opened()
+        ownership.take_lock(batch.pass_lock)
         try:
             plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
             ownership.recognize(uid, epoch, owner)
         except (TypeError, ValueError, TenantryError):
-            plan = None  # Python will report the same error
+            plan = None  # `open_first` will report the same error
         if plan is None or plan.pending:
             database.close()
             ownership.release()
             return None
         self._plan, self.immutable_file = plan, ImmutableFile(identity[0], identity[1:])
         return NativeFile(database, partial(open_read_only, path, IMMUTABLE, self.options))
+
+    def closing_at_rest(self, database: "NativeDatabase") -> "NativeBatch | None":
+        """Return the engine's batch that closes a file at rest and releases the lock; None if `release` must release the lock."""
+        return None if self._ownership is None else self._ownership.pass_lock_on(database.closing)
 
     def _open_writer_or_immutable(self) -> sqlite3.Connection:
         """Open the writer, or on a full disk an immutable reader, so that the database can be read.

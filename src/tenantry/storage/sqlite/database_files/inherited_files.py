@@ -28,6 +28,11 @@ def note_inherited_files() -> None:
                 _inherited.add((found.st_dev, found.st_ino))
 
 
+def has_inherited_files() -> bool:
+    """Return whether `check_not_inherited` reads the disk, because files were open when this process was forked."""
+    return bool(_inherited)
+
+
 def check_not_inherited(path: Path) -> None:
     """Raise an error if the file was open when this process was forked.
 

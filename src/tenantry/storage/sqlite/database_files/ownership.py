@@ -77,17 +77,24 @@ class FileOwnership:
         except OSError as error:
             raise lock_error(self._lock.path, error) from error
 
-    def acquire_by(self, lock: Callable[[int, str, bytes], T | None]) -> T | None:
-        """Let a function acquire the lock, if the last owner closed cleanly; return its result, or None without the lock.
+    @property
+    def lock_path(self) -> Path:
+        """The path of the lock file."""
+        return self._lock.path
 
-        Args:
-            lock: The function, which gets the descriptor and the path of the lock file, and this process's name for the file.
-        """
-        path = str(self._lock.path)
-        found = self._lock.acquire_by(lambda descriptor, name: lock(descriptor, path, name))
-        if found is not None:
-            self._is_fenced = True
-        return found
+    @property
+    def holder_name(self) -> bytes:
+        """This process's name for the lock file."""
+        return self._lock.holder_name
+
+    def take_lock(self, pass_on: Callable[[], int]) -> None:
+        """Take over a lock that was acquired after the last owner closed cleanly; see `LockFile.take`."""
+        self._lock.take(pass_on)
+        self._is_fenced = True
+
+    def pass_lock_on(self, take: Callable[[int], T]) -> T | None:
+        """Pass the lock on to who releases it cleanly; None if this owner must release the lock. See `LockFile.pass_on`."""
+        return self._lock.pass_on(take) if self._lock.is_held and self._is_fenced else None
 
     def release(self, *, is_clean: bool = True) -> None:
         """Release the lock; a no-op if the lock is not held."""

@@ -166,6 +166,17 @@ static int take_units(Batch *batch, PyObject *units)
     return 1;
 }
 
+Batch *batch_new(Kind kind)
+{
+    Batch *batch = PyObject_New(Batch, &BatchType);
+    if (batch == NULL)
+        return NULL;
+    memset((char *)batch + sizeof(PyObject), 0, sizeof *batch - sizeof(PyObject));
+    batch->kind = kind;
+    batch->state = WAITING;
+    return batch;
+}
+
 PyObject *database_batch(PyObject *self, PyObject *arguments)
 {
     int kind, is_whole = false, is_inside = false;
@@ -176,14 +187,11 @@ PyObject *database_batch(PyObject *self, PyObject *arguments)
         PyErr_SetString(PyExc_ValueError, "the engine was not configured, or the kind of the batch is unknown");
         return NULL;
     }
-    Batch *batch = PyObject_New(Batch, &BatchType);
+    Batch *batch = batch_new((Kind)kind);
     if (batch == NULL)
         return NULL;
-    memset((char *)batch + sizeof(PyObject), 0, sizeof *batch - sizeof(PyObject));
-    batch->kind = (Kind)kind;
     batch->is_whole = is_whole;
     batch->is_inside = is_inside;
-    batch->state = WAITING;
     batch->database = (Database *)Py_NewRef(self);
     int taken = take_units(batch, units);
     if (taken > 0)
@@ -208,6 +216,7 @@ static void batch_free(PyObject *self)
     Py_CLEAR(batch->outlet);
     Py_CLEAR(batch->database);
     Py_CLEAR(batch->kept);
+    rest_free(batch->rest);
     PyMem_Free(batch->unit_sizes);
     PyMem_Free(batch->steps);
     PyMem_Free(batch->parameters);

@@ -122,6 +122,7 @@ static void database_free(PyObject *self)
 
 static PyMethodDef database_methods[] = {
     {"batch", database_batch, METH_VARARGS, "Return a batch of these units, or None if Python must run them."},
+    {"closing", database_closing, METH_O, "Return a batch that closes a file at rest and releases its lock."},
     {"close", database_close, METH_NOARGS, "Free the prepared statements; later batches run in Python."},
     {NULL, NULL, 0, NULL},
 };

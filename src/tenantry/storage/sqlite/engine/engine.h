@@ -14,7 +14,8 @@
  *     rows.c       copies rows into the memory of arena.c
  *     results.c    builds a batch's results as Python objects, under the lock
  *     outlet.c     the batches that have ended, of one event loop; an eventfd wakes the loop
- *     at_rest.c    opens a database that was closed cleanly, for reading
+ *     at_rest.c    opens a database that was closed cleanly, for reading, and closes it
+ *     lock.c       the lock files of tenants while they are opened and closed
  *     forks.c      what a fork does to the engine
  *     functions.c  SQLite's functions, looked up in the library that Python's sqlite3 uses
  *
@@ -156,7 +157,15 @@ typedef struct {
     Prepared prepared[2 * STATEMENTS_MAX]; /* a hash table by the text's address */
 } Database;
 
-typedef enum { READ = 0, WRITE = 1 } Kind;
+typedef enum { READ = 0, WRITE = 1, OPEN = 2, CLOSE = 3 } Kind; /* OPEN and CLOSE are jobs of at_rest.c */
+
+/* A lock that the engine holds, in the list of lock.c. */
+typedef struct HeldLock {
+    int descriptor;
+    struct HeldLock *previous, *next;
+} HeldLock;
+
+typedef struct Rest Rest;
 
 typedef enum {
     WAITING,
@@ -174,9 +183,10 @@ typedef struct Batch {
     PyObject *future, *function;
     struct Outlet *outlet;
     PyObject *queue; /* its connection's queue, which lives as long as it has a batch */
-    Database *database;
+    Database *database; /* NULL for OPEN */
     struct Batch *next; /* in its outlet */
     PyObject *kept;     /* the objects whose bytes the parameters use */
+    Rest *rest;         /* of OPEN and CLOSE */
     Kind kind;
     _Atomic BatchState state; /* changes under the mutex of its queue's ready queue */
     atomic_bool is_cancelled;
@@ -223,6 +233,7 @@ void database_forget_statements(Database *database);
 /* batch.c */
 bool batch_configure(PyObject *known, PyObject *fetches);
 PyObject *database_batch(PyObject *database, PyObject *arguments);
+Batch *batch_new(Kind kind);
 void batch_leave_queue(Batch *batch); /* drop what a batch needs only until it has ended */
 
 /* results.c */
@@ -245,7 +256,25 @@ Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat 
 
 /* at_rest.c */
 PyObject *engine_modified_at(PyObject *module, PyObject *path);
-PyObject *engine_open_at_rest(PyObject *module, PyObject *arguments);
+PyObject *engine_opening(PyObject *module, PyObject *arguments);
+PyObject *database_closing(PyObject *database, PyObject *lock);
+PyObject *batch_opened(PyObject *batch, PyObject *unused);
+PyObject *batch_pass_lock(PyObject *batch, PyObject *unused);
+BatchState rest_open(Batch *batch);  /* needs no lock */
+BatchState rest_close(Batch *batch); /* needs no lock */
+void rest_free(Rest *rest);
+
+/* lock.c: needs no lock, but who passes a lock between Python and the engine holds `_fork_lock` of lock_file.py. */
+bool lock_open(HeldLock *lock, const char *path);
+void lock_take(HeldLock *lock, int descriptor);
+int lock_pass_on(HeldLock *lock); /* the descriptor, which is the caller's from now on */
+bool lock_is_released(const HeldLock *lock, const char *path); /* after acquiring the lock; false without it */
+bool lock_write(const HeldLock *lock, const char *content, size_t length);
+void lock_release(HeldLock *lock); /* say so in the file, and close it */
+void lock_close(HeldLock *lock);   /* a no-op for a lock that is not held */
+void locks_before_fork(void);
+void locks_in_parent(void);
+void locks_in_child(void);
 
 /* run.c: needs no lock. */
 BatchState batch_run(Batch *batch);

@@ -21,21 +21,29 @@ int engine_forks;
 
 static void before(void)
 {
+    locks_before_fork();
     for (int i = 0; i < MUTEXES; i++)
         if (mutexes[i] != NULL)
             sq.mutex_enter(mutexes[i]);
 }
 
-static void in_parent(void)
+static void leave_mutexes(void)
 {
     for (int i = MUTEXES - 1; i >= 0; i--)
         if (mutexes[i] != NULL)
             sq.mutex_leave(mutexes[i]);
 }
 
+static void in_parent(void)
+{
+    leave_mutexes();
+    locks_in_parent();
+}
+
 static void in_child(void)
 {
-    in_parent();
+    leave_mutexes();
+    locks_in_child();
     engine_forks++;
     spinners = jobs_left = lone_jobs_in_a_row = 0; /* of the parent's threads */
 }

@@ -52,12 +52,12 @@ static PyMethodDef functions[] = {
     {"counts", engine_counts, METH_NOARGS, "Return how many batches have ended, were refused, ran in Python, and were dropped."},
     {"limit_results", engine_limit_results, METH_O, "Limit the results of one batch to so many bytes; return the limit until now."},
     {"modified_at", engine_modified_at, METH_O, "Return the modification time of a file in nanoseconds; None without the file."},
-    {"open_at_rest", engine_open_at_rest, METH_VARARGS, "Lock and open a database that was closed cleanly; None if Python must open it."},
+    {"opening", engine_opening, METH_VARARGS, "Return a batch that locks and opens a database that was closed cleanly."},
     {NULL, NULL, 0, NULL},
 };
 
 /* The number that `native.py` has, too: an extension that an older source has left behind must not be used. */
-enum { INTERFACE = 4 };
+enum { INTERFACE = 5 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,

@@ -20,7 +20,7 @@ from tenantry.storage.sqlite.statements.execution import known_texts
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INTERFACE: Final = 4
+_INTERFACE: Final = 5
 """The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
 
 READ: Final = 0
@@ -59,6 +59,16 @@ class NativeBatch(Protocol):
     def refusal(self) -> tuple[int, bytes] | None:
         """Return SQLite's code and message if all units failed: COMMIT, BEGIN because of a lock, or the transaction around a unit."""
 
+    def opened(self) -> "AtRest":
+        """Return the file that a batch of `opening` has opened.
+
+        Raises:
+            ValueError: The batch has opened no file, or the file was taken over before.
+        """
+
+    def pass_lock(self) -> int:
+        """Return the descriptor of the lock of the file that was opened; the caller has it from now on. Raises like `opened`."""
+
 
 class NativeDatabase(Protocol):
     """A connection, as the engine uses it."""
@@ -79,6 +89,9 @@ class NativeDatabase(Protocol):
             is_whole: Whether a constraint that refuses a unit makes the batch run in Python.
             is_inside: Whether the batch is one statement or unit inside a transaction that Python has begun.
         """
+
+    def closing(self, lock: int, /) -> NativeBatch:
+        """Return a batch that closes the file, which the engine has opened, and releases its lock; the engine has the descriptor."""
 
     def close(self) -> None:
         """Free the prepared statements, and close a file that the engine has opened. Later batches run in Python.

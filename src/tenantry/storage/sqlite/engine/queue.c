@@ -157,7 +157,7 @@ static PyObject *serial_interrupt(PyObject *self, PyObject *object)
     if (!ready_lock(queue->ready))
         Py_RETURN_FALSE;
     bool is_running = queue->running == batch;
-    if (is_running && open_handle(batch->database) != NULL)
+    if (is_running && batch->rest == NULL && open_handle(batch->database) != NULL)
         sq.interrupt(batch->database->handle);
     ready_unlock(queue->ready);
     return PyBool_FromLong(is_running);

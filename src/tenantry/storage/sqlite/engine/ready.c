@@ -114,7 +114,8 @@ static void run_first(ReadyQueue *ready, SerialQueue *queue, Batch *batch)
             state = DROPPED; /* it was rolled back, and nobody waits for it */
     }
     batch->state = state;
-    atomic_fetch_add_explicit(&batch_counts[state], 1, memory_order_relaxed);
+    if (batch->rest == NULL)
+        atomic_fetch_add_explicit(&batch_counts[state], 1, memory_order_relaxed);
 }
 
 /* Pass a batch that has ended to its event loop. */

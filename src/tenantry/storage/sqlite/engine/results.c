@@ -96,7 +96,7 @@ static PyObject *unit_results(const Step *steps, int count)
 static const Batch *ended(PyObject *self)
 {
     const Batch *batch = (const Batch *)self;
-    if (batch->state == ENDED)
+    if (batch->state == ENDED && batch->rest == NULL)
         return batch;
     PyErr_SetString(PyExc_ValueError, "the batch has no results");
     return NULL;
@@ -171,6 +171,8 @@ PyMethodDef batch_methods[] = {
     {"results", batch_results, METH_NOARGS, "Return the results of a batch that has ended."},
     {"errors", batch_errors, METH_NOARGS, "Return (unit, code, message) of each unit that a constraint has refused."},
     {"refusal", batch_refusal, METH_NOARGS, "Return (code, message) of a commit that failed; None otherwise."},
+    {"opened", batch_opened, METH_NOARGS, "Return the database, the identity and the row of the file that the batch has opened."},
+    {"pass_lock", batch_pass_lock, METH_NOARGS, "Return the descriptor of the lock of the file that the batch has opened."},
     {NULL, NULL, 0, NULL},
 };
 

@@ -270,11 +270,15 @@ static BatchState run_inside(Batch *batch)
 BatchState batch_run(Batch *batch)
 {
     Database *database = batch->database;
+    if (batch->kind == OPEN)
+        return rest_open(batch);
     if (atomic_exchange(&database->is_busy, true))
         return IN_PYTHON; /* a second queue of the same connection; Python's sqlite3 makes one of them wait */
     BatchState state = IN_PYTHON;
+    if (batch->kind == CLOSE)
+        state = rest_close(batch);
     /* In Python, a batch waits for the end of an open transaction, and a unit of a transaction that has ended is refused. */
-    if (open_handle(database) != NULL && batch->is_inside == !sq.get_autocommit(database->handle))
+    else if (open_handle(database) != NULL && batch->is_inside == !sq.get_autocommit(database->handle))
         state = batch->is_inside ? run_inside(batch) : batch->kind == WRITE ? run_write(batch) : run_read(batch);
     database->is_busy = false;
     return state;
