@@ -13,7 +13,7 @@ import anyio
 
 from tenantry import events
 from tenantry.errors import MigrationError, PersistenceConnectionError, SnapshotError, TenantryError
-from tenantry.storage.migrations import AppliedMigration, plan_migrations
+from tenantry.storage.migrations import plan_migrations
 from tenantry.storage.protocol import ChangeToken, MigrationReport, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.connections import Connections
@@ -73,9 +73,11 @@ class SQLiteStore:
         self._lifecycle = asyncio.Lock()
         # One task may acquire this lock and another task release the lock. With an anyio.Lock, both must be the same task.
         self._writer_lock = asyncio.Lock()
+        # A method of the store would keep the closed store in memory until the garbage collector runs.
+        self._planner: migrator.Planner = partial(plan_migrations, self._schemas, self.backend)
         self._opener = DatabaseOpener(
             options,
-            planner=self._pending,
+            planner=self._planner,
             known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
             ownership=ownership,
             log=log,
@@ -425,18 +427,15 @@ class SQLiteStore:
         await self._log_limit.wait_released()  # new reads may have to wait by now
         return await self._submit_read(reader, reader.with_connection(job), statements)
 
-    def _pending(self, applied: list[AppliedMigration], file_version: int) -> "tuple[Migration, ...]":
-        return plan_migrations(self._schemas, self.backend, applied, file_version)
-
     def _migrate(
         self, plan: migrator.Plan | None, cancelled: threading.Event, connection: sqlite3.Connection
     ) -> MigrationReport:
-        plan = plan or migrator.plan(self._pending, connection)
+        plan = plan or migrator.plan(self._planner, connection)
         if not plan.pending:
             return self._reported(plan, ())
         self._log.info(events.MIGRATION_STARTED, pending=[str(m) for m in plan.pending])
         with cancelled_by(cancelled):
-            applied = migrator.apply_migrations(plan, self._pending, self._clock, connection)
+            applied = migrator.apply_migrations(plan, self._planner, self._clock, connection)
         self._connections.make_log_durable(connection)
         self._log.info(events.MIGRATION_COMPLETED, applied=len(applied))
         return self._reported(plan, applied)

@@ -77,6 +77,35 @@ class SubmittedCall(NamedTuple):
         self.channel.take_back(self.call)
 
 
+class _Failures:
+    """Called with the error of each call: reports the first error after which the actor must close.
+
+    The channels have this object and not the actor, so that a closed actor leaves the memory without the garbage collector.
+
+    Args:
+        on_failure: See `TenantActor`.
+        is_repeated: Whether a call that another owner has refused is to be repeated.
+    """
+
+    __slots__ = ("_has_failed", "_is_repeated", "_on_failure")
+
+    def __init__(self, on_failure: Callable[[TenantryError], None], *, is_repeated: bool) -> None:
+        self._on_failure = on_failure
+        self._is_repeated = is_repeated
+        self._has_failed = False
+
+    def __call__(self, error: TenantryError) -> bool:
+        """Return whether the call ran nowhere and is to be repeated.
+
+        A store that another owner has fenced off refuses a whole batch, so its calls had no effect. Each caller gets a new lease,
+        and so the tenant's record is read again, which may name another place, or a state that refuses the call.
+        """
+        if isinstance(error, _FATAL) and not self._has_failed:
+            self._has_failed = True
+            self._on_failure(error)
+        return self._is_repeated and isinstance(error, TenantOwnedElsewhereError)
+
+
 class TenantActor:
     """An open tenant. The pool owns the actor, and callers with a lease use it.
 
@@ -101,8 +130,7 @@ class TenantActor:
         self._backend = store.backend if entry is None else entry.backend
         self._context = context
         self._log = log
-        self._on_failure = on_failure
-        self._has_failed = False
+        self._failures = _Failures(on_failure, is_repeated=entry is not None)
         # See `count_forwarded`.
         self._forwarded = self._own_calls = self._forwarded_in_a_row = 0
         self._works = 0  # the copies and checks that run
@@ -301,7 +329,7 @@ class TenantActor:
             with self._working():
                 await self._store.check_integrity(is_thorough=is_thorough)
         except TenantryError as error:
-            self._fail_if_fatal(error)
+            self._failures(error)
             raise
 
     async def aclose(self, timeout_seconds: float) -> None:
@@ -388,7 +416,7 @@ class TenantActor:
             limiter=limiter,
             clock=self._context.clock,
             report=self._context.report,
-            on_error=self._fail_if_fatal,
+            on_error=self._failures,
         )
 
     @contextmanager
@@ -422,7 +450,7 @@ class TenantActor:
             report=self._context.report,
             log=self._log,
             admit=self._writes.admit_inside,
-            on_error=self._fail_if_fatal,
+            on_error=self._failures,
         )
         # The caller may have been cancelled while the store began the transaction.
         if begun.done():
@@ -449,17 +477,6 @@ class TenantActor:
         finally:
             self._context.report(event(outcome, result, now() - started))
         return result
-
-    def _fail_if_fatal(self, error: TenantryError) -> bool:
-        """Report a failure after which the actor must close; return whether the call ran nowhere and is to be repeated.
-
-        A store that another owner has fenced off refuses a whole batch, so its calls had no effect. Each caller gets a new lease,
-        and so the tenant's record is read again, which may name another place, or a state that refuses the call.
-        """
-        if isinstance(error, _FATAL) and not self._has_failed:
-            self._has_failed = True
-            self._on_failure(error)
-        return isinstance(error, TenantOwnedElsewhereError) and self._entry is not None
 
 
 def _is_read_only(entry: TenantRecord) -> bool:
