@@ -1,6 +1,8 @@
 """A registry that closes ends whatever runs in its tenants, and leaves none of them locked."""
 
 import asyncio
+import gc
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tenantry.errors import RegistryClosedError, TransactionClosedError
 from tenantry.sql.repository import Repository
 from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.sqlite.connections.pace import PROCESS
+from tenantry.tenancy.actors.actor import TenantActor
 from tenants import make_message, write_pack
 
 ENDLESS = f"CREATE TABLE counted AS {COUNT_TO_A_BILLION}"
@@ -73,3 +76,32 @@ async def test_what_does_not_end(data_dir: Path, tmp_path: Path, monkeypatch: py
             await call
         async with TenantRegistry(config) as again:
             await again.tenant("acme").messages.save(make_message("afterwards"))
+
+
+def actors() -> "set[weakref.ref[TenantActor]]":
+    """Return all actors in memory."""
+    return {weakref.ref(found) for found in gc.get_objects() if isinstance(found, TenantActor)}
+
+
+@pytest.mark.parametrize("is_written", [False, True], ids=["read", "written"])
+async def test_closed_tenant_leaves_the_memory(data_dir: Path, *, is_written: bool):
+    """A tenant that gave up its place is not left to the garbage collector, whose runs would take longer than the openings."""
+    config = RegistryConfig(data_dir=data_dir, open_tenants_max=1)
+    async with TenantRegistry(config) as registry:
+        for tenant_id in ("acme", "globex"):
+            await registry.create(tenant_id)
+        gc.collect()
+        gc.disable()
+        try:
+            await look(registry.tenant("globex"))
+            before = actors()
+            await look(registry.tenant("acme"))
+            if is_written:
+                await registry.tenant("acme").messages.save(make_message())
+            opened = actors() - before
+            assert len(opened) == 1
+            await look(registry.tenant("globex"))
+            await asyncio.sleep(0)  # the task that closed acme ends
+            assert [found() for found in opened] == [None]
+        finally:
+            gc.enable()

@@ -130,11 +130,11 @@ async def test_a_close_that_fails(data_dir: Path, monkeypatch: pytest.MonkeyPatc
     """A tenant that will not close is logged and keeps its lock; everybody else is closed, and the registry too."""
     aclose = JobConnection.aclose
 
-    async def fail_for_acme(connection: JobConnection, then: Callable[[], None] | None = None) -> None:
+    async def fail_for_acme(connection: JobConnection, *arguments: Any) -> None:
         _, _, path = await connection.run(lambda c: c.execute("PRAGMA database_list").fetchone())
         if "/acme/" in path:
             raise sqlite3.OperationalError("disk I/O error")
-        await aclose(connection, then)
+        await aclose(connection, *arguments)
 
     async with TenantRegistry(config(data_dir)) as registry:
         for tenant_id in ("acme", "globex"):

@@ -1,5 +1,6 @@
 """A tenant's handle, and the repositories of one open transaction."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
@@ -189,7 +190,7 @@ class TenantSession:
         if until is not None:  # an earlier attempt of the call has used up a part of its time
             timeout = max(0.0, until - self._now())
         try:
-            with anyio.fail_after(timeout):
+            async with asyncio.timeout(timeout):
                 return await self._source.lease(self.tenant_id, is_for_write=is_for_write)
         except TimeoutError as error:
             raise self._timed_out("opened") from error

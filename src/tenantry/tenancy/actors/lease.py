@@ -33,9 +33,12 @@ class Waiter:
         has_place: Whether the caller's tenant has a place in the pool and is opening.
         is_for_write: Whether the caller's call is a write.
         is_preempting: Whether the caller has waited so long that the pool may drain an open tenant.
+        timer: The timer of the caller's wait.
     """
 
-    __slots__ = ("future", "has_place", "is_for_write", "is_preempting")
+    __slots__ = ("future", "has_place", "is_for_write", "is_preempting", "timer")
+
+    timer: asyncio.TimerHandle
 
     def __init__(self, future: "asyncio.Future[Lease]", *, is_for_write: bool = False) -> None:
         self.future = future

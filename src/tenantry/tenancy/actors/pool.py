@@ -266,10 +266,10 @@ class ActorPool:
         started_seconds = self._now()
         waiter = self._enqueue(tenant_id, is_for_write=is_for_write)
         loop = asyncio.get_running_loop()
-        timers = [
-            loop.call_later(self._wait_timeout_seconds, self._time_out, tenant_id, waiter),
-            loop.call_later(self._wait_timeout_seconds * PREEMPT_AFTER_SHARE, self._preempt, waiter),
-        ]
+        # One timer after the other, because most callers wait for a moment only.
+        waiter.timer = loop.call_later(
+            self._wait_timeout_seconds * PREEMPT_AFTER_SHARE, self._preempt, tenant_id, waiter
+        )
         outcome = "ok"
         is_reported = True
         try:
@@ -285,8 +285,7 @@ class ActorPool:
             is_reported = not isinstance(error, TenantOwnedElsewhereError) or error.socket_name is None
             raise
         finally:
-            for timer in timers:
-                timer.cancel()
+            waiter.timer.cancel()
             self._dequeue(tenant_id, waiter)
             if is_reported:
                 self._report(PoolWaited(tenant_id, outcome, self._now() - started_seconds))
@@ -433,8 +432,10 @@ class ActorPool:
             # The place of every closing tenant goes to a tenant in the queue.
             elif self._closing < len(self._queue) and (entry := self._idle.first()) is not None:
                 plan.to_close.append(self._begin_closing(entry, "capacity"))
-            elif self._leaving_count() < self._queue.count_preempting() and (
-                (oldest := self._oldest_open()) is not None
+            elif (
+                self._leaving_count() < len(self._queue)
+                and self._leaving_count() < self._queue.count_preempting()
+                and (oldest := self._oldest_open()) is not None
             ):
                 oldest.state = EntryState.DRAINING
                 self._draining[oldest.tenant_id] = oldest
@@ -561,7 +562,10 @@ class ActorPool:
             TenantClosed(entry.tenant_id, entry.actor.backend, reason, self._now() - started_seconds)
         )
 
-    def _preempt(self, waiter: Waiter) -> None:
+    def _preempt(self, tenant_id: TenantId, waiter: Waiter) -> None:
+        waiter.timer = asyncio.get_running_loop().call_later(
+            self._wait_timeout_seconds * (1 - PREEMPT_AFTER_SHARE), self._time_out, tenant_id, waiter
+        )
         waiter.is_preempting = True
         self._act(self._plan())
 

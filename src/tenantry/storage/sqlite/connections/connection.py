@@ -106,7 +106,7 @@ class JobConnection(aiosqlite.Connection):
         else:
             connection._put_batch(opening.batch, opened, connection._open_on_thread)
         try:
-            await asyncio.shield(opened)
+            await opened
         except BaseException:
             # A thread cannot be cancelled while it opens a connection. Wait for the thread, then close the connection.
             await _finished(opened)
@@ -242,7 +242,7 @@ class JobConnection(aiosqlite.Connection):
         else:
             self._put_batch(batch, closed, lambda: self._close_on_thread(then))
         try:
-            await asyncio.shield(closed)
+            await closed
         except BaseException:
             # The thread closes the connection even if the caller was cancelled. If closing fails, the connection stays open.
             await _finished(closed)
@@ -347,7 +347,7 @@ class JobConnection(aiosqlite.Connection):
 
 
 class _Change(asyncio.Future[None]):
-    """The future of a connection's opening or closing.
+    """The future of a connection's opening or closing, which nobody can cancel: a caller that is cancelled gets `CancelledError` at its end.
 
     `finish` is called on the event loop with this future and the engine's batch, which has done it. It returns False if it has passed the
     future on to Python, which does it again.
@@ -356,6 +356,10 @@ class _Change(asyncio.Future[None]):
     def __init__(self, finish: "Callable[[_Change, NativeBatch], bool]") -> None:
         super().__init__(loop=asyncio.get_running_loop())
         self._finish = finish
+
+    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  # asyncio's name
+        """Return False."""
+        return False
 
     def deliver(self, batch: NativeBatch) -> None:
         """Take the batch, which has ended."""

@@ -6,6 +6,7 @@ later tenant's directory ends with a counter: ``acme.1``. A tenant id contains n
 
 import hashlib
 import re
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -13,6 +14,9 @@ from tenantry.errors import InvalidTenantIdError
 from tenantry.ids import TENANT_ID_PATTERN
 
 _DIRECTORY_NAME: Final = re.compile(rf"{TENANT_ID_PATTERN}(?:\.[1-9][0-9]{{0,8}})?")
+
+PATHS_MAX: Final = 1024
+"""The number of tenants whose paths are remembered, because a busy tenant is opened again and again."""
 
 
 class TenantPaths(NamedTuple):
@@ -23,6 +27,7 @@ class TenantPaths(NamedTuple):
     lock: Path
 
 
+@lru_cache(maxsize=PATHS_MAX)
 def tenant_paths(data_dir: Path, directory_name: str) -> TenantPaths:
     """Return the paths of a tenant's files; raise `InvalidTenantIdError` if the name of the tenant's directory is not valid.
 

@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _RELEASED = b"released"
 _OWNER_NUMBERS = itertools.count()
+_process_name = os.urandom(16).hex()
+"""The beginning of the tokens of this process's owners, which no other process has."""
 
 CREATE_SQL = """
 CREATE TABLE IF NOT EXISTS tenantry_owner (
@@ -48,8 +50,7 @@ class FileOwnership:
         self._lock = LockFile(lock_path, socket_name=socket_name)
         self._tenant_uid = tenant_uid
         self._tenant_id = tenant_id
-        # Random bytes for each owner: a forked child has the same numbers as its parent.
-        self._token = f"{os.urandom(16).hex()}-{next(_OWNER_NUMBERS)}"
+        self._token = f"{_process_name}-{next(_OWNER_NUMBERS)}"
         self._seen: tuple[int, str] = (0, "")
         self._is_fenced = False
 
@@ -183,6 +184,15 @@ class FileOwnership:
             host=host,
             socket_name=socket_name,
         )
+
+
+def _rename_child() -> None:
+    """Give a forked child a name of its own, because it goes on with its parent's numbers."""
+    global _process_name  # noqa: PLW0603  # of the process, like its number
+    _process_name = os.urandom(16).hex()
+
+
+os.register_at_fork(after_in_child=_rename_child)
 
 
 def hand_over(connection: sqlite3.Connection, tenant_uid: str) -> None:

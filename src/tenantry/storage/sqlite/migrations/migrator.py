@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
 from tenantry.clock import Clock
@@ -82,8 +83,13 @@ def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 def plan_from_summary(planner: Planner, file_version: int, applied_json: str) -> Plan:
     """Plan from the result of `SUMMARY_SQL`."""
-    applied = [AppliedMigration(*row) for row in json.loads(applied_json)]
+    applied = list(_applied(applied_json))
     return Plan(applied, file_version, planner(applied, file_version))
+
+
+@lru_cache(maxsize=16)  # most tenants have the same migrations
+def _applied(applied_json: str) -> tuple[AppliedMigration, ...]:
+    return tuple(AppliedMigration(*row) for row in json.loads(applied_json))
 
 
 def read_file_version(connection: sqlite3.Connection) -> int:
