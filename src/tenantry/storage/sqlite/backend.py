@@ -162,6 +162,7 @@ class SQLiteBackend:
             readers_max=config.readers_per_tenant,
             wal_bytes_max=config.wal_bytes_max,
             connect_hooks=self._connect_hooks,
+            engine=self._thread_pools.write.engine,
         )
         return SQLiteStore(
             options,

@@ -12,9 +12,13 @@ import math
 import sqlite3
 import time
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
+from tenantry.storage.sqlite.connections.script import run_script
 from tenantry.threads import is_cancelled
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 PRAGMAS: Final = "PRAGMA cell_size_check = ON; PRAGMA cache_size = -2000;"
 """Every connection sets these before it reads anything else.
@@ -61,9 +65,9 @@ class Watch:
         return is_cancelled() or time.monotonic() > self._ends_at_seconds
 
 
-def harden(connection: sqlite3.Connection) -> None:
-    """Apply the settings that every connection has."""
-    connection.executescript(PRAGMAS)
+def harden(connection: sqlite3.Connection, engine: "ModuleType | None" = None) -> None:
+    """Apply the settings that every connection has; see `run_script` for the engine."""
+    run_script(PRAGMAS, engine, connection)
     connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
 
 

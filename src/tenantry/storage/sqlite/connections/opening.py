@@ -10,7 +10,7 @@ import stat
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from tenantry import events
 from tenantry.config import JOURNAL_SIZE_LIMIT_BYTES, WAL_BYTES_MAX, Durability
@@ -28,12 +28,16 @@ from tenantry.storage.sqlite.connections import hardening
 from tenantry.storage.sqlite.connections.connect_hooks import NamedHook, run_hooks
 from tenantry.storage.sqlite.connections.functions import add_functions
 from tenantry.storage.sqlite.connections.pace import PROCESS
+from tenantry.storage.sqlite.connections.script import run_script
 from tenantry.storage.sqlite.connections.writability import check_writable
 from tenantry.storage.sqlite.database_files.database_file import database_uri, is_missing, missing_error
 from tenantry.storage.sqlite.database_files.left_log import make_log_durable
 from tenantry.storage.sqlite.errors import is_busy
 from tenantry.storage.sqlite.migrations.migrator import read_file_version
 from tenantry.storage.sqlite.statements.page_limit import set_page_limit
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 BUSY_TIMEOUT_SECONDS: Final = 5.0
 READERS_MAX: Final = 16
@@ -66,6 +70,7 @@ class SQLiteOptions:
         wal_bytes_max: The length of the log at which new reads wait until the log is truncated.
         wal_hold_seconds: The longest time that reads and the writer wait for each other before the log is truncated.
         busy_timeout_seconds: The longest wait for another process's lock.
+        engine: The engine, which sets new connections up; None to do so in Python.
     """
 
     path: Path | None
@@ -81,6 +86,7 @@ class SQLiteOptions:
     wal_hold_seconds: float = WAL_HOLD_SECONDS
     busy_timeout_seconds: float = BUSY_TIMEOUT_SECONDS
     connect_hooks: tuple[NamedHook, ...] = ()
+    engine: "ModuleType | None" = None
 
     def __str__(self) -> str:
         return str(self.path or ":memory:")
@@ -119,7 +125,7 @@ def open_writer(
         connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
         try:
             run_hooks(options.connect_hooks, connection)
-            hardening.harden(connection)
+            hardening.harden(connection, options.engine)
             return _set_up(connection, options, log, is_fresh=True)
         except BaseException:
             connection.close()
@@ -148,7 +154,7 @@ def open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlit
     """Open a read-only connection, with URI parameters such as ``mode=ro`` (https://www.sqlite.org/uri.html)."""
     connection = _connect(path, parameters, options)
     try:
-        connection.executescript(f"{hardening.PRAGMAS} PRAGMA query_only = ON;")
+        run_script(f"{hardening.PRAGMAS} PRAGMA query_only = ON;", options.engine, connection)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         add_functions(connection)
     except BaseException:
@@ -167,12 +173,12 @@ def _open_file(
     make_log_durable(path)
     connection = _connect(path, "mode=rw", options)
     try:
-        hardening.harden(connection)
+        hardening.harden(connection, options.engine)
         # The first read fails if the file is not a database, before a pragma could change the file.
         file_version = read_file_version(connection)
         is_fresh = file_version <= known_version
         _check_not_replaced(path, before)
-        check_writable(path, file_version, options.busy_timeout_seconds, connection)
+        check_writable(path, file_version, options.busy_timeout_seconds, connection, options.engine)
         return _set_up(connection, options, log, is_fresh=is_fresh, checkpoint_pages=checkpoint_pages)
     except BaseException:
         connection.close()
@@ -230,12 +236,13 @@ def _set_up(
         if (mode == "wal") is not options.is_wal:
             log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
             is_wal = mode == "wal"
-    # One script, because Python waits for the interpreter lock after each call.
-    connection.executescript(
+    run_script(
         f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)};"
         f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
         f"PRAGMA wal_autocheckpoint = {checkpoint_pages:d};"
-        "PRAGMA foreign_keys = ON;"
+        "PRAGMA foreign_keys = ON;",
+        options.engine,
+        connection,
     )
     if options.database_bytes_max is not None:
         set_page_limit(options.database_bytes_max, connection)

@@ -8,21 +8,32 @@ the process ends.
 import os
 import sqlite3
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tenantry.errors import PersistenceConnectionError
+from tenantry.storage.sqlite.connections.script import run_script
 from tenantry.storage.sqlite.errors import is_read_only
+
+if TYPE_CHECKING:
+    from types import ModuleType
 
 
 def check_writable(
-    path: Path, file_version: int, busy_timeout_seconds: float, connection: sqlite3.Connection
+    path: Path,
+    file_version: int,
+    busy_timeout_seconds: float,
+    connection: sqlite3.Connection,
+    engine: "ModuleType | None" = None,
 ) -> None:
     """Raise `PersistenceConnectionError` if the connection cannot write, outside a transaction, to a file that this process may write."""
     busy_timeout = f"PRAGMA busy_timeout = {round(busy_timeout_seconds * 1000):d};"
     try:
         # Setting user_version to its current value changes nothing, but a read-only connection refuses this before it takes a
-        # lock. BEGIN IMMEDIATE would not be refused. One script is faster: Python waits for the interpreter lock after each call.
-        connection.executescript(
-            f"PRAGMA busy_timeout = 0; BEGIN; PRAGMA user_version = {file_version:d}; ROLLBACK; {busy_timeout}"
+        # lock. BEGIN IMMEDIATE would not be refused.
+        run_script(
+            f"PRAGMA busy_timeout = 0; BEGIN; PRAGMA user_version = {file_version:d}; ROLLBACK; {busy_timeout}",
+            engine,
+            connection,
         )
     except sqlite3.OperationalError as error:
         if connection.in_transaction:

@@ -224,6 +224,7 @@ extern _Atomic double latest_began_seconds;    /* when the engine began its late
 
 /* functions.c */
 PyObject *engine_attach(PyObject *module, PyObject *path);
+PyObject *engine_execute(PyObject *module, PyObject *arguments);
 sqlite3 *handle_of(PyObject *connection);
 sqlite3 *open_handle(const Database *database); /* needs no lock; NULL if the engine's or Python's connection was closed */
 

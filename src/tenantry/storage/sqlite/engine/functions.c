@@ -93,6 +93,25 @@ static bool prove_handle(PyObject *connection)
     return is_proved;
 }
 
+/* execute(connection, script): run a script whose rows do not matter on a connection that no other thread uses; return False if SQLite has
+ * refused a statement, which Python then finds again. */
+PyObject *engine_execute(PyObject *module, PyObject *arguments)
+{
+    (void)module;
+    PyObject *connection;
+    const char *script;
+    if (!PyArg_ParseTuple(arguments, "Os:execute", &connection, &script))
+        return NULL;
+    sqlite3 *handle = handle_of(connection);
+    if (handle == NULL)
+        return NULL;
+    int code;
+    Py_BEGIN_ALLOW_THREADS
+    code = sq.exec(handle, script, NULL, NULL, NULL);
+    Py_END_ALLOW_THREADS
+    return PyBool_FromLong(code == SQLITE_OK);
+}
+
 static bool attach_to(PyTypeObject *type)
 {
     PyObject *connection = PyObject_CallFunction((PyObject *)type, "s", ":memory:");

@@ -50,6 +50,7 @@ static PyMethodDef functions[] = {
     {"began_seconds", engine_began_seconds, METH_NOARGS, "Return when the engine began its latest batch, as time.monotonic() does."},
     {"configure", engine_configure, METH_VARARGS, "Use this dict of authorized texts, and these members of Fetch."},
     {"counts", engine_counts, METH_NOARGS, "Return how many batches have ended, were refused, ran in Python, and were dropped."},
+    {"execute", engine_execute, METH_VARARGS, "Run a script on a connection of Python; return whether SQLite has refused nothing."},
     {"limit_results", engine_limit_results, METH_O, "Limit the results of one batch to so many bytes; return the limit until now."},
     {"modified_at", engine_modified_at, METH_O, "Return the modification time of a file in nanoseconds; None without the file."},
     {"opening", engine_opening, METH_VARARGS, "Return a batch that locks and opens a database that was closed cleanly."},
