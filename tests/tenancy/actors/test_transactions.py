@@ -17,6 +17,7 @@ from stores import COUNT_TO_A_BILLION, open_store, read_rows, rows, run
 from tenantry import RegistryConfig, TenantRegistry
 from tenantry.errors import CallTimeoutError, QueryError, TenantError, TransactionClosedError
 from tenantry.events import CallRefused
+from tenantry.ids import TenantId
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenants import HANG_SECONDS, Recorder, make_message, stored_contents, until
 
@@ -357,7 +358,7 @@ async def test_a_read_beside_its_own_transaction_is_served_by_a_full_pool(data_d
             newcomer = asyncio.ensure_future(globex.messages.save(make_message("new")))
             await until(lambda: registry.statistics().pool.waiters == 1)
             waiter = next(iter(registry._parts.pool._queue._tenants.values()))[0]
-            registry._parts.pool._preempt(waiter)
+            registry._parts.pool._preempt(TenantId("globex"), waiter)
             assert len(await soon(acme.messages.get_history("general"))) == 1
             with pytest.raises(QueryError, match="would wait until the transaction ends"):
                 await acme.messages.save(make_message("outside"))
