@@ -6,6 +6,7 @@ from typing import Any, Final
 from tenantry.errors import QueryError
 
 _INTEGER_BITS_MAX: Final = 63
+_PLAIN: Final = frozenset([type(None), float, bytes])
 
 
 def plain_parameters(parameters: Sequence[object], *, name: str) -> tuple[Any, ...]:
@@ -19,15 +20,14 @@ def plain_parameters(parameters: Sequence[object], *, name: str) -> tuple[Any, .
     Raises:
         QueryError: SQLite cannot bind a parameter; nothing was sent.
     """
-    if not isinstance(parameters, Sequence):
+    if type(parameters) is not tuple and not isinstance(parameters, Sequence):
         raise _refused(name, f"the parameters have the type {type(parameters).__name__}, not a sequence")
+    value: Any
     for value in parameters:
+        # A call of a function for each of these values would take longer than this loop.
         kind = type(value)
-        if value is None or kind is float or kind is bytes:
+        if (kind is str and value.isascii()) or kind in _PLAIN:
             continue
-        if isinstance(value, str) and kind is str and value.isascii():
-            continue
-        # A call of a function for each of the values before would take longer than this loop.
         return tuple([_plain(one, name) for one in parameters])
     return tuple(parameters)
 
