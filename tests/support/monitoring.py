@@ -121,7 +121,8 @@ def promtool(*arguments: str | Path, stdin: str | None = None) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=HANG_SECONDS,
+        # To evaluate the alerts of days takes some seconds of a processor.
+        timeout=10 * HANG_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr

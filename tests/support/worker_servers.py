@@ -13,7 +13,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -85,8 +85,11 @@ class WorkerServer:
 
 def children(pid: int) -> set[int]:
     """Return the ids of a process's children; any of its threads may have started them."""
-    found = [path.read_text().split() for path in Path(f"/proc/{pid}/task").glob("*/children")]
-    return {int(child) for of_thread in found for child in of_thread}
+    found: set[int] = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended since
+            found.update(map(int, path.read_text().split()))
+    return found
 
 
 async def replaced(server: WorkerServer, workers: set[int]) -> None:
