@@ -46,7 +46,7 @@ class Rig:
 
     def __init__(self, path: Path | str = ":memory:", *tables: str, token: str | None = None) -> None:
         self.module = needed_engine()
-        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        self.connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, uri=True)
         for table in tables:
             self.connection.execute(table)
         self.database = self.module.Database(self.connection, token, None)

@@ -3,6 +3,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { PLACES_MIN = 16 };
+
 static bool copy_text(const char *text, const char *suffix, char **copy)
 {
     size_t length = strlen(text), more = strlen(suffix);
@@ -15,14 +17,61 @@ static bool copy_text(const char *text, const char *suffix, char **copy)
     return true;
 }
 
+/* Return the place of a text in the table, which has empty places. */
+static Prepared *place_of(const Database *database, const char *text)
+{
+    size_t place = ((uintptr_t)text >> 4) * 2654435761u % (size_t)database->place_count;
+    while (database->prepared[place].text != NULL && database->prepared[place].text != text)
+        place = (place + 1) % (size_t)database->place_count;
+    return &database->prepared[place];
+}
+
+/* Make the table twice as large; return false without memory. */
+static bool grow(Database *database)
+{
+    Database grown = {.place_count = database->place_count > 0 ? 2 * database->place_count : PLACES_MIN};
+    grown.prepared = calloc((size_t)grown.place_count, sizeof *grown.prepared);
+    if (grown.prepared == NULL)
+        return false;
+    for (int i = 0; i < database->place_count; i++)
+        if (database->prepared[i].text != NULL)
+            *place_of(&grown, database->prepared[i].text) = database->prepared[i];
+    free(database->prepared);
+    database->prepared = grown.prepared;
+    database->place_count = grown.place_count;
+    return true;
+}
+
+sqlite3_stmt *database_prepared(Database *database, const char *text, int length)
+{
+    if (database->prepared_count >= STATEMENTS_MAX)
+        database_forget_statements(database);
+    if (2 * database->prepared_count >= database->place_count && !grow(database))
+        return NULL;
+    Prepared *place = place_of(database, text);
+    if (place->text == text)
+        return place->statement;
+    sqlite3_stmt *statement = NULL;
+    const char *rest = NULL;
+    if (sq.prepare_v3(database->handle, text, length, SQLITE_PREPARE_PERSISTENT, &statement, &rest) != SQLITE_OK || statement == NULL)
+        return NULL;
+    if (rest[strspn(rest, " \t\r\n;")] != '\0') { /* a comment, or a second statement, which Python's driver refuses */
+        sq.finalize(statement);
+        return NULL;
+    }
+    *place = (Prepared){text, statement};
+    database->prepared_count++;
+    return statement;
+}
+
 void database_forget_statements(Database *database)
 {
-    for (size_t i = 0; i < sizeof database->prepared / sizeof *database->prepared; i++)
-        if (database->prepared[i].text != NULL) {
+    for (int i = 0; i < database->place_count; i++)
+        if (database->prepared[i].text != NULL)
             sq.finalize(database->prepared[i].statement);
-            database->prepared[i] = (Prepared){NULL, NULL};
-        }
-    database->prepared_count = 0;
+    free(database->prepared);
+    database->prepared = NULL;
+    database->place_count = database->prepared_count = 0;
 }
 
 /* Take the fields of an immutable file. */

@@ -11,6 +11,8 @@
  *     database.c   a connection of Python's sqlite3, as the engine uses it
  *     batch.c      a batch: converts its parameters when it is made, under the interpreter's lock
  *     run.c        runs a batch on a connection, without the lock
+ *     cache.c      fits the page cache of a connection to its use
+ *     log.c        fits the length of the write-ahead log to its use
  *     rows.c       copies rows into the memory of arena.c
  *     results.c    builds a batch's results as Python objects, under the lock
  *     outlet.c     the batches that have ended, of one event loop; an eventfd wakes the loop
@@ -59,6 +61,8 @@
     X(column_name, const char *, (sqlite3_stmt *, int))                                                            \
     X(column_text, const unsigned char *, (sqlite3_stmt *, int))                                                   \
     X(column_type, int, (sqlite3_stmt *, int))                                                                     \
+    X(db_readonly, int, (sqlite3 *, const char *))                                                                 \
+    X(db_release_memory, int, (sqlite3 *))                                                                         \
     X(errmsg, const char *, (sqlite3 *))                                                                           \
     X(exec, int, (sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **))               \
     X(extended_errcode, int, (sqlite3 *))                                                                          \
@@ -78,7 +82,8 @@
     X(sql, const char *, (sqlite3_stmt *))                                                                         \
     X(step, int, (sqlite3_stmt *))                                                                                 \
     X(stmt_readonly, int, (sqlite3_stmt *))                                                                        \
-    X(total_changes, int, (sqlite3 *))
+    X(total_changes, int, (sqlite3 *))                                                                             \
+    X(wal_autocheckpoint, int, (sqlite3 *, int))
 
 struct sqlite_functions {
 #define X(name, result, arguments) result(*name) arguments;
@@ -153,8 +158,10 @@ typedef struct {
     char *file_path; /* of an immutable file, whose identity is checked before a read; NULL otherwise */
     char *log_path;
     long long inode, size, modified_ns;
-    int prepared_count;
-    Prepared prepared[2 * STATEMENTS_MAX]; /* a hash table by the text's address */
+    int prepared_count, place_count;
+    Prepared *prepared; /* a hash table by the text's address, at most half full */
+    int cache_age;      /* see cache.c */
+    int lone_writes, log_pages; /* see log.c */
 } Database;
 
 typedef enum { READ = 0, WRITE = 1, OPEN = 2, CLOSE = 3 } Kind; /* OPEN and CLOSE are jobs of at_rest.c */
@@ -229,7 +236,14 @@ sqlite3 *handle_of(PyObject *connection);
 sqlite3 *open_handle(const Database *database); /* needs no lock; NULL if the engine's or Python's connection was closed */
 
 /* database.c: needs no lock. */
+sqlite3_stmt *database_prepared(Database *database, const char *text, int length); /* NULL if Python must prepare the text */
 void database_forget_statements(Database *database);
+
+/* cache.c: needs no lock, but the thread that runs the batch. */
+void fit_cache(Database *database);
+
+/* log.c: needs no lock, but the thread that runs the batch. */
+void fit_log(const Batch *batch);
 
 /* batch.c */
 bool batch_configure(PyObject *known, PyObject *fetches);

@@ -22,34 +22,10 @@ static const char GUARD[] = "SELECT owner FROM tenantry_owner WHERE id = 1";
 
 static const char FAIL_TRIGGER[] = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND instr(upper(sql), 'FAIL') LIMIT 1";
 
-static sqlite3_stmt *prepared(Database *database, const char *text, int length)
-{
-    const size_t places = sizeof database->prepared / sizeof *database->prepared;
-    if (database->prepared_count >= STATEMENTS_MAX)
-        database_forget_statements(database);
-    size_t place = ((uintptr_t)text >> 4) * 2654435761u % places;
-    while (database->prepared[place].text != NULL) {
-        if (database->prepared[place].text == text)
-            return database->prepared[place].statement;
-        place = (place + 1) % places;
-    }
-    sqlite3_stmt *statement = NULL;
-    const char *rest = NULL;
-    if (sq.prepare_v3(database->handle, text, length, SQLITE_PREPARE_PERSISTENT, &statement, &rest) != SQLITE_OK || statement == NULL)
-        return NULL;
-    if (rest[strspn(rest, " \t\r\n;")] != '\0') { /* a comment, or a second statement, which Python's driver refuses */
-        sq.finalize(statement);
-        return NULL;
-    }
-    database->prepared[place] = (Prepared){text, statement};
-    database->prepared_count++;
-    return statement;
-}
-
 /* Run a statement of the engine that has no parameters and whose rows do not matter. */
 static int run_plain(Database *database, const char *text, int length)
 {
-    sqlite3_stmt *statement = prepared(database, text, length);
+    sqlite3_stmt *statement = database_prepared(database, text, length);
     if (statement == NULL)
         return sq.extended_errcode(database->handle);
     int code = sq.step(statement);
@@ -69,7 +45,7 @@ static bool is_owner(Database *database)
 {
     if (database->token == NULL)
         return true;
-    sqlite3_stmt *statement = prepared(database, GUARD, (int)sizeof GUARD - 1);
+    sqlite3_stmt *statement = database_prepared(database, GUARD, (int)sizeof GUARD - 1);
     if (statement == NULL)
         return false;
     bool is_same = false;
@@ -172,7 +148,7 @@ static bool may_keep_changes(Database *database, int before)
 {
     if (sq.total_changes(database->handle) != before)
         return true;
-    sqlite3_stmt *statement = prepared(database, FAIL_TRIGGER, (int)sizeof FAIL_TRIGGER - 1);
+    sqlite3_stmt *statement = database_prepared(database, FAIL_TRIGGER, (int)sizeof FAIL_TRIGGER - 1);
     bool has_none = statement != NULL && sq.step(statement) == SQLITE_DONE;
     return !has_none | (sq.reset(statement) != SQLITE_OK);
 }
@@ -181,7 +157,7 @@ static bool may_keep_changes(Database *database, int before)
 static bool run_step(Batch *batch, Step *step, bool is_alone)
 {
     sqlite3 *handle = batch->database->handle;
-    sqlite3_stmt *statement = prepared(batch->database, step->text, step->text_length);
+    sqlite3_stmt *statement = database_prepared(batch->database, step->text, step->text_length);
     if (statement == NULL || (batch->kind == READ && !sq.stmt_readonly(statement)))
         return false;
     int before = sq.total_changes(handle);
@@ -224,6 +200,8 @@ static bool is_busy(int code)
 static BatchState run_write(Batch *batch)
 {
     Database *database = batch->database;
+    fit_cache(database);
+    fit_log(batch);
     int code = RUN(database, BEGIN_WRITE);
     if (code != SQLITE_OK)
         return is_busy(code) ? refused(batch, code) : IN_PYTHON;
@@ -244,6 +222,7 @@ static BatchState run_write(Batch *batch)
 static BatchState run_read(Batch *batch)
 {
     Database *database = batch->database;
+    fit_cache(database);
     if (!is_unchanged(database) || (batch->step_count > 1 && RUN(database, BEGIN_READ) != SQLITE_OK))
         return IN_PYTHON;
     bool is_whole = run_steps(batch);
