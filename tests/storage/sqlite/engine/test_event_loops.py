@@ -4,10 +4,11 @@ import asyncio
 import gc
 import os
 import sqlite3
+import sys
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, closing
 from functools import partial
 from typing import Any
 
@@ -17,6 +18,7 @@ from engine_oracle import Oracle
 from engine_rig import counted, needed_engine
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, reached, rows, run
 from tenantry.errors import PersistenceConnectionError
+from tenantry.prompt_future import PromptFuture
 from tenantry.sql.statements import Statement
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.pace import LONG_JOB_SECONDS
@@ -252,3 +254,26 @@ def threading_run(work: Callable[[], Any]) -> int:
     thread.start()
     thread.join()
     return results[0] if results else 3
+
+
+def test_a_program_that_ends_at_the_end_of_a_batch():
+    """The batches that ended at the same time still have their results while the event loop shuts down."""
+    loop = asyncio.new_event_loop()
+    second: asyncio.Future[Any] = loop.create_future()
+
+    async def end_early() -> None:
+        nonlocal second
+        connection = await stack.enter_async_context(opened())
+        first, second = submit(connection, READ, COUNT), submit(connection, READ, COUNT)
+        assert isinstance(first, PromptFuture)
+        first.call_at_end(lambda _: sys.exit("the program ends"))
+        while connection.backlog:  # the loop must not run meanwhile
+            threading.Event().wait(0.001)
+        await second
+
+    with closing(loop):
+        stack = AsyncExitStack()
+        with pytest.raises(SystemExit, match="the program ends"):
+            loop.run_until_complete(end_early())
+        assert loop.run_until_complete(asyncio.wait_for(second, HANG_SECONDS)) == [[(0,)]]
+        loop.run_until_complete(stack.aclose())

@@ -309,10 +309,14 @@ class _Outbox:
     def _deliver_all(self) -> None:
         # The flag is reset first, because the loop below may miss a result that is added after this line.
         self._is_loop_woken = False
-        while self._results:
-            future, set_result, value = self._results.popleft()
-            if not future.done():
-                set_result(value)
+        try:
+            while self._results:
+                future, set_result, value = self._results.popleft()
+                if not future.done():
+                    set_result(value)
+        except BaseException:  # an event hook ends the program, and callers still wait for the other results while the loop shuts down
+            asyncio.get_running_loop().call_soon(self._deliver_all, context=contextvars.Context())
+            raise
 
 
 _outboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Outbox] = WeakKeyDictionary()

@@ -7,7 +7,7 @@ import asyncio
 import contextvars
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias
@@ -165,9 +165,17 @@ def _close_outlets_of_closed_loops() -> None:
 
 
 def _deliver_all(outlet: Outlet) -> None:
-    for future, batch in outlet.take():
-        if not future.done():
-            future.deliver(batch)
+    _deliver(iter(outlet.take()))
+
+
+def _deliver(ended: Iterator[tuple[Delivered, NativeBatch]]) -> None:
+    try:
+        for future, batch in ended:
+            if not future.done():
+                future.deliver(batch)
+    except BaseException:  # an event hook ends the program, and callers still wait for the other batches while the loop shuts down
+        asyncio.get_running_loop().call_soon(_deliver, ended, context=contextvars.Context())
+        raise
 
 
 def with_names(statement: Statement, result: Result) -> Result:

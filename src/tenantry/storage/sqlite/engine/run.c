@@ -2,13 +2,14 @@
  *
  * Theory of operation. A write is BEGIN IMMEDIATE, the guard, the statements, COMMIT; a read of several statements is BEGIN, the statements,
  * ROLLBACK. A refused constraint of a unit with one statement, which has changed nothing, is that unit's result. Everything else that
- * goes wrong before COMMIT rolls back, and the batch runs again in Python. Inside a transaction of Python, a unit is a savepoint. A COMMIT that fails because the disk failed is not tried again,
- * because a later success of the disk would not prove that the earlier pages are on it. A wait for another process's lock that was too long
- * is not tried again either, because the caller would wait twice.
+ * goes wrong before COMMIT rolls back, and the batch runs again in Python. Inside a transaction of Python, a unit is a savepoint. A COMMIT
+ * that fails because the disk failed is not tried again, because a later success of the disk would not prove that the earlier pages are on
+ * it. A wait for another process's lock that was too long is not tried again either, because the caller would wait twice.
  *
  * Only the thread that runs the batch uses the connection meanwhile, but `sqlite3_interrupt` may come from any thread. */
 #define _GNU_SOURCE
 #include "engine.h"
+#include <ctype.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -20,7 +21,9 @@ static const char BEGIN_WRITE[] = "BEGIN IMMEDIATE", BEGIN_READ[] = "BEGIN", COM
 static const char SAVEPOINT[] = "SAVEPOINT unit", UNDO[] = "ROLLBACK TO unit", RELEASE[] = "RELEASE unit";
 static const char GUARD[] = "SELECT owner FROM tenantry_owner WHERE id = 1";
 
-static const char FAIL_TRIGGER[] = "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND instr(upper(sql), 'FAIL') LIMIT 1";
+/* A table may name FAIL in a conflict clause, and a trigger may name FAIL anywhere. */
+static const char FAIL_IN_SCHEMA[] = "SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'trigger') AND instr(upper(sql), 'FAIL') "
+                                     "AND (type = 'trigger' OR instr(upper(sql), 'CONFLICT')) LIMIT 1";
 
 /* Run a statement of the engine that has no parameters and whose rows do not matter. */
 static int run_plain(Database *database, const char *text, int length)
@@ -143,12 +146,22 @@ static bool keep_error(Batch *batch, Step *step)
     return true;
 }
 
-/* Return whether a refused statement may have left changes: SQLite does not count what a trigger had written before a FAIL inside it. */
-static bool may_keep_changes(Database *database, int before)
+/* Return whether the text has the word FAIL. */
+static bool has_fail(const char *text)
 {
-    if (sq.total_changes(database->handle) != before)
+    bool is_word = false;
+    for (const char *at = text; !is_word && (at = strcasestr(at, "FAIL")) != NULL; at += 4)
+        is_word = (at == text || (!isalnum((unsigned char)at[-1]) && at[-1] != '_')) && !isalnum((unsigned char)at[4]) && at[4] != '_';
+    return is_word;
+}
+
+/* Return whether a refused statement may have left changes: SQLite does not count what a trigger, or the action of a foreign key, had
+ * written before a FAIL ended the statement. The statement, the trigger or a table may ask for FAIL. */
+static bool may_keep_changes(Database *database, const Step *step, int before)
+{
+    if (sq.total_changes(database->handle) != before || has_fail(step->text))
         return true;
-    sqlite3_stmt *statement = database_prepared(database, FAIL_TRIGGER, (int)sizeof FAIL_TRIGGER - 1);
+    sqlite3_stmt *statement = database_prepared(database, FAIL_IN_SCHEMA, (int)sizeof FAIL_IN_SCHEMA - 1);
     bool has_none = statement != NULL && sq.step(statement) == SQLITE_DONE;
     return !has_none | (sq.reset(statement) != SQLITE_OK);
 }
@@ -170,7 +183,7 @@ static bool run_step(Batch *batch, Step *step, bool is_alone)
     code = sq.reset(statement);   /* this ends a statement whose rows were not all taken, and it may still be refused then */
     sq.clear_bindings(statement); /* the bytes of the parameters go when the batch goes */
     if (is_refused)
-        return !may_keep_changes(batch->database, before); /* this may finalize the statement */
+        return !may_keep_changes(batch->database, step, before); /* this may finalize the statement */
     return is_done && code == SQLITE_OK;
 }
 

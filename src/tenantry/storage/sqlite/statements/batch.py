@@ -28,9 +28,12 @@ Guard = Callable[[sqlite3.Connection], None]
 """A check that runs first in every write transaction; raises if this process may not write."""
 
 _DISTINCT_STATEMENTS_MAX: Final = 4096
-_FAIL_TRIGGER: Final = (
-    "SELECT 1 FROM sqlite_schema WHERE type = 'trigger' AND instr(upper(sql), 'FAIL') LIMIT 1"
+# A table may name FAIL in a conflict clause, and a trigger may name FAIL anywhere.
+_FAIL_IN_SCHEMA: Final = (
+    "SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'trigger') AND instr(upper(sql), 'FAIL') "
+    "AND (type = 'trigger' OR instr(upper(sql), 'CONFLICT')) LIMIT 1"
 )
+_FAIL: Final = re.compile(r"\bFAIL\b", re.IGNORECASE)
 # SQLite's tokenizer skips white space, a byte order mark, comments and empty statements before a statement.
 _FIRST_KEYWORD: Final = re.compile(r"(?:[\s\ufeff;]|--[^\n]*(?:\n|$)|/\*.*?\*/)*([A-Za-z]*)", re.DOTALL)
 
@@ -263,7 +266,7 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
     try:
         return [run_statement(statement, connection)]
     except Exception as error:  # noqa: BLE001  # any error of a caller's parameters fails only that caller
-        if is_damage(error) or _may_keep_changes(changes, connection):
+        if is_damage(error) or _may_keep_changes(statement, changes, connection):
             # A failed statement may keep changes that must not be committed. With OR FAIL, RAISE(FAIL) or a result that cannot be
             # fetched, the earlier rows stay. A statement that fails because of damage may leave a row without its index entry.
             # After the rollback the rest of the batch runs again.
@@ -271,16 +274,20 @@ def _run_request(request: Request, connection: sqlite3.Connection) -> WriteOutco
         return map_error(error, statement.name)
 
 
-def _may_keep_changes(changes: int, connection: sqlite3.Connection) -> bool:
+def _may_keep_changes(statement: Statement, changes: int, connection: sqlite3.Connection) -> bool:
     """Return whether a failed statement may have left changes in the open transaction.
 
-    SQLite does not count the rows that a trigger had written before a FAIL inside this trigger ended the statement.
+    SQLite does not count the rows that a trigger, or the action of a foreign key, had written before a FAIL ended the statement. The
+    statement, the trigger or a table may ask for FAIL.
     """
     if not connection.in_transaction:
         return False
+    if connection.total_changes != changes:
+        return True
     try:
-        return connection.total_changes != changes or connection.execute(_FAIL_TRIGGER).fetchone() is not None
-    except DRIVER_ERRORS:
+        has_fail = _FAIL.search(statement.text(DIALECT)) is not None
+        return has_fail or connection.execute(_FAIL_IN_SCHEMA).fetchone() is not None
+    except (*DRIVER_ERRORS, QueryError):
         return True
 
 
