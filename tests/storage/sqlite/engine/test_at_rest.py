@@ -16,7 +16,7 @@ from tenantry.storage.sqlite.connections import hardening
 from tenantry.storage.sqlite.engine.native import READ
 
 RELEASED = f"{'released':127}\n".encode()
-SUMMARY = "SELECT uid, epoch, owner, version, applied FROM summary"
+SUMMARY = "SELECT uid, epoch, owner, applied FROM summary"
 
 
 class Resting:
@@ -28,8 +28,8 @@ class Resting:
         self.directory.mkdir(parents=True)
         with closing(sqlite3.connect(self.path)) as connection:
             connection.executescript(
-                "CREATE TABLE summary (uid, epoch, owner, version, applied);"
-                "INSERT INTO summary VALUES ('uid', 7, 'token', 3, '[]')"
+                "PRAGMA user_version = 3; CREATE TABLE summary (uid, epoch, owner, applied);"
+                "INSERT INTO summary VALUES ('uid', 7, 'token', '[]')"
             )
         self.lock_path.write_bytes(RELEASED)
         self.rig = Rig()

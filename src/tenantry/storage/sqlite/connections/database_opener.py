@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from tenantry.storage.sqlite.engine.native import NativeBatch, NativeDatabase
 
-_SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.SUMMARY_SQL})"  # noqa: S608  # our own statements
+_SUMMARY: Final = f"SELECT * FROM ({OWNER_SQL}), ({migrator.APPLIED_SQL})"  # noqa: S608  # our own statements
 """Reads the owner and the migrations of a closed database. One statement, because Python waits for the interpreter lock after each."""
 
 
@@ -213,7 +213,8 @@ class DatabaseOpener:
     def _recognize(self, connection: sqlite3.Connection) -> bool:
         """Read the owner and the migrations of a closed database; return False if migrations are pending."""
         assert self._ownership is not None
-        uid, epoch, owner, file_version, applied_json = connection.execute(_SUMMARY).fetchone()
+        file_version = migrator.read_file_version(connection)
+        uid, epoch, owner, applied_json = connection.execute(_SUMMARY).fetchone()
         plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
         self._ownership.recognize(uid, epoch, owner)
         if plan.pending:

@@ -4,7 +4,7 @@
  * lock after each. Here it is one job of a connection's queue, a batch without statements, which does the same in the same order: no part
  * of the path is a link; the lock is free, is that of the file at the lock's path, and says that the last holder released it; the file is
  * whole and has no log or journal beside it. Then the lock file gets the holder's name, and SQLite opens the file as immutable and selects
- * one row about it. If anything is different, the lock file is as before, and Python opens the file and says what is wrong.
+ * one row about it, and its version. If anything is different, the lock file is as before, and Python opens the file and says what is wrong.
  *
  * The closing is such a job, too: SQLite closes the file, and the lock file says that its holder has released it. */
 #define _GNU_SOURCE
@@ -12,7 +12,8 @@
 #include <limits.h>
 #include <string.h>
 
-enum { SUMMARY_COLUMNS = 5 };
+enum { SUMMARY_COLUMNS = 4 };
+static const char VERSION[] = "PRAGMA user_version";
 static const char PRAGMAS[] = "PRAGMA cell_size_check = ON; PRAGMA cache_size = -2000"; /* `PRAGMAS` of hardening.py */
 
 struct Rest {
@@ -76,7 +77,17 @@ static const char *copied_text(Arena *arena, sqlite3_stmt *row, int column)
     return copy == NULL ? NULL : memcpy(copy, text, length + 1);
 }
 
-/* The row: the tenant's uid, the epoch, the last owner, the version of the file, and the applied migrations as JSON. */
+static bool read_version(Rest *rest)
+{
+    sqlite3_stmt *version = NULL;
+    bool is_read = sq.prepare_v3(rest->handle, VERSION, sizeof VERSION, 0, &version, NULL) == SQLITE_OK && sq.step(version) == SQLITE_ROW;
+    if (is_read)
+        rest->version = sq.column_int64(version, 0);
+    sq.finalize(version);
+    return is_read;
+}
+
+/* The row: the tenant's uid, the epoch, the last owner, and the applied migrations as JSON. */
 static bool read_summary(Rest *rest, Arena *arena)
 {
     sqlite3_stmt *summary = NULL;
@@ -86,8 +97,7 @@ static bool read_summary(Rest *rest, Arena *arena)
         rest->uid = copied_text(arena, summary, 0);
         rest->epoch = sq.column_int64(summary, 1);
         rest->owner = copied_text(arena, summary, 2);
-        rest->version = sq.column_int64(summary, 3);
-        rest->applied = copied_text(arena, summary, 4);
+        rest->applied = copied_text(arena, summary, 3);
     }
     sq.finalize(summary);
     return is_read && rest->uid != NULL && rest->owner != NULL && rest->applied != NULL;
@@ -98,7 +108,7 @@ static bool open_file(Rest *rest, Arena *arena)
     int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
     if (sq.open_v2(rest->uri, &rest->handle, flags, NULL) == SQLITE_OK && sq.exec(rest->handle, PRAGMAS, NULL, NULL, NULL) == SQLITE_OK) {
         sq.limit(rest->handle, SQLITE_LIMIT_ATTACHED, 0);
-        if (read_summary(rest, arena))
+        if (read_version(rest) && read_summary(rest, arena))
             return true;
     }
     sq.close(rest->handle);

@@ -58,7 +58,7 @@ static PyMethodDef functions[] = {
 };
 
 /* The number that `native.py` has, too: an extension that an older source has left behind must not be used. */
-enum { INTERFACE = 5 };
+enum { INTERFACE = 6 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,

@@ -20,7 +20,7 @@ from tenantry.storage.sqlite.statements.execution import known_texts
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INTERFACE: Final = 5
+_INTERFACE: Final = 6
 """The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
 
 READ: Final = 0
@@ -102,7 +102,7 @@ class NativeDatabase(Protocol):
 
 
 AtRest: TypeAlias = tuple[NativeDatabase, tuple[str, int, int, int], tuple[str, int, str, int, str]]
-"""A file that the engine has opened: the database, the file's identity (see `ImmutableFile.identity`), and the row about the file."""
+"""A file that the engine has opened: the database, its identity (see `ImmutableFile.identity`), uid, epoch, owner, version, migrations."""
 
 
 class Delivered(Protocol):

@@ -52,11 +52,12 @@ CREATE TABLE IF NOT EXISTS schema_migrations (
 """
 _INSERT: Final = "INSERT INTO schema_migrations VALUES (?, ?, ?, ?, ?, ?)"
 _SELECT: Final = "SELECT schema, version, checksum FROM schema_migrations ORDER BY schema, version"
-SUMMARY_SQL: Final = """
-SELECT user_version, (SELECT json_group_array(json_array(schema, version, checksum)) FROM schema_migrations) AS applied
-FROM pragma_user_version
-"""
-"""Selects the data of `plan` as one row; fails if the database has no table ``schema_migrations``."""
+APPLIED_SQL: Final = (
+    "SELECT json_group_array(json_array(schema, version, checksum)) AS applied FROM schema_migrations"
+)
+"""Selects the applied migrations as one row; fails if the database has no table ``schema_migrations``."""
+SUMMARY_SQL: Final = f"SELECT user_version, applied FROM pragma_user_version, ({APPLIED_SQL})"  # noqa: S608  # our own statements
+"""Selects the data of `plan` as one row. The table-valued function takes as long as the rest of the statement."""
 _EXISTS: Final = "SELECT 1 FROM sqlite_schema WHERE type = 'table' AND name = 'schema_migrations'"
 
 
@@ -82,7 +83,7 @@ def plan(planner: Planner, connection: sqlite3.Connection) -> Plan:
 
 
 def plan_from_summary(planner: Planner, file_version: int, applied_json: str) -> Plan:
-    """Plan from the result of `SUMMARY_SQL`."""
+    """Plan from the file's version and the result of `APPLIED_SQL`."""
     applied = list(_applied(applied_json))
     return Plan(applied, file_version, planner(applied, file_version))
 
