@@ -17,10 +17,12 @@ from tenantry.storage.sqlite.store import SQLiteStore
 COUNT = rows("SELECT n FROM t ORDER BY n")
 
 
-def make_owned(directory: Path, schemas: Sequence[Schema] = (COMPANY,)) -> SQLiteStore:
-    """Return a disconnected store of a tenant's file."""
+def make_owned(
+    directory: Path, schemas: Sequence[Schema] = (COMPANY,), *, must_exist: bool = False
+) -> SQLiteStore:
+    """Return a disconnected store of a tenant's file, which the engine may open if it must exist."""
     return SQLiteStore(
-        SQLiteOptions(path=directory / "tenant.db", root=directory.parent),
+        SQLiteOptions(path=directory / "tenant.db", root=directory.parent, must_exist=must_exist),
         schemas,
         clock=SystemClock(),
         log=EventLog(),

@@ -52,6 +52,17 @@ async def test_reading_leaves_the_files_alone(store: SQLiteStore, tmp_path: Path
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
+async def test_closing_while_a_read_waits(store: SQLiteStore, tmp_path: Path):
+    """The read still runs, for which Python opens the file if the engine cannot run it, and nothing stays open."""
+    await store.disconnect()
+    closing = make_owned(tmp_path, must_exist=True)
+    await closing.connect()
+    reading = closing.read([rows("SELECT sha256('')")])
+    await closing.disconnect()
+    assert len(await reading) == 1
+    assert open_files(tmp_path) == []
+
+
 async def test_a_write_opens_the_writer(store: SQLiteStore):
     """The first write opens the writer, and every read after its answer sees it."""
     assert await numbers(store) == [1]

@@ -16,11 +16,12 @@ import pytest
 
 from engine_oracle import Oracle
 from engine_rig import counted, needed_engine
+from open_file_limits import open_files_limited_to
 from stores import COUNT_TO_A_BILLION, HANG_SECONDS, reached, rows, run
 from tenantry.errors import PersistenceConnectionError
 from tenantry.prompt_future import PromptFuture
 from tenantry.sql.statements import Statement
-from tenantry.storage.sqlite.connections.connection import JobConnection
+from tenantry.storage.sqlite.connections.connection import JobConnection, NativeOpening
 from tenantry.storage.sqlite.connections.pace import LONG_JOB_SECONDS
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPool
 from tenantry.storage.sqlite.engine.native import READ, WRITE, outlet
@@ -277,3 +278,13 @@ def test_a_program_that_ends_at_the_end_of_a_batch():
             loop.run_until_complete(end_early())
         assert loop.run_until_complete(asyncio.wait_for(second, HANG_SECONDS)) == [[(0,)]]
         loop.run_until_complete(stack.aclose())
+
+
+async def test_no_descriptor_for_the_first_batch_of_a_loop():
+    """The opening fails, and the pool's threads end, because no connection is left."""
+    engine = needed_engine()
+    pool = ThreadPool("without-descriptor", 1, engine)
+    opening = NativeOpening(engine.opening("/l", b"", "/", "/x", "", ""), lambda _: None)
+    with open_files_limited_to(0), pytest.raises(OSError, match="Too many open files"):
+        await JobConnection.open(partial(connect, int), pool, opening)
+    await reached(lambda: not any("without-descriptor" in thread.name for thread in threading.enumerate()))

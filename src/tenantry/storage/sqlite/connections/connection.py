@@ -101,10 +101,14 @@ class JobConnection(aiosqlite.Connection):
         running_loop()
         connection = cls(connector, thread_pool)
         opened = _Change(partial(connection._take, opening))
-        if opening is None:
-            connection._put((opened, connection._open_on_thread))
-        else:
-            connection._put_batch(opening.batch, opened, connection._open_on_thread)
+        try:
+            if opening is None:
+                connection._put((opened, connection._open_on_thread))
+            else:
+                connection._put_batch(opening.batch, opened, connection._open_on_thread)
+        except BaseException:  # for the engine's first batch of an event loop there may be no descriptor left
+            thread_pool.unregister()
+            raise
         try:
             await opened
         except BaseException:
@@ -235,7 +239,13 @@ class JobConnection(aiosqlite.Connection):
         closed = _Change(self._note_closed)
         self._running = False
         batch = None
-        if closing is not None and self._connection is None and self._database is not None:
+        # A job that waits or runs may open a connection of Python, which the engine would leave open.
+        if (
+            closing is not None
+            and not self.backlog
+            and self._connection is None
+            and self._database is not None
+        ):
             batch = closing(self._database)
         if batch is None:
             self._put((closed, lambda: self._close_on_thread(then)))

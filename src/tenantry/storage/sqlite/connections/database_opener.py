@@ -165,8 +165,8 @@ class DatabaseOpener:
         try:
             plan = migrator.plan_from_summary(self._planner, file_version, applied_json)
             ownership.recognize(uid, epoch, owner)
-        except (TypeError, ValueError, TenantryError):
-            plan = None  # `open_first` will report the same error
+        except Exception:  # noqa: BLE001  # `open_first` reports the same error, and the lock must be released whatever it is
+            plan = None
         if plan is None or plan.pending:
             database.close()
             ownership.release()
