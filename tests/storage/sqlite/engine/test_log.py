@@ -7,6 +7,7 @@ import pytest
 
 from engine_rig import Rig
 from stores import run
+from tenantry.storage.sqlite.engine import native
 
 PAGES = 4000
 SHORT_PAGES = PAGES // 8
@@ -44,6 +45,14 @@ def test_lone_writes_have_a_short_log_and_batches_a_long_one(writer: Rig):
         assert pages_of(writer) == SHORT_PAGES
         writer.write(WRITE, WRITE)
         assert pages_of(writer) == PAGES
+
+
+def test_forwarded_lone_writes_have_a_short_log(writer: Rig):
+    """The unit that stores the marks of a forwarded call is no other call."""
+    writer.write(WRITE)  # the text counts as authorized from now on
+    for _ in range(LONE_WRITES_MIN - 1):
+        assert writer.run_batch(writer.database.batch(native.WRITE, [WRITE, WRITE], True)) is not None
+    assert pages_of(writer) == SHORT_PAGES
 
 
 def test_short_log_is_used_again_from_its_begin(writer: Rig, tmp_path: Path):

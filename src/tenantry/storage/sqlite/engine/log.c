@@ -24,14 +24,15 @@ static int checkpoint_pages(Database *database)
 void fit_log(const Batch *batch)
 {
     Database *database = batch->database;
-    if (batch->unit_count == 1 && database->lone_writes < LONE_WRITES_MIN) {
+    int calls = batch->unit_count - batch->is_whole; /* without the unit of the marks */
+    if (calls == 1 && database->lone_writes < LONE_WRITES_MIN) {
         if (++database->lone_writes < LONE_WRITES_MIN)
             return;
         /* With 0 no checkpoint may run yet, see new_log.py, and the log is left alone until other writes have come between. */
         int pages = checkpoint_pages(database);
         if (pages / SHORTER > 0 && sq.wal_autocheckpoint(database->handle, pages / SHORTER) == SQLITE_OK)
             database->log_pages = pages;
-    } else if (batch->unit_count > 1) {
+    } else if (calls > 1) {
         database->lone_writes = 0;
         if (database->log_pages > 0 && sq.wal_autocheckpoint(database->handle, database->log_pages) == SQLITE_OK)
             database->log_pages = 0;
