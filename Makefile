@@ -86,7 +86,9 @@ test-version:
 set-up-versions: $(VENV)/.dev ## the environments of those versions
 	$(call with_other_versions,set-up)
 
-set-up: $(VENV)/.dev
+# To collect the tests compiles their modules; otherwise each process of `make test` would.
+set-up: $(VENV)/.dev ## the environment, with the tests compiled
+	@collected=$$($(BIN)/python -m pytest --collect-only --quiet) || { echo "$$collected"; exit 1; }
 
 # The parts can run side by side: make --jobs=2 check.
 check: lint types analyzer check-engine ## lint, format, types, and the engine's C code: gcc's warnings, analyzer and sanitizers
