@@ -257,15 +257,20 @@ def threading_run(work: Callable[[], Any]) -> int:
     return results[0] if results else 3
 
 
-def test_a_program_that_ends_at_the_end_of_a_batch():
-    """The batches that ended at the same time still have their results while the event loop shuts down."""
+@pytest.mark.parametrize(
+    "begin",
+    [lambda one: submit(one, READ, COUNT), lambda one: one.submit(lambda _: [[(0,)]])],
+    ids=["engine", "python"],
+)
+def test_a_program_that_ends_at_the_end_of_a_batch(begin: Callable[[JobConnection], "asyncio.Future[Any]"]):
+    """The batches and jobs that ended at the same time still have their results while the event loop shuts down."""
     loop = asyncio.new_event_loop()
     second: asyncio.Future[Any] = loop.create_future()
 
     async def end_early() -> None:
         nonlocal second
         connection = await stack.enter_async_context(opened())
-        first, second = submit(connection, READ, COUNT), submit(connection, READ, COUNT)
+        first, second = begin(connection), begin(connection)
         assert isinstance(first, PromptFuture)
         first.call_at_end(lambda _: sys.exit("the program ends"))
         while connection.backlog:  # the loop must not run meanwhile
