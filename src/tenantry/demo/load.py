@@ -38,7 +38,7 @@ class DemoSettings:
     busy_companies: int = 3
     callers: int = 64
     quiet_companies: int = 200
-    open_tenants_max: int = 128
+    open_tenants_max: int = 512
     engine: Engine | None = None
 
     @property
