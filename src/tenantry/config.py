@@ -195,8 +195,8 @@ class RegistryConfig(BaseModel):
     transaction_timeout_seconds: Seconds = TRANSACTION_TIMEOUT_SECONDS
     write_threads: Annotated[int, Field(ge=1, le=64)] = 4
     read_threads: Annotated[int, Field(ge=1, le=64)] = 1
-    write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 16
-    read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 16
+    write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
+    read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
     durability: Durability = "full"
     engine: Engine = "auto"
     wal_bytes_max: WalBytes = WAL_BYTES_MAX

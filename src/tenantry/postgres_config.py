@@ -16,8 +16,6 @@ SCHEMES: Final = ("postgresql", "postgres")
 CONNECT_TIMEOUT_SECONDS: Final = 10.0
 TENANTS_PER_CONNECTION_MAX: Final = 400
 CONNECTION_AGE_SECONDS_MAX: Final = 3_600.0
-CONNECTIONS_MAX: Final = 24
-"""The default of `PostgresConfig.connections_max` is not larger: a server has 100 connections by default, for all processes."""
 SPARE_CONNECTIONS: Final = 8
 """The connections for transactions and lifecycle operations, beside those for batches; see `PostgresConfig.connections_max`."""
 
@@ -65,7 +63,7 @@ class PostgresConfig(BaseModel):
             prepared, and each transaction sets its own timeouts. In a URL: ``tenantry_pooled=true``.
         roles: Whether each tenant's statements run as a role that has no rights on other tenants' schemas. The connecting role needs
             the right CREATEROLE. In a URL: ``tenantry_roles=true``.
-        connections_max: The largest number of connections of one process; by default ``write_jobs_max + read_jobs_max + 8``, at most 24.
+        connections_max: The largest number of connections of one process; by default ``write_jobs_max + read_jobs_max + 8``.
         connect_timeout_seconds: The longest time that opening a connection takes.
         tenants_per_connection_max: The number of different tenants after which a connection is replaced. The server's process keeps
             about 55 kB for each schema whose tenant it has opened and written, until it ends.
@@ -114,12 +112,10 @@ class PostgresConfig(BaseModel):
     def connections_max_of(self, write_jobs_max: int, read_jobs_max: int) -> int:
         """Return the largest number of connections.
 
-        By default each batch that may run at the same time has a connection, and so have a few transactions and operations, but
-        there are at most `CONNECTIONS_MAX`.
+        By default each batch that may run at the same time has a connection, and so have a few transactions and operations. A pool of
+        this size makes nobody wait.
         """
-        return self.connections_max or min(
-            write_jobs_max + read_jobs_max + SPARE_CONNECTIONS, CONNECTIONS_MAX
-        )
+        return self.connections_max or write_jobs_max + read_jobs_max + SPARE_CONNECTIONS
 
 
 def url_option(field: str) -> str | None:
