@@ -17,7 +17,8 @@ def batch_of_writes(writer: JobConnection, requests: Sequence[Request]) -> Nativ
     """Return a batch with the requests and their marks; None if the requests must run in Python."""
     if not any(request.__class__ is MarkedRequest for request in requests):
         return writer.batch(WRITE, requests)
-    units = marks.with_marks(requests)
+    # In Python the marks are made after the units have run: do not make them twice.
+    units = marks.with_marks(requests) if writer.has_engine else None
     return None if units is None else writer.batch(WRITE, units, is_whole=True)
 
 

@@ -433,6 +433,7 @@ class ActorPool:
             elif self._closing < len(self._queue) and (entry := self._idle.first()) is not None:
                 plan.to_close.append(self._begin_closing(entry, "capacity"))
             elif (
+                # This is known at once. The next line looks at each tenant of the queue, and can only give a smaller number.
                 self._leaving_count() < len(self._queue)
                 and self._leaving_count() < self._queue.count_preempting()
                 and (oldest := self._oldest_open()) is not None

@@ -171,6 +171,11 @@ class JobConnection(aiosqlite.Connection):
         if self._thread_pool.engine is not None and self._database is None:
             self._database = self._thread_pool.engine.Database(self._conn, token, file)
 
+    @property
+    def has_engine(self) -> bool:
+        """Whether the engine may run batches on this connection."""
+        return self._database is not None
+
     def batch(
         self, kind: int, requests: Sequence[Any], *, is_whole: bool = False, is_inside: bool = False
     ) -> NativeBatch | None:
