@@ -23,7 +23,7 @@ def encode_results(request: KeyedRequest, results: Sequence[Result]) -> str:
     Raises:
         QueryError: The results are too large to be stored.
     """
-    encoded = json.dumps([*map(as_plain, results)], default=_bytes_as_json, separators=(",", ":"))
+    encoded = _encode([*map(as_plain, results)])
     if len(encoded) > RESULTS_BYTES_MAX:
         raise QueryError(
             f"{request[0].name}: the write returns {len(encoded)} bytes, but a write with a key may return at most "
@@ -60,6 +60,9 @@ def time_text(instant: datetime) -> str:
 
 def _bytes_as_json(value: bytes) -> dict[str, str]:
     return {"hex": value.hex()}  # JSON can represent all other types of a result
+
+
+_encode: Final = json.JSONEncoder(default=_bytes_as_json, separators=(",", ":")).encode
 
 
 def _bytes_from_json(value: dict[str, str]) -> bytes:

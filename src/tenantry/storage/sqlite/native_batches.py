@@ -5,40 +5,60 @@ from typing import Any
 
 from tenantry.errors import TenantryError
 from tenantry.sql.statements import Statement
-from tenantry.storage.protocol import MarkedRequest, ReadOutcome, Request, WriteOutcome
+from tenantry.storage.protocol import KeyedRequest, MarkedRequest, ReadOutcome, Request, WriteOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.engine.native import WRITE, NativeBatch, driver_error, results_with_names
 from tenantry.storage.sqlite.errors import map_error
-from tenantry.storage.sqlite.statements import marks
+from tenantry.storage.sqlite.statements import idempotency, marks
 from tenantry.storage.sqlite.store_errors import StoreErrors
 
 
 def batch_of_writes(writer: JobConnection, requests: Sequence[Request]) -> NativeBatch | None:
-    """Return a batch with the requests and their marks; None if the requests must run in Python."""
-    if not any(request.__class__ is MarkedRequest for request in requests):
+    """Return a batch with the requests, their keys and their marks; None if the requests must run in Python."""
+    if all(request.__class__ is tuple for request in requests):
         return writer.batch(WRITE, requests)
-    # In Python the marks are made after the units have run: do not make them twice.
-    units = marks.with_marks(requests) if writer.has_engine else None
-    return None if units is None else writer.batch(WRITE, units, is_whole=True)
+    if not writer.has_engine:  # in Python, keys and marks are stored after the units have run
+        return None
+    units: list[Request] = []
+    for request in requests:
+        unit = _plain_unit(request)
+        if unit is None:
+            return None
+        units.append(unit)
+    rows = marks.rows_of_plain_units(requests)
+    if rows:
+        units.append(tuple(rows))
+    return writer.batch(WRITE, units, is_whole=bool(rows))
+
+
+def _plain_unit(request: Request) -> Request | None:
+    if isinstance(request, KeyedRequest):
+        return idempotency.once_unit(request)
+    return marks.plain_unit(request) if isinstance(request, MarkedRequest) else request
 
 
 def outcomes_of_writes(
     requests: Sequence[Request], ended: NativeBatch, errors: StoreErrors
 ) -> list[WriteOutcome]:
     """Return one outcome for each request."""
-    outcomes: list[WriteOutcome]
+    outcomes: list[Any]
     refusal = ended.refusal()
     if refusal is not None:
         outcomes = [_refused(request, refusal, errors) for request in requests]
     else:
-        results: list[Any] = ended.results()[: len(requests)]  # without the marks
-        if ended.has_names:
-            results = [results_with_names(*pair) for pair in zip(requests, results, strict=True)]
-        outcomes = results
+        outcomes = ended.results()[: len(requests)]  # without the marks
+        if ended.has_names or any(request.__class__ is KeyedRequest for request in requests):
+            outcomes = [_outcome(*pair) for pair in zip(requests, outcomes, strict=True)]
     if ended.has_errors:
         for index, *refused in ended.errors():
             outcomes[index] = _refused(requests[index], refused, errors)
     return outcomes
+
+
+def _outcome(request: Request, results: list[Any]) -> WriteOutcome:
+    if isinstance(request, KeyedRequest):
+        return idempotency.outcome_of_once_unit(request, results)
+    return results_with_names(request, results)
 
 
 def outcomes_of_reads(statements: Sequence[Statement], ended: NativeBatch) -> list[ReadOutcome]:

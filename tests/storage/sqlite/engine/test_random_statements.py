@@ -6,6 +6,7 @@
 import asyncio
 import tempfile
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 from engine_oracle import Oracle, open_oracle
 from engine_rig import needed_engine
 from power.soak import figures, soak_seed, soak_size
+from stores import rows
 from tenantry.sql.statements import Fetch, Statement
+from tenantry.storage.protocol import KeyedRequest
 
 pytestmark = pytest.mark.unmeasured
 
@@ -78,10 +81,19 @@ def statements(draw: Callable[..., Any]) -> Statement:
     return Statement("test.random", sql, tuple(values), draw(st.sampled_from(Fetch)))
 
 
+def keyed(unit: tuple[Statement, ...], key: int) -> KeyedRequest:
+    """Return the unit with one of a few keys."""
+    now = datetime(2026, 1, 31, tzinfo=UTC)
+    return KeyedRequest(
+        unit, key=f"key-{key}", payload_hash=repr(unit).encode(), now=now, kept_since=now - timedelta(days=1)
+    )
+
+
 UNITS = st.lists(statements(), min_size=1, max_size=3).map(tuple)
+KEYED_UNITS = st.builds(keyed, UNITS, st.integers(1, 4))
 CALLS = (
     st.tuples(st.just("read"), st.lists(statements(), min_size=1, max_size=4))
-    | st.tuples(st.just("write"), st.lists(UNITS, min_size=1, max_size=5))
+    | st.tuples(st.just("write"), st.lists(UNITS | KEYED_UNITS, min_size=1, max_size=5))
     | st.tuples(st.just("transact"), st.lists(UNITS | statements(), min_size=1, max_size=5))
 )
 
@@ -93,6 +105,7 @@ async def compare(calls: list[tuple[str, list[Any]]], kind: str) -> None:
             for name, content in calls:
                 await getattr(oracle, name)(content, None)
             await oracle.compare_tables("a", "b", "log")
+            await oracle.read([rows("SELECT * FROM tenantry_idempotency ORDER BY key")], None)
 
 
 @pytest.mark.parametrize(

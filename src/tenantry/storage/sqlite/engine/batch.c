@@ -1,8 +1,9 @@
 /* A batch of statements, whose parameters come from Python when the batch is made.
  *
  * Theory of operation. The event loop makes a batch under the interpreter's lock, and keeps the Python objects whose bytes the parameters
- * use. Only what is plain is taken: texts that have run in Python before and so are authorized, and parameters whose class is exactly None,
- * int, float, bool, str or bytes. For everything else `Database.batch` returns None, and the caller runs the batch in Python.
+ * use. Only what is plain is taken: texts that have run in Python before and so are authorized, or are tenantry's own, and parameters whose
+ * class is exactly None, int, float, bool, str or bytes. For everything else `Database.batch` returns None, and the caller runs the batch in
+ * Python.
  *
  * While a thread runs the batch, no Python object of it is touched. */
 #include "engine.h"
@@ -12,9 +13,11 @@
 
 static PyObject *known_texts;       /* the dict of authorized texts: None for a text without numbered parameters */
 static PyObject *fetches[FETCHES];  /* the members of `Fetch` */
+static PyObject *own_statement;     /* the class of a statement whose text needs no authorization */
+static PyObject *once_unit;         /* the class of a unit that ends after its first statement if that returns a row */
 static PyObject *kept_texts;        /* the texts that batches have used, which stay for ever, so that their addresses are keys */
 
-bool batch_configure(PyObject *known, PyObject *members)
+bool batch_configure(PyObject *known, PyObject *members, PyObject *own, PyObject *once)
 {
     if (!PyDict_Check(known) || !PyTuple_Check(members) || PyTuple_GET_SIZE(members) != FETCHES) {
         PyErr_SetString(PyExc_TypeError, "configure needs a dict of texts and the members of Fetch");
@@ -23,6 +26,8 @@ bool batch_configure(PyObject *known, PyObject *members)
     if (kept_texts == NULL && (kept_texts = PyDict_New()) == NULL)
         return false;
     Py_XSETREF(known_texts, Py_NewRef(known));
+    Py_XSETREF(own_statement, Py_NewRef(own));
+    Py_XSETREF(once_unit, Py_NewRef(once));
     for (int i = 0; i < FETCHES; i++)
         Py_XSETREF(fetches[i], Py_NewRef(PyTuple_GET_ITEM(members, i)));
     return true;
@@ -30,12 +35,11 @@ bool batch_configure(PyObject *known, PyObject *members)
 
 /* Three answers: 1 taken, 0 not plain, -1 with an exception of Python. */
 
-static int take_text(PyObject *text, Step *step)
+static int take_text(PyObject *text, bool is_own, Step *step)
 {
     if (!PyUnicode_CheckExact(text))
         return 0;
-    PyObject *numbered = PyDict_GetItemWithError(known_texts, text);
-    if (numbered != Py_None)
+    if (!is_own && PyDict_GetItemWithError(known_texts, text) != Py_None)
         return PyErr_Occurred() ? -1 : 0;
     PyObject *kept = PyDict_GetItemWithError(kept_texts, text);
     if (kept == NULL) {
@@ -95,7 +99,7 @@ static int take_step(PyObject *statement, Step *step, Value **parameters, PyObje
 {
     /* tenantry's `Statement` is a named tuple of name, sql, parameters and fetch. */
     PyObject *values = PyTuple_GET_ITEM(statement, 2), *fetch = PyTuple_GET_ITEM(statement, 3);
-    int taken = take_text(PyTuple_GET_ITEM(statement, 1), step);
+    int taken = take_text(PyTuple_GET_ITEM(statement, 1), (PyObject *)Py_TYPE(statement) == own_statement, step);
     if (taken <= 0)
         return taken;
     int member = 0;
@@ -114,15 +118,20 @@ static int take_step(PyObject *statement, Step *step, Value **parameters, PyObje
     return PyList_Append(kept, values) < 0 ? -1 : 1;
 }
 
-/* Count the statements and parameters of the units; return false if a unit is no plain tuple of statements. */
+static bool runs_once(PyObject *unit)
+{
+    return (PyObject *)Py_TYPE(unit) == once_unit && PyTuple_Check(unit);
+}
+
+/* Count the statements and parameters of the units; return false if a unit is neither a plain tuple nor a `OnceUnit`. */
 static bool count_units(PyObject *units, Kind kind, Py_ssize_t *steps, Py_ssize_t *parameters)
 {
     *steps = *parameters = 0;
     for (Py_ssize_t u = 0; u < PyList_GET_SIZE(units); u++) {
         PyObject *unit = PyList_GET_ITEM(units, u);
-        Py_ssize_t count = kind == READ ? 1 : PyTuple_CheckExact(unit) ? PyTuple_GET_SIZE(unit) : 0;
+        Py_ssize_t count = kind == READ ? 1 : PyTuple_CheckExact(unit) || runs_once(unit) ? PyTuple_GET_SIZE(unit) : 0;
         if (count == 0)
-            return false; /* a keyed or a marked unit is a subclass of tuple */
+            return false; /* a keyed or a marked unit is another subclass of tuple */
         for (Py_ssize_t i = 0; i < count; i++) {
             PyObject *statement = kind == READ ? unit : PyTuple_GET_ITEM(unit, i);
             if (!PyTuple_Check(statement) || PyTuple_GET_SIZE(statement) != 4)
@@ -144,18 +153,19 @@ static int take_units(Batch *batch, PyObject *units)
     if (!count_units(units, batch->kind, &steps, &parameters))
         return 0;
     batch->unit_count = (int)PyList_GET_SIZE(units);
-    batch->unit_sizes = PyMem_Calloc((size_t)batch->unit_count, sizeof *batch->unit_sizes);
+    batch->units = PyMem_Calloc((size_t)batch->unit_count, sizeof *batch->units);
     batch->steps = PyMem_Calloc((size_t)steps, sizeof *batch->steps);
     batch->parameters = PyMem_Calloc((size_t)parameters + 1, sizeof *batch->parameters);
-    if (batch->unit_sizes == NULL || batch->steps == NULL || batch->parameters == NULL) {
+    if (batch->units == NULL || batch->steps == NULL || batch->parameters == NULL) {
         PyErr_NoMemory();
         return -1;
     }
     Value *next = batch->parameters;
     for (int u = 0; u < batch->unit_count; u++) {
         PyObject *unit = PyList_GET_ITEM(units, u);
-        batch->unit_sizes[u] = batch->kind == READ ? 1 : (int)PyTuple_GET_SIZE(unit);
-        for (int i = 0; i < batch->unit_sizes[u]; i++) {
+        batch->units[u].step_count = batch->kind == READ ? 1 : (int)PyTuple_GET_SIZE(unit);
+        batch->units[u].runs_once = runs_once(unit);
+        for (int i = 0; i < batch->units[u].step_count; i++) {
             Step *step = &batch->steps[batch->step_count++];
             int taken = take_step(batch->kind == READ ? unit : PyTuple_GET_ITEM(unit, i), step, &next, batch->kept);
             if (taken <= 0)
@@ -217,7 +227,7 @@ static void batch_free(PyObject *self)
     Py_CLEAR(batch->database);
     Py_CLEAR(batch->kept);
     rest_free(batch->rest);
-    PyMem_Free(batch->unit_sizes);
+    PyMem_Free(batch->units);
     PyMem_Free(batch->steps);
     PyMem_Free(batch->parameters);
     free(batch->commit_message);

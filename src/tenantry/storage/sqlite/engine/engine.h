@@ -132,6 +132,11 @@ typedef struct {
     int changes;
 } Step;
 
+typedef struct {
+    int step_count;
+    bool runs_once; /* if the first statement returns a row, the others do not run */
+} Unit;
+
 typedef struct ArenaPiece {
     struct ArenaPiece *next;
     size_t used, size;
@@ -200,7 +205,7 @@ typedef struct Batch {
     int unit_count, step_count;
     bool is_whole;  /* no unit may be refused */
     bool is_inside; /* it runs inside a transaction of Python */
-    int *unit_sizes;
+    Unit *units;
     Step *steps;
     Value *parameters;
     bool has_names;
@@ -246,7 +251,7 @@ void fit_cache(Database *database);
 void fit_log(const Batch *batch);
 
 /* batch.c */
-bool batch_configure(PyObject *known, PyObject *fetches);
+bool batch_configure(PyObject *known, PyObject *fetches, PyObject *own, PyObject *once);
 PyObject *database_batch(PyObject *database, PyObject *arguments);
 Batch *batch_new(Kind kind);
 void batch_leave_queue(Batch *batch); /* drop what a batch needs only until it has ended */

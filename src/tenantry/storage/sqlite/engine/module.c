@@ -39,8 +39,9 @@ static PyObject *engine_limit_results(PyObject *module, PyObject *bytes)
 static PyObject *engine_configure(PyObject *module, PyObject *arguments)
 {
     (void)module;
-    PyObject *known, *fetches;
-    if (!PyArg_ParseTuple(arguments, "OO:configure", &known, &fetches) || !batch_configure(known, fetches))
+    PyObject *known, *fetches, *own_statement, *once_unit;
+    if (!PyArg_ParseTuple(arguments, "OOO!O!:configure", &known, &fetches, &PyType_Type, &own_statement, &PyType_Type, &once_unit) ||
+        !batch_configure(known, fetches, own_statement, once_unit))
         return NULL;
     Py_RETURN_NONE;
 }
@@ -48,7 +49,7 @@ static PyObject *engine_configure(PyObject *module, PyObject *arguments)
 static PyMethodDef functions[] = {
     {"attach", engine_attach, METH_O, "Use the SQLite of the shared object of _sqlite3 with this path; return SQLite's version."},
     {"began_seconds", engine_began_seconds, METH_NOARGS, "Return when the engine began its latest batch, as time.monotonic() does."},
-    {"configure", engine_configure, METH_VARARGS, "Use this dict of authorized texts, and these members of Fetch."},
+    {"configure", engine_configure, METH_VARARGS, "Use this dict of authorized texts, these members of Fetch, and the classes OwnStatement and OnceUnit."},
     {"counts", engine_counts, METH_NOARGS, "Return how many batches have ended, were refused, ran in Python, and were dropped."},
     {"execute", engine_execute, METH_VARARGS, "Run a script on a connection of Python; return whether SQLite has refused nothing."},
     {"limit_results", engine_limit_results, METH_O, "Limit the results of one batch to so many bytes; return the limit until now."},
@@ -58,7 +59,7 @@ static PyMethodDef functions[] = {
 };
 
 /* The number that `native.py` has, too: an extension that an older source has left behind must not be used. */
-enum { INTERFACE = 6 };
+enum { INTERFACE = 7 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,

@@ -16,11 +16,12 @@ from weakref import WeakKeyDictionary, finalize
 from tenantry.sql.row import Columns, Row
 from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.sqlite.statements.execution import known_texts
+from tenantry.storage.sqlite.statements.own_statements import OnceUnit, OwnStatement
 
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INTERFACE: Final = 6
+_INTERFACE: Final = 7
 """The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
 
 READ: Final = 0
@@ -85,7 +86,7 @@ class NativeDatabase(Protocol):
 
         Args:
             kind: `READ` or `WRITE`.
-            units: The statements or units.
+            units: The statements, or the units: tuples of statements, or `OnceUnit` objects.
             is_whole: Whether a constraint that refuses a unit makes the batch run in Python.
             is_inside: Whether the batch is one statement or unit inside a transaction that Python has begun.
         """
@@ -140,7 +141,7 @@ def engine() -> "ModuleType":
     if getattr(module, "INTERFACE", None) != _INTERFACE:
         raise ImportError("it was built from another version of its source")
     module.attach(import_module("_sqlite3").__file__)
-    module.configure(known_texts, tuple(Fetch))
+    module.configure(known_texts, tuple(Fetch), OwnStatement, OnceUnit)
     return module
 
 

@@ -114,8 +114,8 @@ static PyObject *batch_results(PyObject *self, PyObject *unused)
     PyObject *results = PyList_New(batch->unit_count);
     const Step *next = batch->steps;
     for (int u = 0; results != NULL && u < batch->unit_count; u++) {
-        PyObject *unit = unit_results(next, batch->unit_sizes[u]);
-        next += batch->unit_sizes[u];
+        PyObject *unit = unit_results(next, batch->units[u].step_count);
+        next += batch->units[u].step_count;
         if (unit == NULL)
             Py_CLEAR(results);
         else
@@ -133,7 +133,7 @@ static PyObject *batch_errors(PyObject *self, PyObject *unused)
     if (errors == NULL)
         return NULL;
     const Step *next = batch->steps;
-    for (int u = 0; errors != NULL && u < batch->unit_count; next += batch->unit_sizes[u++]) {
+    for (int u = 0; errors != NULL && u < batch->unit_count; next += batch->units[u++].step_count) {
         if (next->error_code == SQLITE_OK)
             continue;
         PyObject *error = Py_BuildValue("iiy", u, next->error_code, next->error_message);

@@ -187,13 +187,24 @@ static bool run_step(Batch *batch, Step *step, bool is_alone)
     return is_done && code == SQLITE_OK;
 }
 
+static bool run_unit(Batch *batch, const Unit *unit, Step *steps)
+{
+    bool is_alone = unit->step_count == 1 && !batch->is_whole && !batch->is_inside;
+    for (int i = 0; i < unit->step_count; i++) {
+        if (!run_step(batch, &steps[i], is_alone))
+            return false;
+        if (i == 0 && unit->runs_once && steps[i].row_count > 0)
+            return true;
+    }
+    return true;
+}
+
 static bool run_steps(Batch *batch)
 {
     Step *next = batch->steps;
-    for (int u = 0; u < batch->unit_count; u++)
-        for (int i = 0; i < batch->unit_sizes[u]; i++)
-            if (!run_step(batch, next++, batch->unit_sizes[u] == 1 && !batch->is_whole && !batch->is_inside))
-                return false;
+    for (int u = 0; u < batch->unit_count; next += batch->units[u++].step_count)
+        if (!run_unit(batch, &batch->units[u], next))
+            return false;
     return true;
 }
 

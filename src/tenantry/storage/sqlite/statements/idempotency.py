@@ -1,22 +1,29 @@
 """Stores the results of a unit with the unit's idempotency key, in the unit's own transaction.
 
-So the key is stored if and only if the unit's changes are stored. These functions run inside the unit's savepoint. If one of
-these functions raises an error, the unit fails.
+So the key is stored if and only if the unit's changes are stored. `find_results` and `keep_results` run inside the unit's savepoint. If
+one of them raises an error, the unit fails. The engine runs the same statements as a `OnceUnit`; it needs no savepoint, because it leaves
+a batch with a unit that fails to Python.
 """
 
 import sqlite3
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
-from tenantry.sql.statements import Result
+from tenantry.sql.statements import Fetch, Result
 from tenantry.storage.idempotency import (
     EXPIRED_KEYS_REMOVED_MAX,
     decode_results,
     encode_results,
     time_text,
 )
-from tenantry.storage.protocol import KeyedRequest
+from tenantry.storage.protocol import KeyedRequest, WriteOutcome
+from tenantry.storage.sqlite.errors import map_error
+from tenantry.storage.sqlite.statements.own_statements import OnceUnit, OwnStatement
 
+STATEMENTS_MAX: Final = 1000
+"""The largest number of statements of a keyed unit in the engine. Of more, the results could be too large to be stored."""
+
+_NAME: Final = "idempotency"
 CREATE_SQL: Final = (
     """
 CREATE TABLE IF NOT EXISTS tenantry_idempotency (
@@ -54,3 +61,30 @@ def keep_results(request: KeyedRequest, results: Sequence[Result], connection: s
     encoded = encode_results(request, results)
     connection.execute(_REMOVE_EXPIRED, (time_text(request.kept_since), EXPIRED_KEYS_REMOVED_MAX))
     connection.execute(_KEEP, (request.key, request.payload_hash, encoded, time_text(request.now)))
+
+
+def once_unit(request: KeyedRequest) -> OnceUnit | None:
+    """Return the unit for the engine, with what finds and keeps its results; None if its results are not known before it runs."""
+    if len(request) > STATEMENTS_MAX or any(statement.fetch is not Fetch.NONE for statement in request):
+        return None
+    encoded = encode_results(request, [None] * len(request))
+    kept_since = time_text(request.kept_since)
+    return OnceUnit(
+        (
+            OwnStatement(_NAME, _FIND, (request.key, kept_since), Fetch.ONE),
+            *request,
+            OwnStatement(_NAME, _REMOVE_EXPIRED, (kept_since, EXPIRED_KEYS_REMOVED_MAX)),
+            OwnStatement(_NAME, _KEEP, (request.key, request.payload_hash, encoded, time_text(request.now))),
+        )
+    )
+
+
+def outcome_of_once_unit(request: KeyedRequest, results: Sequence[Any]) -> WriteOutcome:
+    """Return the outcome of a keyed unit from the results of its `OnceUnit`: stored results, if it has run before."""
+    found = results[0]
+    if found is None:
+        return [None] * len(request)
+    try:
+        return decode_results(request, *found)
+    except Exception as error:  # noqa: BLE001  # whatever is stored, only this unit fails
+        return map_error(error, request[0].name)

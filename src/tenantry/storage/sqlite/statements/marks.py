@@ -28,7 +28,8 @@ from tenantry.errors import (
 from tenantry.sql.statements import Fetch, Result, Statement
 from tenantry.storage.plain_results import as_fetched, as_plain
 from tenantry.storage.protocol import MarkedRequest, Request, WriteOutcome
-from tenantry.storage.sqlite.statements.execution import DIALECT, known_texts
+from tenantry.storage.sqlite.statements.execution import DIALECT
+from tenantry.storage.sqlite.statements.own_statements import OwnStatement
 
 RESULTS_BYTES_MAX: Final = 1024 * 1024
 """The largest results of a unit that its mark stores. A unit with larger results runs too, but cannot return them again."""
@@ -110,27 +111,24 @@ def not_looked_up(request: MarkedRequest, error: TenantryError) -> TenantryError
     return unknown
 
 
-def with_marks(requests: Sequence[Request]) -> list[Request] | None:
-    """Return the units of a batch, and another unit that stores their marks; for the engine, which only runs plain units.
+def plain_unit(request: MarkedRequest) -> Request | None:
+    """Return the statements of a unit for the engine; None if Python must run it.
 
-    The marks are made before the units run, so they are right only if every unit succeeds. They can be made only for units without
-    results. Otherwise the function returns None, and `keep_results` makes the marks after the units have run.
+    The engine stores marks that were made before the units ran, which is possible only for a new unit without results.
     """
+    if request.is_repeated or any(statement.fetch is not Fetch.NONE for statement in request):
+        return None
+    return tuple(request)
+
+
+def rows_of_plain_units(requests: Sequence[Request]) -> list[Statement]:
+    """Return the statements that store the marks of a batch whose units have no results. The marks are right only if every unit succeeds."""
     by_sender: dict[bytes, list[_Unit]] = {}
-    units: list[Request] = []
     for request in requests:
         if isinstance(request, MarkedRequest):
-            if request.is_repeated or any(statement.fetch is not Fetch.NONE for statement in request):
-                return None
             results: list[Result] = [None] * len(request)
             by_sender.setdefault(request.sender, []).append((request, results))
-            units.append(tuple(request))
-        else:
-            units.append(request)
-    rows = [row for sender, marked in by_sender.items() for row in _rows_of_sender(sender, marked)]
-    for row in rows:
-        known_texts[row.text(DIALECT)] = None  # tenantry's own texts need no authorization
-    return [*units, tuple(rows)]
+    return [row for sender, units in by_sender.items() for row in _rows_of_sender(sender, units)]
 
 
 def keep_results(
@@ -157,11 +155,11 @@ def _rows_of_sender(sender: bytes, units: Sequence[_Unit]) -> list[Statement]:
     now = int(time.time())
     number = max(request.number for request, _ in units)
     encoded = _encode([(request.number, _encoded(results)) for request, results in units])
-    add = Statement(_NAME, _ADD, (sender, number, now, encoded))
+    add = OwnStatement(_NAME, _ADD, (sender, number, now, encoded))
     if len(encoded) <= _SMALL_BYTES_MAX and random.random() >= _REMOVING_SHARE:  # noqa: S311  # it guards nothing
         return [add]
     answered_to = max(request.answered_to for request, _ in units)
-    return [Statement(_NAME, _REMOVE, (sender, answered_to, now - KEPT_SECONDS)), add]
+    return [OwnStatement(_NAME, _REMOVE, (sender, answered_to, now - KEPT_SECONDS)), add]
 
 
 def _encoded(results: Sequence[Result]) -> bytes | None:
