@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from engines import engine_module
 from stores import rows
@@ -18,11 +19,11 @@ COUNT = rows("SELECT n FROM t ORDER BY n")
 
 
 def make_owned(
-    directory: Path, schemas: Sequence[Schema] = (COMPANY,), *, must_exist: bool = False
+    directory: Path, schemas: Sequence[Schema] = (COMPANY,), *, must_exist: bool = False, **options: Any
 ) -> SQLiteStore:
-    """Return a disconnected store of a tenant's file, which the engine may open if it must exist."""
+    """Return a disconnected store of a tenant's file, which the engine may open if it must exist; see `SQLiteOptions`."""
     return SQLiteStore(
-        SQLiteOptions(path=directory / "tenant.db", root=directory.parent, must_exist=must_exist),
+        SQLiteOptions(path=directory / "tenant.db", root=directory.parent, must_exist=must_exist, **options),
         schemas,
         clock=SystemClock(),
         log=EventLog(),

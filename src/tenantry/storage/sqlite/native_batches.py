@@ -1,5 +1,6 @@
 """A store's batches in the engine: what a batch consists of, and the outcomes of a batch that has ended."""
 
+import sqlite3
 from collections.abc import Sequence
 from typing import Any
 
@@ -84,4 +85,6 @@ def outcome_of_read(statement: Statement, errors: StoreErrors, ended: NativeBatc
 
 def _refused(request: Request, refusal: Sequence[Any], errors: StoreErrors) -> TenantryError:
     name = request[0].name
+    if refusal[0] == sqlite3.SQLITE_IOERR_DIR_FSYNC:
+        return errors.log_not_durable(refusal[1].decode())
     return errors.with_limit_named(map_error(driver_error(*refusal), name), name)

@@ -81,7 +81,6 @@ class SQLiteStore:
             known_version=sum(len(schema.migrations(self.backend)) for schema in self._schemas),
             ownership=ownership,
             log=log,
-            engine=self._engine,
         )
         self._connections = Connections(self._opener, thread_pools)
         self._log_limit = LogLimit(options, self._connections, self._writer_lock, log)
@@ -192,14 +191,10 @@ class SQLiteStore:
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()
         self._enforce_log_limit()
-        job = self._errors.mapped(partial(self._write_batch, requests))
         writer = self._connections.writer
         if writer is None or self._writer_lock.locked() or self._turns:
-            return self._submit_in_turn(job)
-        batch_ = batch_of_writes(writer, requests) if self._connections.is_log_durable else None
-        if batch_ is None:
-            return self._submit(writer, job)
-        return writer.submit_batch(batch_, writer.with_connection(job), partial(self._written, requests))
+            return self._submit_in_turn(partial(self._submit_write, requests))
+        return self._submit_write(requests, writer)
 
     def read(self, statements: Sequence["Statement"]) -> "asyncio.Future[list[ReadOutcome]]":
         """Run read-only statements on one snapshot; see `Store.read`."""
@@ -215,7 +210,7 @@ class SQLiteStore:
         if self._options.is_read_by_writer or self._is_read_by_idle_writer(writer):
             beside_writes = self._errors.mapped(partial(batch.read_batch_beside_writes, statements))
             if self._writer_lock.locked():
-                return self._submit_in_turn(beside_writes)
+                return self._submit_in_turn(partial(self._submit, job=beside_writes))
             return self._submit_read(writer, writer.with_connection(beside_writes), statements)
         job = self._errors.mapped(partial(batch.read_batch, statements))
         reader = connections.reader()
@@ -241,7 +236,7 @@ class SQLiteStore:
             partial(integrity.check_connection, name=str(self._options), is_thorough=is_thorough)
         )
         if self._options.is_read_by_writer:
-            await self._submit_in_turn(check)
+            await self._submit_in_turn(partial(self._submit, job=check))
             return
         with self._errors.mapping():
             async with self._connections.long_lived_reader() as reader:
@@ -264,7 +259,7 @@ class SQLiteStore:
         (https://www.sqlite.org/pragma.html#pragma_data_version).
         """
         self.check_connected()
-        return await self._submit_in_turn(self._errors.mapped(_data_version))
+        return await self._submit_in_turn(partial(self._submit, job=self._errors.mapped(_data_version)))
 
     async def begin(self) -> SQLiteTransaction:
         """Open a transaction over several calls; see `Store.begin`."""
@@ -357,6 +352,16 @@ class SQLiteStore:
         with self._errors.mapping():
             return connection.submit(job)
 
+    def _submit_write(
+        self, requests: Sequence[Request], writer: JobConnection
+    ) -> "asyncio.Future[list[WriteOutcome]]":
+        """Submit a batch of writes to the engine, or to Python if the engine does not take it."""
+        job = self._errors.mapped(partial(self._write_batch, requests))
+        batch_ = batch_of_writes(writer, requests) if self._connections.may_write_in_engine else None
+        if batch_ is None:
+            return self._submit(writer, job)
+        return writer.submit_batch(batch_, writer.with_connection(job), partial(self._written, requests))
+
     def _submit_read(
         self,
         connection: JobConnection,
@@ -372,21 +377,23 @@ class SQLiteStore:
 
     def _written(self, requests: Sequence[Request], ended: NativeBatch) -> list[WriteOutcome]:
         """Return the outcomes of a batch of the engine."""
+        if ended.refusal() is None:
+            self._connections.note_commit_of_engine()
         self._log_limit.measure_again()
         return outcomes_of_writes(requests, ended, self._errors)
 
-    def _submit_in_turn(self, job: Callable[[sqlite3.Connection], T]) -> "asyncio.Future[T]":
-        """Run a job on the writer after an open transaction has ended; open the writer first if needed."""
+    def _submit_in_turn(self, submit: "Callable[[JobConnection], asyncio.Future[T]]") -> "asyncio.Future[T]":
+        """Submit a job to the writer after an open transaction has ended; open the writer first if needed."""
         self._turns += 1
-        turn = asyncio.ensure_future(self._in_turn(job))
+        turn = asyncio.ensure_future(self._in_turn(submit))
         turn.add_done_callback(self._end_turn)
         return turn
 
-    async def _in_turn(self, job: Callable[[sqlite3.Connection], T]) -> T:
+    async def _in_turn(self, submit: "Callable[[JobConnection], asyncio.Future[T]]") -> T:
         async with self._writer_lock:
             with self._errors.mapping():
                 writer = await self._connections.ensure_writer()
-            return await self._submit(writer, job)
+            return await submit(writer)
 
     def _end_turn(self, _: object) -> None:
         self._turns -= 1

@@ -13,6 +13,7 @@ from tenantry.errors import (
 )
 from tenantry.eventlog import EventLog
 from tenantry.files.disk_space import is_exhausted
+from tenantry.storage.sqlite.connections.new_log import not_durable
 from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS, map_connection_error, map_error
 from tenantry.storage.sqlite.statements.page_limit import with_limit_named
@@ -37,6 +38,11 @@ class StoreErrors:
     def with_limit_named(self, outcome: T, doing: str) -> T:
         """Return the outcome of a write; an error caused by the database's limit names the limit."""
         return with_limit_named(outcome, doing, self.database_bytes_max, self._options.path)
+
+    def log_not_durable(self, problem: str) -> TenantryError:
+        """Return the error for a commit whose log has no durable directory entry."""
+        assert self._options.path is not None
+        return not_durable(self._options.path, problem)
 
     def map(self, error: Exception, doing: str) -> TenantryError:
         """Return tenantry's error for an error of the driver or of a closed connection."""

@@ -40,9 +40,10 @@ class Resting:
     def opening(self, **changes: Any) -> Any:
         """Return the engine's batch that opens the file."""
         asked = {"root": self.root, "path": self.path, "lock_path": self.lock_path, **changes}
-        paths = (str(asked["root"]), str(asked["path"]))
+        paths = (str(asked["path"]), str(asked["root"]))
         uri = f"file://{self.path}?mode=ro&immutable=1"
-        return needed_engine().opening(str(asked["lock_path"]), self.name, *paths, uri, self.summary)
+        lock = (str(asked["lock_path"]), self.name)
+        return needed_engine().opening(*paths, uri, hardening.PRAGMAS, *lock, self.summary, None)
 
     def open(self, **changes: Any) -> Any:
         """Let the engine open the file, and take the file over; None if Python must open it."""
@@ -281,9 +282,13 @@ def test_paths(resting: Resting):
     assert resting.open(lock_path=f"{resting.root}/{'x' * 5000}") is None
     for wrong in ("a\0b", 5):
         with pytest.raises((TypeError, ValueError)):
-            needed_engine().opening(wrong, b"", "/", "/x", "", "")
+            needed_engine().opening(wrong, "/", "", "", None, None, None, None)
     with pytest.raises(UnicodeEncodeError):
-        needed_engine().opening("/l", b"", "/", "/x", "\ud800", "")
+        needed_engine().opening("/x", "/", "\ud800", "", None, None, None, None)
+    for incomplete in ((None, "/", None, None), ("/x", None, "/l", b""), ("/x", "/", "/l", None)):
+        path, root, *lock = incomplete
+        with pytest.raises(ValueError, match="needs a"):
+            needed_engine().opening(path, root, "", "", *lock, None, None)
 
 
 def test_modified_at(tmp_path: Path):

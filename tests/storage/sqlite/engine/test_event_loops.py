@@ -289,7 +289,7 @@ async def test_no_descriptor_for_the_first_batch_of_a_loop():
     """The opening fails, and the pool's threads end, because no connection is left."""
     engine = needed_engine()
     pool = ThreadPool("without-descriptor", 1, engine)
-    opening = NativeOpening(engine.opening("/l", b"", "/", "/x", "", ""), lambda _: None)
+    opening = NativeOpening(engine.opening("/x", "/", "", "", "/l", b"", "", None), lambda _: None)
     with open_files_limited_to(0), pytest.raises(OSError, match="Too many open files"):
         await JobConnection.open(partial(connect, int), pool, opening)
     await reached(lambda: not any("without-descriptor" in thread.name for thread in threading.enumerate()))

@@ -14,7 +14,7 @@ from stores import rows, run
 from tenantry.storage.sqlite.connections.immutable import ImmutableFile
 from tenantry.storage.sqlite.engine.native import READ, WRITE
 
-OWNER = "CREATE TABLE tenantry_owner (id INTEGER PRIMARY KEY, owner)"
+OWNER = "CREATE TABLE tenantry_owner (id INTEGER PRIMARY KEY, owner, epoch DEFAULT 1)"
 INSERT = (run("INSERT INTO t (value) VALUES (1)"),)
 
 
@@ -29,7 +29,7 @@ def owned(tmp_path: Path) -> Iterator[Rig]:
 @pytest.mark.parametrize("owner", [None, "", "toke", "token2", "TOKEN", "token\0", "\0token", b"token", 5])
 def test_other_owner(owned: Rig, owner: Any):
     """A write runs only if the file holds exactly this owner's token; a read needs no owner."""
-    owned.connection.execute("INSERT INTO tenantry_owner VALUES (1, 'token')")
+    owned.connection.execute("INSERT INTO tenantry_owner (id, owner) VALUES (1, 'token')")
     assert owned.write(INSERT) == [[None]]
     owned.connection.execute("UPDATE tenantry_owner SET owner = ?", (owner,))
     with counted(owned.module, in_python=1):

@@ -26,6 +26,7 @@ import anyio
 from tenantry.errors import PersistenceConnectionError
 from tenantry.forks import keep_for_ever
 from tenantry.prompt_future import PromptFuture
+from tenantry.storage.sqlite.connections.borrowed import borrow
 from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
 from tenantry.storage.sqlite.connections.trials import Trials
 from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
@@ -38,23 +39,11 @@ _ROWS_PER_FETCH = 64
 _INTERRUPT_INTERVAL_SECONDS = 0.01
 
 
-class NativeFile(NamedTuple):
-    """A file at rest that the engine has opened for reading.
-
-    Attributes:
-        database: The engine's object for the file.
-        connector: The function that opens the same file in Python, for the first job that the engine does not take.
-    """
-
-    database: NativeDatabase
-    connector: Callable[[], sqlite3.Connection]
-
-
 Connector: TypeAlias = Callable[[], sqlite3.Connection]
 
 
 class NativeOpening(NamedTuple):
-    """A batch of the engine that opens a file at rest.
+    """A batch of the engine that opens a file.
 
     Attributes:
         batch: The batch.
@@ -62,7 +51,7 @@ class NativeOpening(NamedTuple):
     """
 
     batch: NativeBatch
-    take: Callable[[NativeBatch], NativeFile | None]
+    take: Callable[[NativeBatch], NativeDatabase | None]
 
 
 class JobConnection(aiosqlite.Connection):
@@ -294,11 +283,10 @@ class JobConnection(aiosqlite.Connection):
         self._connection = self._connector()
 
     def _take(self, opening: NativeOpening | None, opened: "_Change", batch: NativeBatch) -> bool:
-        file = None if opening is None else opening.take(batch)
-        if file is None:
+        self._database = None if opening is None else opening.take(batch)
+        if self._database is None:
             self._put((opened, self._open_on_thread))
             return False
-        self._database, self._connector = file
         return True
 
     def _note_closed(self, _closed: "_Change", _batch: NativeBatch) -> bool:
@@ -322,11 +310,11 @@ class JobConnection(aiosqlite.Connection):
             raise ValueError("the connection is closing")
 
     def opened(self) -> sqlite3.Connection:
-        """Return the sqlite3 connection, which is opened now if only the engine has the file open; a job calls this method."""
+        """Return the sqlite3 connection, which the engine lends now if the engine has opened the file; a job calls this method."""
         if self._connection is None:
             if self._database is None:
                 raise ValueError("the connection is closed")
-            self._connection = self._connector()
+            self._connection = borrow(self._database)
         return self._connection
 
     def roll_back(self) -> None:

@@ -32,6 +32,7 @@ from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import ReadOutcome
 from tenantry.storage.sqlite.connections.connection import JobConnection
 from tenantry.storage.sqlite.connections.database_opener import DatabaseOpener
+from tenantry.storage.sqlite.connections.native_openings import NativeOpenings
 from tenantry.storage.sqlite.connections.opening import open_reader, set_limits
 from tenantry.storage.sqlite.connections.thread_pool import ThreadPools
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS
@@ -51,6 +52,7 @@ class Connections:
     def __init__(self, opener: DatabaseOpener, thread_pools: ThreadPools) -> None:
         self._opener = opener
         self._thread_pools = thread_pools
+        self._native = NativeOpenings(opener, thread_pools.read.engine)
         self._opening = asyncio.Lock()
         self._new_log: NewLog | None = None
         self.is_open = False
@@ -73,7 +75,7 @@ class Connections:
             connection = await JobConnection.open(
                 partial(self._opener.open_first, is_for_write=is_for_write),
                 self._thread_pools.write,
-                None if is_for_write else self._opener.opening_at_rest(),
+                self._native.closed(is_for_write=is_for_write),
             )
         except asyncio.CancelledError:
             # `JobConnection.open` closed the connection, but the file's lock is still held.
@@ -97,7 +99,7 @@ class Connections:
         async with self._opening:
             for readers in (self._long_lived_readers, self.readers):
                 while readers:
-                    await readers[-1].aclose()
+                    await readers[-1].aclose(closing=self._native.closing)
                     readers.pop()
             last = self.immutable_reader or self.writer
             if last is not None:
@@ -121,7 +123,12 @@ class Connections:
         ]
         with suppress(sqlite3.Error, ValueError), ExitStack() as afterwards:
             # The garbage collector finalizes a cycle in any order, so the collector may have closed the writer already.
-            if self.writer is not None and self.writer.is_open and not self.writer.backlog:
+            if (
+                self._new_log is not None
+                and self.writer is not None
+                and self.writer.is_open
+                and not self.writer.backlog
+            ):
                 keeper = self._keeper(self.writer.opened())
                 if keeper is not None:
                     afterwards.callback(keeper.close)
@@ -175,7 +182,9 @@ class Connections:
             reader = self.reader()
             if reader is None:
                 reader = await JobConnection.open(
-                    partial(open_reader, self._opener.options), self._thread_pools.read
+                    partial(open_reader, self._opener.options),
+                    self._thread_pools.read,
+                    self._native.reader(),
                 )
                 self._use_engine(reader)
                 self.readers.append(reader)
@@ -222,9 +231,13 @@ class Connections:
             self._new_log = None
 
     @property
-    def is_log_durable(self) -> bool:
-        """Whether `make_log_durable` has nothing to do any more."""
-        return self._new_log is None
+    def may_write_in_engine(self) -> bool:
+        """Whether a batch of the engine may write: `make_log_durable` has nothing to do any more, or the engine does it."""
+        return self._new_log is None or self._new_log.is_left_to_engine
+
+    def note_commit_of_engine(self) -> None:
+        """Record that the engine has committed, and has made the log durable."""
+        self._new_log = None
 
     def _use_engine(self, connection: JobConnection) -> None:
         """Let the engine run batches on a connection, unless hooks of schema packs have changed the connection."""
@@ -241,7 +254,7 @@ class Connections:
         """Close the writer, or the immutable reader, and release the lock."""
         keeper = await last.run(self._keeper) if self._new_log is not None else None
         if keeper is None:
-            await last.aclose(self._opener.release, self._opener.closing_at_rest)
+            await last.aclose(self._opener.release, self._native.closing_last)
             return
         try:
             await last.aclose(partial(self._release_after, keeper))
@@ -269,7 +282,9 @@ class Connections:
             await self._close_immutable_reader()
             try:
                 self.writer = await JobConnection.open(
-                    self._opener.open_deferred_writer, self._thread_pools.write
+                    self._opener.open_deferred_writer,
+                    self._thread_pools.write,
+                    self._native.deferred_writer(),
                 )
                 self._new_log = self._opener.new_log
                 self._use_engine(self.writer)
@@ -296,7 +311,7 @@ class Connections:
         if reader is None:
             return
         try:
-            await reader.aclose()
+            await reader.aclose(closing=self._native.closing)
         except BaseException:
             if reader.is_open:
                 self.immutable_reader = reader

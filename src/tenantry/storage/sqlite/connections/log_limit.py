@@ -172,7 +172,7 @@ class LogLimit:
 
     def _running_reads(self) -> "list[asyncio.Future[None]]":
         """Return a future for each busy reader. A reader's future is done when all reads submitted to the reader have ended."""
-        return [reader.submit(_do_nothing) for reader in self._connections.readers if reader.backlog]
+        return [reader.submit_call(_do_nothing) for reader in self._connections.readers if reader.backlog]
 
     async def _truncate(self) -> None:
         writer = self._connections.writer
@@ -187,7 +187,7 @@ class LogLimit:
         self._may_cut_at = asyncio.get_running_loop().time() + RETRY_SECONDS
 
 
-def _do_nothing(_: sqlite3.Connection) -> None:
+def _do_nothing() -> None:
     """Do nothing: this job ends after all jobs that were submitted earlier."""
 
 

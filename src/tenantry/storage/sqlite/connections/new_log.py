@@ -19,10 +19,22 @@ from tenantry.storage.sqlite.connections.opening import CHECKPOINT_PAGES, SQLite
 from tenantry.storage.sqlite.database_files.database_file import has_log, log_of
 
 
-class NewLog:
-    """The log of a writer that was opened without automatic checkpoints. Only the writer's jobs use this class."""
+def not_durable(path: Path, problem: str) -> PersistenceConnectionError:
+    """Return the error for a commit whose log has no durable directory entry; `path` is the database."""
+    return PersistenceConnectionError(
+        f"cannot sync the directory of {log_of(path)} ({problem}), so a power failure may lose the write: check the disk, then try again"
+    )
 
-    def __init__(self, path: Path) -> None:
+
+class NewLog:
+    """The log of a writer that was opened without automatic checkpoints. Only the writer's jobs use this class.
+
+    Attributes:
+        is_left_to_engine: Whether the engine makes the log durable with its first batch of writes, if no job of Python comes before.
+    """
+
+    def __init__(self, path: Path, *, is_left_to_engine: bool = False) -> None:
+        self.is_left_to_engine = is_left_to_engine
         self._path = path
         self._is_durable = False
 
@@ -39,10 +51,7 @@ class NewLog:
         try:
             sync_foreign_directory(self._path.parent)
         except OSError as error:
-            raise PersistenceConnectionError(
-                f"cannot sync the directory of {log_of(self._path)} ({error}), so a power failure may lose the write: check the disk, "
-                "then try again"
-            ) from error
+            raise not_durable(self._path, str(error)) from error
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self._is_durable = True
 

@@ -25,6 +25,7 @@ from tenantry.files.durable_files import (
     sync_foreign_directory,
 )
 from tenantry.storage.sqlite.connections import hardening
+from tenantry.storage.sqlite.connections.borrowed import CACHED_STATEMENTS
 from tenantry.storage.sqlite.connections.connect_hooks import NamedHook, run_hooks
 from tenantry.storage.sqlite.connections.functions import add_functions
 from tenantry.storage.sqlite.connections.pace import PROCESS
@@ -49,7 +50,9 @@ SQLite's default of 1,000 pages is low for tables with random keys, where each n
 page that changes twice before a checkpoint is written into the database only once. Inserting 10⁶ messages, 64 in each transaction,
 reached 29,000 rows/s with 1,000 pages and 32,500 rows/s with 4,000 pages. The longest stall was about the same.
 """
-_CACHED_STATEMENTS: Final = 128
+QUERY_ONLY: Final = "PRAGMA query_only = ON;"
+"""The setting of a connection that only reads."""
+
 IMMUTABLE: Final = "mode=ro&immutable=1"
 """The URI parameters of a file that nobody writes (https://www.sqlite.org/uri.html#uriimmutable)."""
 
@@ -154,7 +157,7 @@ def open_read_only(path: Path, parameters: str, options: SQLiteOptions) -> sqlit
     """Open a read-only connection, with URI parameters such as ``mode=ro`` (https://www.sqlite.org/uri.html)."""
     connection = _connect(path, parameters, options)
     try:
-        run_script(f"{hardening.PRAGMAS} PRAGMA query_only = ON;", options.engine, connection)
+        run_script(f"{hardening.PRAGMAS} {QUERY_ONLY}", options.engine, connection)
         connection.setlimit(sqlite3.SQLITE_LIMIT_ATTACHED, 0)
         add_functions(connection)
     except BaseException:
@@ -210,7 +213,7 @@ def _connect(path: Path, parameters: str, options: SQLiteOptions) -> sqlite3.Con
         # `JobConnection` uses the connection on any thread, one job at a time.
         check_same_thread=False,
         timeout=options.busy_timeout_seconds,
-        cached_statements=_CACHED_STATEMENTS,
+        cached_statements=CACHED_STATEMENTS,
     )
     try:
         run_hooks(options.connect_hooks, connection)
@@ -237,17 +240,22 @@ def _set_up(
             log.warning(events.BACKEND_WAL_MODE_FAILED, path=str(options), mode=mode)
             is_wal = mode == "wal"
     run_script(
-        f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)};"
-        f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
-        f"PRAGMA wal_autocheckpoint = {checkpoint_pages:d};"
-        "PRAGMA foreign_keys = ON;",
-        options.engine,
-        connection,
+        writer_pragmas(options, is_wal=is_wal, checkpoint_pages=checkpoint_pages), options.engine, connection
     )
     if options.database_bytes_max is not None:
         set_page_limit(options.database_bytes_max, connection)
     add_functions(connection)
     return connection
+
+
+def writer_pragmas(options: SQLiteOptions, *, is_wal: bool, checkpoint_pages: int) -> str:
+    """Return the script with the settings of a writer's connection."""
+    return (
+        f"PRAGMA synchronous = {_synchronous(options.durability, is_wal=is_wal)};"
+        f"PRAGMA journal_size_limit = {min(options.journal_size_limit_bytes, options.wal_bytes_max):d};"
+        f"PRAGMA wal_autocheckpoint = {checkpoint_pages:d};"
+        "PRAGMA foreign_keys = ON;"
+    )
 
 
 def set_limits(options: SQLiteOptions, connection: sqlite3.Connection) -> None:

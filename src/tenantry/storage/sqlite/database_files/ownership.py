@@ -79,6 +79,20 @@ class FileOwnership:
             raise lock_error(self._lock.path, error) from error
 
     @property
+    def tenant_uid(self) -> str:
+        """The tenant's key in the catalog, which the file must name."""
+        return self._tenant_uid
+
+    @property
+    def seen(self) -> tuple[int, str]:
+        """The epoch and the token of the last owner, as they were when the file was opened."""
+        return self._seen
+
+    def lock_fileno(self) -> int:
+        """Return the descriptor of the lock file; the lock must be held."""
+        return self._lock.fileno()
+
+    @property
     def lock_path(self) -> Path:
         """The path of the lock file."""
         return self._lock.path

@@ -1,31 +1,23 @@
-/* Opens a database that was closed cleanly, for reading, and closes it.
+/* Opens a database that was closed cleanly, and closes it.
  *
  * Theory of operation. In Python the opening of such a file takes some thirty system calls and statements, and waits for the interpreter's
  * lock after each. Here it is one job of a connection's queue, a batch without statements, which does the same in the same order: no part
  * of the path is a link; the lock is free, is that of the file at the lock's path, and says that the last holder released it; the file is
- * whole and has no log or journal beside it. Then the lock file gets the holder's name, and SQLite opens the file as immutable and selects
- * one row about it, and its version. If anything is different, the lock file is as before, and Python opens the file and says what is wrong.
+ * whole and has no log or journal beside it. Then the lock file gets the holder's name, and SQLite opens the file and selects one row about
+ * it, and its version. An opening for reading opens the file as immutable; writer.c does the rest of an opening for writing. If anything is
+ * different, the lock file is as before, and Python opens the file and says what is wrong.
+ *
+ * If the caller holds the lock, because it has the file open for reading until now, nothing is locked, and no row is read. If the caller
+ * has the file open for writing, a further reader is opened without any check.
  *
  * The closing is such a job, too: SQLite closes the file, and the lock file says that its holder has released it. */
 #define _GNU_SOURCE
-#include "engine.h"
+#include "at_rest.h"
 #include <limits.h>
 #include <string.h>
 
 enum { SUMMARY_COLUMNS = 4 };
 static const char VERSION[] = "PRAGMA user_version";
-static const char PRAGMAS[] = "PRAGMA cell_size_check = ON; PRAGMA cache_size = -2000"; /* `PRAGMAS` of hardening.py */
-
-struct Rest {
-    HeldLock lock; /* its descriptor is -1 while the engine does not hold the lock */
-    const char *lock_path, *name, *root, *path, *uri, *summary_sql; /* the batch keeps their objects */
-    size_t name_length;
-    /* Written by the thread that opens the file: */
-    struct stat file;
-    sqlite3 *handle;
-    const char *uid, *owner, *applied; /* in the batch's arena */
-    long long epoch, version;
-};
 
 /* Look for the path with a suffix, without following a link; return false if the path is too long. */
 static bool look_for(const char *path, const char *suffix, struct stat *found, bool *is_there)
@@ -105,10 +97,11 @@ static bool read_summary(Rest *rest, Arena *arena)
 
 static bool open_file(Rest *rest, Arena *arena)
 {
-    int flags = SQLITE_OPEN_READONLY | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
-    if (sq.open_v2(rest->uri, &rest->handle, flags, NULL) == SQLITE_OK && sq.exec(rest->handle, PRAGMAS, NULL, NULL, NULL) == SQLITE_OK) {
+    bool is_for_write = rest->writer.token != NULL;
+    int flags = (is_for_write ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
+    if (sq.open_v2(rest->uri, &rest->handle, flags, NULL) == SQLITE_OK && sq.exec(rest->handle, rest->script, NULL, NULL, NULL) == SQLITE_OK) {
         sq.limit(rest->handle, SQLITE_LIMIT_ATTACHED, 0);
-        if (read_version(rest) && read_summary(rest, arena))
+        if (read_version(rest) && (rest->summary_sql == NULL || read_summary(rest, arena)) && (!is_for_write || writer_set_up(rest)))
             return true;
     }
     sq.close(rest->handle);
@@ -119,7 +112,11 @@ static bool open_file(Rest *rest, Arena *arena)
 BatchState rest_open(Batch *batch)
 {
     Rest *rest = batch->rest;
-    if (!has_own_path(rest) || !lock_open(&rest->lock, rest->lock_path))
+    if (rest->root != NULL && !has_own_path(rest))
+        return IN_PYTHON;
+    if (rest->lock_path == NULL)
+        return (rest->root == NULL || is_at_rest(rest)) && open_file(rest, &batch->arena) ? ENDED : IN_PYTHON;
+    if (!lock_open(&rest->lock, rest->lock_path))
         return IN_PYTHON;
     if (lock_is_released(&rest->lock, rest->lock_path) && is_at_rest(rest)) {
         if (lock_write(&rest->lock, rest->name, rest->name_length) && open_file(rest, &batch->arena))
@@ -137,7 +134,8 @@ BatchState rest_close(Batch *batch)
     database->handle = NULL; /* `SerialQueue.interrupt` must not find it while this thread closes it */
     database_forget_statements(database);
     sq.close(handle);
-    lock_release(&batch->rest->lock);
+    if (batch->rest->lock.descriptor >= 0)
+        lock_release(&batch->rest->lock);
     return ENDED;
 }
 
@@ -166,30 +164,49 @@ static Batch *rest_batch(Kind kind)
     return NULL;
 }
 
+/* Take the fields of an opening for writing. */
+static bool take_writer(Writer *writer, PyObject *fields)
+{
+    return PyArg_ParseTuple(fields, "ssLLiiLs:opening", &writer->token, &writer->uid, &writer->known_version, &writer->bytes_max,
+                            &writer->checkpoint_pages, &writer->lock, &writer->seen_epoch, &writer->seen_owner);
+}
+
+/* Return the bytes of an object in the file system's encoding, and let the batch keep them; NULL for None, and with an exception. */
+static const char *kept_path(Batch *batch, PyObject *object)
+{
+    PyObject *bytes = NULL;
+    if (object == Py_None || !PyUnicode_FSConverter(object, &bytes))
+        return NULL;
+    bool is_kept = PyList_Append(batch->kept, bytes) == 0;
+    Py_DECREF(bytes);
+    return is_kept ? PyBytes_AS_STRING(bytes) : NULL;
+}
+
 /* Take the arguments of `opening`, and let the batch keep the objects whose bytes the opening uses. */
 static bool take_arguments(Batch *batch, PyObject *arguments)
 {
-    PyObject *lock_path = NULL, *name = NULL, *root = NULL, *path = NULL, *uri = NULL, *summary = NULL;
+    PyObject *path, *root, *lock_path, *writer;
     Rest *rest = batch->rest;
-    if (!PyArg_ParseTuple(arguments, "O&SO&O&UU:opening", PyUnicode_FSConverter, &lock_path, &name, PyUnicode_FSConverter, &root,
-                          PyUnicode_FSConverter, &path, &uri, &summary))
-        return false; /* the converter has dropped what it has made */
-    batch->kept = Py_BuildValue("(NONNOO)", lock_path, name, root, path, uri, summary);
-    if (batch->kept == NULL)
+    Py_ssize_t name_length;
+    if (!PyArg_ParseTuple(arguments, "OOssOz#zO:opening", &path, &root, &rest->uri, &rest->script, &lock_path, &rest->name, &name_length,
+                          &rest->summary_sql, &writer))
         return false;
-    rest->lock_path = PyBytes_AS_STRING(lock_path);
-    rest->name = PyBytes_AS_STRING(name);
-    rest->name_length = (size_t)PyBytes_GET_SIZE(name);
-    rest->root = PyBytes_AS_STRING(root);
-    rest->path = PyBytes_AS_STRING(path);
-    rest->uri = PyUnicode_AsUTF8(uri);
-    rest->summary_sql = PyUnicode_AsUTF8(summary);
-    return rest->uri != NULL && rest->summary_sql != NULL;
+    rest->name_length = (size_t)name_length;
+    if ((batch->kept = PyList_New(0)) == NULL || PyList_Append(batch->kept, arguments) < 0)
+        return false;
+    rest->path = kept_path(batch, path);
+    rest->root = kept_path(batch, root);
+    rest->lock_path = kept_path(batch, lock_path);
+    if (!PyErr_Occurred() && (rest->path == NULL || (rest->lock_path != NULL && (rest->name == NULL || rest->root == NULL))))
+        PyErr_SetString(PyExc_ValueError, "an opening needs a path, and a lock needs a name and a root");
+    return !PyErr_Occurred() && (writer == Py_None || take_writer(&rest->writer, writer));
 }
 
-/* opening(lock_path, name, root, path, uri, summary_sql): a batch that locks, checks and opens a database.
+/* opening(path, root, uri, script, lock_path, name, summary_sql, writer): a batch that opens a database.
  *
- * `name` is the holder's name for the lock file, `root` the directory above which links are allowed. */
+ * `root` is the directory above which links are allowed, `script` sets the connection up, and `name` is the holder's name for the lock
+ * file. `lock_path` is None if the caller holds the lock, `root` too if the caller has the file open for writing. `writer` has the fields of
+ * `Writer`, or is None. */
 PyObject *engine_opening(PyObject *module, PyObject *arguments)
 {
     (void)module;
@@ -200,13 +217,13 @@ PyObject *engine_opening(PyObject *module, PyObject *arguments)
     return NULL;
 }
 
-/* Database.closing(lock): a batch that closes a file at rest and releases its lock, whose descriptor the engine has from now on. */
+/* Database.closing(lock): a batch that closes a file and releases its lock, whose descriptor the engine has from now on; None for no lock. */
 PyObject *database_closing(PyObject *self, PyObject *lock)
 {
-    int descriptor = PyLong_AsLong(lock) < 0 ? -1 : (int)PyLong_AsLong(lock);
+    int descriptor = lock == Py_None ? -1 : (int)PyLong_AsLong(lock);
     if (PyErr_Occurred())
         return NULL;
-    if (descriptor < 0 || ((Database *)self)->connection != NULL) {
+    if ((lock != Py_None && descriptor < 0) || ((Database *)self)->connection != NULL) {
         PyErr_SetString(PyExc_ValueError, "the file is not one that the engine has opened, or its lock is not held");
         return NULL;
     }
@@ -214,7 +231,8 @@ PyObject *database_closing(PyObject *self, PyObject *lock)
     if (batch == NULL)
         return NULL;
     batch->database = (Database *)Py_NewRef(self);
-    lock_take(&batch->rest->lock, descriptor);
+    if (descriptor >= 0)
+        lock_take(&batch->rest->lock, descriptor);
     return (PyObject *)batch;
 }
 
@@ -227,7 +245,14 @@ static Rest *opened(PyObject *self)
     return NULL;
 }
 
-/* opened(): (database, (path, inode, size, modified_ns), row) of a file that was opened. */
+static PyObject *identity_of(const Rest *rest)
+{
+    return Py_BuildValue("(NLLL)", PyUnicode_DecodeFSDefault(rest->path), (long long)rest->file.st_ino, (long long)rest->file.st_size,
+                         modified_ns(&rest->file));
+}
+
+/* opened(): (database, identity, row) of a file that was opened: the identity (path, inode, size, modified_ns) of an immutable file, and the
+ * row (uid, epoch, owner, version, applied migrations), are None if there is none. */
 PyObject *batch_opened(PyObject *self, PyObject *unused)
 {
     (void)unused;
@@ -238,12 +263,20 @@ PyObject *batch_opened(PyObject *self, PyObject *unused)
         PyErr_SetString(PyExc_ValueError, "the file was taken over before");
         return NULL;
     }
-    Database *database = database_at_rest(rest->handle, rest->path, &rest->file);
+    bool is_immutable = rest->root != NULL && rest->writer.token == NULL;
+    Database *database = is_immutable ? database_at_rest(rest->handle, rest->path, &rest->file) : database_open(rest->handle);
     if (database == NULL)
         return NULL;
     rest->handle = NULL;
-    return Py_BuildValue("(N(NLLL)(sLsLs))", database, PyUnicode_DecodeFSDefault(rest->path), database->inode, database->size,
-                         database->modified_ns, rest->uid, rest->epoch, rest->owner, rest->version, rest->applied);
+    if (rest->writer.token != NULL && !writer_take(database, rest)) {
+        Py_DECREF(database);
+        return NULL;
+    }
+    PyObject *identity = is_immutable ? identity_of(rest) : Py_NewRef(Py_None);
+    PyObject *row = rest->uid == NULL
+                        ? Py_NewRef(Py_None)
+                        : Py_BuildValue("(sLsLs)", rest->uid, rest->epoch, rest->owner, rest->version, rest->applied);
+    return Py_BuildValue("(NNN)", database, identity, row); /* NULL objects are errors, which it passes on */
 }
 
 /* pass_lock(): the descriptor of the lock of a file that was opened; the caller has it from now on. */

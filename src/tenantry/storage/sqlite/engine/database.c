@@ -119,10 +119,18 @@ long long modified_ns(const struct stat *found)
     return (long long)found->st_mtim.tv_sec * 1000000000 + found->st_mtim.tv_nsec;
 }
 
-/* Return the database of a file at rest, whose handle it closes; NULL without memory. */
-Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found)
+Database *database_open(sqlite3 *handle)
 {
     Database *database = (Database *)DatabaseType.tp_alloc(&DatabaseType, 0);
+    if (database != NULL)
+        database->handle = handle;
+    return database;
+}
+
+/* Return the database of an immutable file, whose handle it closes; NULL without memory. */
+Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found)
+{
+    Database *database = database_open(NULL);
     if (database == NULL)
         return NULL;
     database->inode = (long long)found->st_ino;
@@ -134,6 +142,21 @@ Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat 
     }
     Py_DECREF(database);
     return NULL;
+}
+
+/* lend(connection): let a connection of Python, which has a database in memory, use this connection from now on; the caller is a job of the
+ * connection's queue. */
+static PyObject *database_lend(PyObject *self, PyObject *connection)
+{
+    Database *database = (Database *)self;
+    if (database->connection != NULL || database->handle == NULL || database->is_busy) {
+        PyErr_SetString(PyExc_ValueError, "the engine has no connection of its own, or uses it");
+        return NULL;
+    }
+    if (!give_handle(connection, database->handle))
+        return NULL;
+    database->connection = Py_NewRef(connection);
+    Py_RETURN_NONE;
 }
 
 /* close(): free the prepared statements, without which SQLite could not close the connection, and close a handle of the engine's own. Later
@@ -164,6 +187,8 @@ static void database_free(PyObject *self)
     Database *database = (Database *)self;
     Py_XDECREF(database_close(self, NULL));
     free(database->token);
+    free(database->seen_owner);
+    free(database->log_directory);
     free(database->file_path);
     free(database->log_path);
     Py_TYPE(self)->tp_free(self);
@@ -172,6 +197,7 @@ static void database_free(PyObject *self)
 static PyMethodDef database_methods[] = {
     {"batch", database_batch, METH_VARARGS, "Return a batch of these units, or None if Python must run them."},
     {"closing", database_closing, METH_O, "Return a batch that closes a file at rest and releases its lock."},
+    {"lend", database_lend, METH_O, "Let a connection of Python use this connection from now on."},
     {"close", database_close, METH_NOARGS, "Free the prepared statements; later batches run in Python."},
     {NULL, NULL, 0, NULL},
 };

@@ -3,7 +3,8 @@
  * Theory of operation. Python's sqlite3 gives the interpreter's lock up and takes it back 28 to 65 times in a call, and with many tenants
  * the event loop waits for the lock most of the time. The engine gives the lock up once for a whole batch. It uses the `sqlite3 *` of a
  * connection that Python has opened and set up, so Python's jobs (migrations, transactions, copies) and the engine's batches run on one
- * connection, in one queue, in the order in which they were submitted. Only files at rest, which nobody writes, it opens itself.
+ * connection, in one queue, in the order in which they were submitted. Files at rest, which nobody has open, it opens itself, and lends its
+ * connection to Python when a job of Python needs one.
  *
  *     queue.c      the queue of each connection
  *     ready.c      the queue of the connections that have something to do, where the threads wait and run batches
@@ -16,7 +17,8 @@
  *     rows.c       copies rows into the memory of arena.c
  *     results.c    builds a batch's results as Python objects, under the lock
  *     outlet.c     the batches that have ended, of one event loop; an eventfd wakes the loop
- *     at_rest.c    opens a database that was closed cleanly, for reading, and closes it
+ *     at_rest.c    opens a database that was closed cleanly, and closes it
+ *     writer.c     sets up the writer of such a database, and makes its first commit durable
  *     lock.c       the lock files of tenants while they are opened and closed
  *     forks.c      what a fork does to the engine
  *     functions.c  SQLite's functions, looked up in the library that Python's sqlite3 uses
@@ -61,8 +63,8 @@
     X(column_name, const char *, (sqlite3_stmt *, int))                                                            \
     X(column_text, const unsigned char *, (sqlite3_stmt *, int))                                                   \
     X(column_type, int, (sqlite3_stmt *, int))                                                                     \
-    X(db_readonly, int, (sqlite3 *, const char *))                                                                 \
     X(db_release_memory, int, (sqlite3 *))                                                                         \
+    X(db_readonly, int, (sqlite3 *, const char *))                                                                 \
     X(errmsg, const char *, (sqlite3 *))                                                                           \
     X(exec, int, (sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **))               \
     X(extended_errcode, int, (sqlite3 *))                                                                          \
@@ -160,6 +162,10 @@ typedef struct {
     sqlite3 *handle;      /* NULL after `close`; see `open_handle` */
     atomic_bool is_busy;  /* a batch runs, or `close` does */
     char *token;     /* the owner's token, which a write's guard compares; NULL without a guard */
+    long long seen_epoch; /* of the last owner, whom the first write replaces; see `is_owner` */
+    char *seen_owner;     /* NULL if only Python may replace another owner */
+    char *log_directory;  /* the directory of a new log, until the first commit has made the log's name durable; NULL otherwise */
+    int checkpoint_pages; /* the setting of the connection from then on */
     char *file_path; /* of an immutable file, whose identity is checked before a read; NULL otherwise */
     char *log_path;
     long long inode, size, modified_ns;
@@ -238,6 +244,7 @@ extern _Atomic double latest_began_seconds;    /* when the engine began its late
 PyObject *engine_attach(PyObject *module, PyObject *path);
 PyObject *engine_execute(PyObject *module, PyObject *arguments);
 sqlite3 *handle_of(PyObject *connection);
+bool give_handle(PyObject *connection, sqlite3 *handle); /* to a connection that has not been used; false with an exception of Python */
 sqlite3 *open_handle(const Database *database); /* needs no lock; NULL if the engine's or Python's connection was closed */
 
 /* database.c: needs no lock. */
@@ -272,6 +279,7 @@ bool copy_names(Arena *arena, sqlite3_stmt *statement, Step *step);
 
 /* database.c */
 long long modified_ns(const struct stat *found); /* needs no lock */
+Database *database_open(sqlite3 *handle); /* of a connection of the engine's own, which it closes */
 Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat *found);
 
 /* at_rest.c */
@@ -283,6 +291,9 @@ PyObject *batch_pass_lock(PyObject *batch, PyObject *unused);
 BatchState rest_open(Batch *batch);  /* needs no lock */
 BatchState rest_close(Batch *batch); /* needs no lock */
 void rest_free(Rest *rest);
+
+/* writer.c: needs no lock. Returns the number of the error of an operating system's call, or 0. */
+int writer_make_log_durable(Database *database);
 
 /* lock.c: needs no lock, but who passes a lock between Python and the engine holds `_fork_lock` of lock_file.py. */
 bool lock_open(HeldLock *lock, const char *path);

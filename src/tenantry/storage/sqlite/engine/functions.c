@@ -6,11 +6,13 @@
  * loaded earlier for the whole process has the same name. That case is refused. If Python has SQLite built in, nothing is found.
  *
  * The handle is the first field of Python's connection object after the object's head, in CPython 3.11 to 3.13. The module does not load
- * on other versions, and `attach` proves the field with a connection of its own: the handle must know the statement that Python has just
- * prepared. */
+ * on other versions, and `attach` proves the field with connections of its own: the handle must know the statement that Python has just
+ * prepared, and Python must read from a handle that it was given. A connection that Python has just made has nothing else that belongs to
+ * its handle. */
 #define _GNU_SOURCE
 #include "engine.h"
 #include <dlfcn.h>
+#include <stdio.h>
 #include <string.h>
 
 struct sqlite_functions sq; /* since `attach`, and unchanged then: threads read it without a lock */
@@ -32,6 +34,20 @@ sqlite3 *handle_of(PyObject *connection)
     if (handle == NULL)
         PyErr_SetString(PyExc_ValueError, "the connection is closed");
     return handle;
+}
+
+bool give_handle(PyObject *connection, sqlite3 *handle)
+{
+    sqlite3 *before = handle_of(connection);
+    if (before == NULL)
+        return false;
+    if (sq.next_stmt(before, NULL) != NULL) {
+        PyErr_SetString(PyExc_ValueError, "the connection has been used");
+        return false;
+    }
+    ((PythonConnection *)connection)->handle = handle;
+    sq.close(before);
+    return true;
 }
 
 sqlite3 *open_handle(const Database *database)
@@ -112,19 +128,48 @@ PyObject *engine_execute(PyObject *module, PyObject *arguments)
     return PyBool_FromLong(code == SQLITE_OK);
 }
 
-static bool attach_to(PyTypeObject *type)
+/* Give the connection a handle with another version of its database in memory, and let Python read the version. */
+static bool prove_gift(PyObject *connection)
+{
+    enum { VERSION = 20261201 };
+    sqlite3 *handle = NULL;
+    char sql[64];
+    snprintf(sql, sizeof sql, "PRAGMA user_version = %d", VERSION);
+    if (sq.open_v2(":memory:", &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
+        sq.exec(handle, sql, NULL, NULL, NULL) != SQLITE_OK || !give_handle(connection, handle)) {
+        sq.close(handle);
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_OSError, "SQLite cannot open a database in memory");
+        return false;
+    }
+    PyObject *cursor = PyObject_CallMethod(connection, "execute", "s", "PRAGMA user_version");
+    PyObject *row = cursor == NULL ? NULL : PyObject_CallMethod(cursor, "fetchone", NULL);
+    int found = 0;
+    bool is_proved = row != NULL && PyArg_ParseTuple(row, "i", &found) && found == VERSION;
+    Py_XDECREF(row);
+    Py_XDECREF(cursor);
+    if (!is_proved && !PyErr_Occurred())
+        PyErr_SetString(PyExc_OSError, "this Python does not use the handle of a connection alone");
+    return is_proved;
+}
+
+/* Open a connection of Python's to a database in memory, prove something with it, and close it. */
+static bool proves(PyTypeObject *type, bool (*prove)(PyObject *))
 {
     PyObject *connection = PyObject_CallFunction((PyObject *)type, "s", ":memory:");
-    if (connection == NULL)
-        return false;
+    PyObject *closed = connection != NULL && prove(connection) ? PyObject_CallMethod(connection, "close", NULL) : NULL;
+    Py_XDECREF(connection);
+    Py_XDECREF(closed);
+    return closed != NULL;
+}
+
+static bool attach_to(PyTypeObject *type)
+{
     connection_type = type;
-    PyObject *closed = prove_handle(connection) ? PyObject_CallMethod(connection, "close", NULL) : NULL;
-    Py_DECREF(connection);
-    if (closed == NULL) {
+    if (!proves(type, prove_handle) || !proves(type, prove_gift)) {
         connection_type = NULL;
         return false;
     }
-    Py_DECREF(closed);
     Py_INCREF(type);
     forks_watch_sqlite();
     return true;

@@ -54,7 +54,7 @@ static PyMethodDef functions[] = {
     {"execute", engine_execute, METH_VARARGS, "Run a script on a connection of Python; return whether SQLite has refused nothing."},
     {"limit_results", engine_limit_results, METH_O, "Limit the results of one batch to so many bytes; return the limit until now."},
     {"modified_at", engine_modified_at, METH_O, "Return the modification time of a file in nanoseconds; None without the file."},
-    {"opening", engine_opening, METH_VARARGS, "Return a batch that locks and opens a database that was closed cleanly."},
+    {"opening", engine_opening, METH_VARARGS, "Return a batch that opens a database that was closed cleanly."},
     {NULL, NULL, 0, NULL},
 };
 

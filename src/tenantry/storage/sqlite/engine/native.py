@@ -60,7 +60,7 @@ class NativeBatch(Protocol):
     def refusal(self) -> tuple[int, bytes] | None:
         """Return SQLite's code and message if all units failed: COMMIT, BEGIN because of a lock, or the transaction around a unit."""
 
-    def opened(self) -> "AtRest":
+    def opened(self) -> "Opened":
         """Return the file that a batch of `opening` has opened.
 
         Raises:
@@ -91,8 +91,17 @@ class NativeDatabase(Protocol):
             is_inside: Whether the batch is one statement or unit inside a transaction that Python has begun.
         """
 
-    def closing(self, lock: int, /) -> NativeBatch:
+    def closing(self, lock: int | None, /) -> NativeBatch:
         """Return a batch that closes the file, which the engine has opened, and releases its lock; the engine has the descriptor."""
+
+    def lend(self, connection: sqlite3.Connection, /) -> None:
+        """Let a connection of Python use the engine's connection from now on; a job of the connection's queue calls this method.
+
+        Python's connection, which has an empty database in memory, has to be closed in the place of the engine's.
+
+        Raises:
+            ValueError: The engine has no connection of its own, or Python's was used before.
+        """
 
     def close(self) -> None:
         """Free the prepared statements, and close a file that the engine has opened. Later batches run in Python.
@@ -102,8 +111,14 @@ class NativeDatabase(Protocol):
         """
 
 
-AtRest: TypeAlias = tuple[NativeDatabase, tuple[str, int, int, int], tuple[str, int, str, int, str]]
-"""A file that the engine has opened: the database, its identity (see `ImmutableFile.identity`), uid, epoch, owner, version, migrations."""
+Identity: TypeAlias = tuple[str, int, int, int]
+"""See `ImmutableFile.identity`."""
+
+Summary: TypeAlias = tuple[str, int, str, int, str]
+"""What a closed database says of itself: uid, epoch, owner, version, migrations."""
+
+Opened: TypeAlias = tuple[NativeDatabase, Identity | None, Summary | None]
+"""A file that the engine has opened: the database, the identity of an immutable file, and the summary of a file that was locked."""
 
 
 class Delivered(Protocol):

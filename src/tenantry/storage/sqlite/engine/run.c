@@ -19,7 +19,8 @@ enum { ROLLBACKS_MAX = 1000, PRIMARY_CODE = 0xff };
 
 static const char BEGIN_WRITE[] = "BEGIN IMMEDIATE", BEGIN_READ[] = "BEGIN", COMMIT[] = "COMMIT", ROLLBACK[] = "ROLLBACK";
 static const char SAVEPOINT[] = "SAVEPOINT unit", UNDO[] = "ROLLBACK TO unit", RELEASE[] = "RELEASE unit";
-static const char GUARD[] = "SELECT owner FROM tenantry_owner WHERE id = 1";
+static const char GUARD[] = "SELECT owner, epoch FROM tenantry_owner WHERE id = 1";
+static const char RAISE[] = "UPDATE tenantry_owner SET epoch = epoch + 1, owner = ? WHERE id = 1";
 
 /* A table may name FAIL in a conflict clause, and a trigger may name FAIL anywhere. */
 static const char FAIL_IN_SCHEMA[] = "SELECT 1 FROM sqlite_schema WHERE type IN ('table', 'trigger') AND instr(upper(sql), 'FAIL') "
@@ -44,6 +45,25 @@ static void roll_back(Database *database)
         RUN(database, ROLLBACK);
 }
 
+static bool is_text(sqlite3_stmt *row, int column, const char *expected)
+{
+    const char *text = (const char *)sq.column_text(row, column);
+    size_t length = strlen(expected);
+    return text != NULL && (size_t)sq.column_bytes(row, column) == length && memcmp(text, expected, length) == 0;
+}
+
+/* Replace the last owner, and so keep it from writing. */
+static bool raise_epoch(Database *database)
+{
+    sqlite3_stmt *statement = database_prepared(database, RAISE, (int)sizeof RAISE - 1);
+    if (statement == NULL)
+        return false;
+    bool is_raised = sq.bind_text(statement, 1, database->token, -1, SQLITE_STATIC) == SQLITE_OK && sq.step(statement) == SQLITE_DONE;
+    sq.clear_bindings(statement);
+    return sq.reset(statement) == SQLITE_OK && is_raised;
+}
+
+/* See `FileOwnership.guard`. If the transaction fails, the row is unchanged, and the next transaction raises the epoch. */
 static bool is_owner(Database *database)
 {
     if (database->token == NULL)
@@ -51,13 +71,13 @@ static bool is_owner(Database *database)
     sqlite3_stmt *statement = database_prepared(database, GUARD, (int)sizeof GUARD - 1);
     if (statement == NULL)
         return false;
-    bool is_same = false;
+    bool is_own = false, is_seen = false;
     if (sq.step(statement) == SQLITE_ROW && sq.column_type(statement, 0) == SQLITE_TEXT) {
-        const char *owner = (const char *)sq.column_text(statement, 0);
-        size_t length = strlen(database->token);
-        is_same = owner != NULL && (size_t)sq.column_bytes(statement, 0) == length && memcmp(owner, database->token, length) == 0;
+        is_own = is_text(statement, 0, database->token);
+        is_seen = !is_own && database->seen_owner != NULL && is_text(statement, 0, database->seen_owner) &&
+                  sq.column_type(statement, 1) == SQLITE_INTEGER && sq.column_int64(statement, 1) == database->seen_epoch;
     }
-    return sq.reset(statement) == SQLITE_OK && is_same;
+    return sq.reset(statement) == SQLITE_OK && (is_own || (is_seen && raise_epoch(database)));
 }
 
 /* See `ImmutableFile.is_unchanged`. */
@@ -216,6 +236,17 @@ static BatchState refused(Batch *batch, int code)
     return REFUSED;
 }
 
+/* Without the log's name on the disk, the commit may be lost in a power failure, and the callers are told so. */
+static BatchState make_log_durable(Batch *batch)
+{
+    int error = writer_make_log_durable(batch->database);
+    if (error == 0)
+        return ENDED;
+    batch->commit_code = SQLITE_IOERR_DIR_FSYNC;
+    batch->commit_message = strdup(strerror(error));
+    return REFUSED;
+}
+
 static bool is_busy(int code)
 {
     return (code & PRIMARY_CODE) == SQLITE_BUSY;
@@ -235,7 +266,7 @@ static BatchState run_write(Batch *batch)
     }
     code = RUN(database, COMMIT);
     if (code == SQLITE_OK)
-        return ENDED;
+        return make_log_durable(batch);
     bool is_refused = (code & PRIMARY_CODE) == SQLITE_IOERR || is_busy(code);
     if (is_refused)
         refused(batch, code);
