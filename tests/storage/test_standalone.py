@@ -14,6 +14,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from engines import using_engine
+from open_file_limits import open_files_limited_to
 from stores import (
     COUNT_TO_A_BILLION,
     StubbornConnection,
@@ -339,17 +340,11 @@ class TestFailedStatements:
             assert found == [[(1,)]] * 50
             assert 1 <= len(store._connections.readers) <= 3
 
-    async def test_reader_that_cannot_be_opened(self, path: Path, monkeypatch: pytest.MonkeyPatch):
+    async def test_reader_that_cannot_be_opened(self, path: Path):
         """The caller is told, nothing is left open, and the next read tries again."""
-
-        def fail(_: sqlite3.Connection) -> None:
-            raise sqlite3.OperationalError("unable to open database file")
-
         async with open_store(SQLiteOptions(path=path)) as store:
-            with monkeypatch.context() as patched:
-                patched.setattr(opening, "add_functions", fail)
-                with pytest.raises(PersistenceConnectionError):
-                    await read_rows(store, "SELECT 1")
+            with open_files_limited_to(0), pytest.raises(PersistenceConnectionError):
+                await read_rows(store, "SELECT 1")
             assert await read_rows(store, "SELECT 1") == [(1,)]
 
     async def test_batch_that_fails_as_a_whole(self, path: Path, monkeypatch: pytest.MonkeyPatch):

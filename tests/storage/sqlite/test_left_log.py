@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from engines import using_engine
 from stores import left_open, make_backend, make_owned_store, open_backend, open_owned_store, read_rows, run
 from tenantry import RegistryConfig, TenantRegistry, TenantState
 from tenantry.errors import PersistenceConnectionError, PersistenceError, StorageFullError
@@ -159,9 +160,13 @@ async def test_the_name_of_a_new_log(
 
 
 async def test_a_log_without_a_name_is_not_checkpointed(data_dir: Path, closed: Path, disk: Disk):
-    """Neither a long log nor the close of the tenant writes it into the database, and the next owner makes it durable first."""
+    """Neither a long log nor the close of the tenant writes it into the database, and the next owner makes it durable first.
+
+    The syncs are Python's, so the store is Python's.
+    """
     before = content_of(closed)
-    store = make_owned_store(data_dir, must_exist=True)
+    with using_engine("python"):
+        store = make_owned_store(data_dir, must_exist=True)
     await store.connect()
     disk.error, disk.failing = errno.EIO, "acme"
     for _ in range(2):
