@@ -14,6 +14,7 @@ from engine_rig import Rig, needed_engine
 from stores import rows
 from tenantry.storage.sqlite.connections import hardening
 from tenantry.storage.sqlite.engine.native import READ
+from tenants import open_files
 
 RELEASED = f"{'released':127}\n".encode()
 SUMMARY = "SELECT uid, epoch, owner, applied FROM summary"
@@ -151,6 +152,56 @@ def test_closed(resting: Resting):
     assert not is_open(resting.lock_path)
     assert resting.lock_path.read_bytes() == RELEASED
     database.close()
+
+
+def test_lent(resting: Resting):
+    """A connection of Python uses the engine's from then on, also for what both have begun; the engine goes on with it."""
+    database, _, _ = resting.open()
+    rig = resting.rig
+    rig.database.close()
+    rig.database = database
+    assert rig.read(rows("SELECT epoch FROM summary")) == [[(7,)]]
+    before = open_files(resting.directory)
+    connection = sqlite3.connect(":memory:", isolation_level=None, check_same_thread=False)
+    database.lend(connection)
+    assert open_files(resting.directory) == before
+    assert connection.execute("SELECT uid FROM summary").fetchall() == [("uid",)]
+    connection.create_function("twice", 1, lambda value: 2 * value)
+    assert rig.read(rows("SELECT twice(epoch) FROM summary")) == [[(14,)]]
+    with pytest.raises(ValueError, match="no connection of its own"):
+        database.lend(sqlite3.connect(":memory:"))
+    with pytest.raises(ValueError, match="not one that the engine has opened"):
+        database.closing(None)
+    connection.close()
+    assert rig.run(READ, rows("SELECT epoch FROM summary")) is None
+    database.close()
+    assert not is_open(resting.path)
+
+
+def test_lent_to_what_cannot_borrow(resting: Resting):
+    """A connection that was used or closed, and what is no connection, is refused, and the engine's connection stays as it was."""
+    database, _, _ = resting.open()
+    with closing(sqlite3.connect(":memory:")) as used:
+        used.execute("SELECT 1")
+        with pytest.raises(ValueError, match="has been used"):
+            database.lend(used)
+        assert used.execute("SELECT 2").fetchone() == (2,)
+    with pytest.raises(ValueError, match="is closed"):
+        database.lend(used)
+    with pytest.raises(TypeError):
+        database.lend(5)
+    database.close()
+    with pytest.raises(ValueError, match="no connection of its own"):
+        database.lend(sqlite3.connect(":memory:"))
+    assert not is_open(resting.path)
+
+
+def test_closed_without_a_lock(resting: Resting):
+    """A batch closes the file, and leaves the lock."""
+    database, _, _ = resting.open()
+    assert resting.rig.run_batch(database.closing(None)) is not None
+    assert not is_open(resting.path)
+    assert is_open(resting.lock_path)
 
 
 def test_closing_that_never_runs(resting: Resting):
