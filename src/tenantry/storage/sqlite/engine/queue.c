@@ -32,9 +32,10 @@ static bool put(SerialQueue *queue, PyObject *object, bool is_batch)
         lone_jobs_in_a_row = 0;
     else if (lone_jobs_in_a_row < LONE_JOBS_MIN)
         lone_jobs_in_a_row++;
-    if (queue->state == IDLE)
-        ready_append(queue->ready, queue);
+    bool is_needed = queue->state == IDLE && ready_append(queue->ready, queue);
     ready_unlock(queue->ready);
+    if (is_needed)
+        ready_wake(queue->ready);
     return true;
 }
 

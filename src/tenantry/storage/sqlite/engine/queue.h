@@ -66,7 +66,8 @@ extern atomic_int jobs_left;          /* the jobs of the process that wait or ru
 extern atomic_int lone_jobs_in_a_row; /* how many jobs came while no other job waited or ran, at most LONE_JOBS_MIN */
 bool ready_lock(ReadyQueue *ready); /* false for an inherited queue, and then nothing is locked */
 void ready_unlock(ReadyQueue *ready);
-void ready_append(ReadyQueue *ready, SerialQueue *queue); /* under the mutex */
+bool ready_append(ReadyQueue *ready, SerialQueue *queue); /* under the mutex; whether the caller must call `ready_wake` */
+void ready_wake(ReadyQueue *ready); /* wake a thread, without the mutex, for which the thread would only wait */
 
 /* queue.c: take the first job out, under the mutex; the caller has its memory and its reference afterwards. */
 Job *queue_pop(SerialQueue *queue);

@@ -50,7 +50,7 @@ void ready_unlock(ReadyQueue *ready)
     pthread_mutex_unlock(&ready->mutex);
 }
 
-void ready_append(ReadyQueue *ready, SerialQueue *queue)
+bool ready_append(ReadyQueue *ready, SerialQueue *queue)
 {
     queue->state = LISTED;
     queue->next = NULL;
@@ -60,8 +60,12 @@ void ready_append(ReadyQueue *ready, SerialQueue *queue)
         ready->last->next = queue;
     ready->last = queue;
     /* A spinning thread takes the first queue, and another thread is woken for the second. */
-    if (ready->waiting > 0 && (ready->spinning == 0 || ready->first != queue))
-        pthread_cond_signal(&ready->condition);
+    return ready->waiting > 0 && (ready->spinning == 0 || ready->first != queue);
+}
+
+void ready_wake(ReadyQueue *ready)
+{
+    pthread_cond_signal(&ready->condition);
 }
 
 /* Return whether a thread that has just run a batch looks for the next queue before it sleeps, under the mutex. */
@@ -163,9 +167,10 @@ static SerialQueue *next_of_python(ReadyQueue *ready, Worker *worker)
         worker->busy_since_seconds = INFINITY;
         Job *job = queue_pop(queue);
         has_run_batch = true;
-        if (queue->first != NULL)
-            ready_append(ready, queue);
+        bool is_needed = queue->first != NULL && ready_append(ready, queue);
         ready_unlock(ready);
+        if (is_needed)
+            ready_wake(ready);
         free(job);
         pass_on(batch);
         ready_lock(ready);
@@ -203,18 +208,20 @@ static PyObject *ready_put(PyObject *self, PyObject *queue)
         PyErr_SetString(PyExc_TypeError, "put needs a SerialQueue or None");
         return NULL;
     }
-    bool is_wrong = false;
+    bool is_wrong = false, is_needed = false;
     if (!ready_lock(ready))
         Py_RETURN_NONE;
     if (queue == Py_None) {
         ready->stops++;
-        pthread_cond_signal(&ready->condition);
+        is_needed = true;
     } else if (is_returned(ready, (SerialQueue *)queue)) {
-        ready_append(ready, (SerialQueue *)queue);
+        is_needed = ready_append(ready, (SerialQueue *)queue);
     } else {
         is_wrong = true;
     }
     ready_unlock(ready);
+    if (is_needed)
+        ready_wake(ready);
     if (!is_wrong)
         Py_RETURN_NONE;
     PyErr_SetString(PyExc_ValueError, "the queue has no more jobs, or no thread has it from this ready queue");
