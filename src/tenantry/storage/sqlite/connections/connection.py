@@ -21,12 +21,11 @@ from typing import Any, Final, NamedTuple, TypeAlias, TypeVar
 from weakref import WeakSet
 
 import aiosqlite
-import anyio
 
 from tenantry.errors import PersistenceConnectionError
 from tenantry.forks import keep_for_ever
-from tenantry.prompt_future import PromptFuture
 from tenantry.storage.sqlite.connections.borrowed import borrow
+from tenantry.storage.sqlite.connections.jobs import BatchJob, Change, Job, finished
 from tenantry.storage.sqlite.connections.thread_pool import Item, SerialQueue, ThreadPool
 from tenantry.storage.sqlite.connections.trials import Trials
 from tenantry.storage.sqlite.database_files.inherited_files import note_inherited_files
@@ -36,7 +35,6 @@ from tenantry.threads import running_loop
 T = TypeVar("T")
 
 _ROWS_PER_FETCH = 64
-_INTERRUPT_INTERVAL_SECONDS = 0.01
 
 
 Connector: TypeAlias = Callable[[], sqlite3.Connection]
@@ -89,7 +87,7 @@ class JobConnection(aiosqlite.Connection):
         """
         running_loop()
         connection = cls(connector, thread_pool)
-        opened = _Change(partial(connection._take, opening))
+        opened = Change(partial(connection._take, opening))
         try:
             if opening is None:
                 connection._put((opened, connection._open_on_thread))
@@ -102,9 +100,9 @@ class JobConnection(aiosqlite.Connection):
             await opened
         except BaseException:
             # A thread cannot be cancelled while it opens a connection. Wait for the thread, then close the connection.
-            await _finished(opened)
+            await finished(opened)
             if opened.exception() is None:
-                await _finished(asyncio.ensure_future(connection.aclose()))
+                await finished(asyncio.ensure_future(connection.aclose()))
             else:
                 thread_pool.unregister()
             raise
@@ -230,7 +228,7 @@ class JobConnection(aiosqlite.Connection):
         if not self.is_open:
             return
         # aiosqlite's close() would drop the handle even if closing fails.
-        closed = _Change(self._note_closed)
+        closed = Change(self._note_closed)
         self._running = False
         batch = None
         # A job that waits or runs may open a connection of Python, which the engine would leave open.
@@ -249,7 +247,7 @@ class JobConnection(aiosqlite.Connection):
             await closed
         except BaseException:
             # The thread closes the connection even if the caller was cancelled. If closing fails, the connection stays open.
-            await _finished(closed)
+            await finished(closed)
             if closed.exception() is None:
                 self._thread_pool.unregister()
             else:
@@ -282,14 +280,14 @@ class JobConnection(aiosqlite.Connection):
     def _open_on_thread(self) -> None:
         self._connection = self._connector()
 
-    def _take(self, opening: NativeOpening | None, opened: "_Change", batch: NativeBatch) -> bool:
+    def _take(self, opening: NativeOpening | None, opened: "Change", batch: NativeBatch) -> bool:
         self._database = None if opening is None else opening.take(batch)
         if self._database is None:
             self._put((opened, self._open_on_thread))
             return False
         return True
 
-    def _note_closed(self, _closed: "_Change", _batch: NativeBatch) -> bool:
+    def _note_closed(self, _closed: "Change", _batch: NativeBatch) -> bool:
         self._database = None
         return True
 
@@ -347,116 +345,6 @@ class JobConnection(aiosqlite.Connection):
     def interrupt_batch(self, batch: NativeBatch) -> bool:
         """Give a batch up; return whether it runs in the engine now. Then its statements were interrupted."""
         return bool(self._tx.interrupt(batch))  # type: ignore[attr-defined]  # the engine's queue
-
-
-class _Change(asyncio.Future[None]):
-    """The future of a connection's opening or closing, which nobody can cancel: a caller that is cancelled gets `CancelledError` at its end.
-
-    `finish` is called on the event loop with this future and the engine's batch, which has done it. It returns False if it has passed the
-    future on to Python, which does it again.
-    """
-
-    def __init__(self, finish: "Callable[[_Change, NativeBatch], bool]") -> None:
-        super().__init__(loop=asyncio.get_running_loop())
-        self._finish = finish
-
-    def cancel(self, msg: Any = None) -> bool:  # noqa: ARG002  # asyncio's name
-        """Return False."""
-        return False
-
-    def deliver(self, batch: NativeBatch) -> None:
-        """Take the batch, which has ended."""
-        try:
-            is_done = self._finish(self, batch)
-        except Exception as error:  # noqa: BLE001  # the error belongs to the caller
-            self.set_exception(error)
-        else:
-            if is_done:
-                self.set_result(None)
-
-
-class Job(PromptFuture[T]):
-    """A call that runs on a connection's thread, and the future of its result.
-
-    A job that is cancelled before it begins does not run. The statements of a job that is cancelled while it runs are interrupted until
-    the job ends (https://www.sqlite.org/c3ref/interrupt.html). A cancelled job's transaction is rolled back before the next job runs.
-    """
-
-    def __init__(self, call: Callable[[], T], connection: JobConnection) -> None:
-        super().__init__(loop=asyncio.get_running_loop())
-        connection.check_open()
-        self._call = call
-        self._connection = connection
-
-    def cancel(self, msg: Any = None) -> bool:
-        """Cancel the job; if the job runs, interrupt it."""
-        is_cancelled = super().cancel(msg)
-        if is_cancelled:
-            self._interrupt()
-        return is_cancelled
-
-    def run(self) -> T:
-        """Run the call on the pool's thread."""
-        if not self._connection.begin(self):
-            raise sqlite3.OperationalError("cancelled before it ran")
-        try:
-            return self._call()
-        finally:
-            self._connection.end()
-            if self.cancelled():
-                self._connection.roll_back()
-
-    def _interrupt(self) -> None:
-        """Interrupt the job repeatedly until the job ends, because an interrupt between two statements has no effect."""
-        if self._connection.interrupt_job(self):
-            self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
-
-
-class BatchJob(Job[T]):
-    """A batch of the engine, and the future of its result."""
-
-    def __init__(
-        self,
-        call: Callable[[], T],
-        connection: JobConnection,
-        batch: NativeBatch,
-        finish: Callable[[NativeBatch], T],
-    ) -> None:
-        super().__init__(call, connection)
-        self._batch = batch
-        self._finish = finish
-
-    def run(self) -> T:
-        """Run the batch in Python, because the engine could not."""
-        if not self.cancelled():
-            self._connection.trials.fail()
-        return super().run()
-
-    def deliver(self, batch: NativeBatch) -> None:
-        """Set the result of the batch, which has ended."""
-        self._connection.trials.succeed()
-        try:
-            result = self._finish(batch)
-        except UnicodeDecodeError:
-            self._connection.run_in_python(self)
-        except Exception as error:  # noqa: BLE001  # the error belongs to the caller
-            self.set_exception(error)
-        else:
-            self.set_result(result)
-
-    def _interrupt(self) -> None:
-        if self._connection.interrupt_batch(self._batch):
-            self.get_loop().call_later(_INTERRUPT_INTERVAL_SECONDS, self._interrupt)
-        else:
-            super()._interrupt()  # the batch may run in Python
-
-
-async def _finished(task: "asyncio.Future[Any]") -> None:
-    """Wait until the task has finished, even if the caller is cancelled again. The caller must re-raise the cancellation."""
-    with anyio.CancelScope(shield=True):
-        while not task.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([task])
 
 
 _all_connections: Final[WeakSet[JobConnection]] = WeakSet()
