@@ -20,7 +20,11 @@ class _Numbered:
         self._unanswered = unanswered
 
     def __enter__(self) -> int:
-        self._unanswered.setdefault(self._uid, {})[self._number] = None
+        of_tenant = self._unanswered.get(self._uid)
+        if of_tenant is None:
+            self._unanswered[self._uid] = {self._number: None}
+        else:
+            of_tenant[self._number] = None
         return self._number
 
     def __exit__(

@@ -23,9 +23,11 @@ CALL_NUMBERS: Final = 2**32
 
 _MESSAGES_PER_WRITE: Final = 16
 _CREDENTIALS: Final = struct.Struct("3i")
+_RECEIVED_BYTES_MAX: Final = 64 * 1024
+"""The size of what is received in one system call."""
 
 
-class FrameConnection(asyncio.Protocol, ABC):
+class FrameConnection(asyncio.BufferedProtocol, ABC):
     """One end of a connection. A subclass handles the messages.
 
     Args:
@@ -36,11 +38,14 @@ class FrameConnection(asyncio.Protocol, ABC):
         self._loop = asyncio.get_running_loop()
         self._frames_per_step = frames_per_step
         self._transport: asyncio.Transport | None = None
+        # asyncio allocates 256 kB for each system call that receives data, unless the protocol has a buffer.
+        self._buffer = memoryview(bytearray(_RECEIVED_BYTES_MAX))
         self._received = bytearray()
         self._message_bytes_max = FRAME_BYTES_MAX
         self._unsent: list[bytes] = []
         self._unsent_bytes = 0
         self._is_reading_held = False  # by `hold_reading`
+        self._is_reading_paused = False  # at the transport
         self._is_taking = False  # received frames are handled now, or wait for the next step
         self._is_ended = False
         self.broken_off: str | None = None
@@ -73,7 +78,7 @@ class FrameConnection(asyncio.Protocol, ABC):
         return self._unsent_bytes + buffered
 
     @abstractmethod
-    def handle(self, call: int, message: bytes) -> None:
+    def handle(self, call: int, message: bytearray) -> None:
         """Handle a received message. If this raises an error, the connection is closed."""
 
     @abstractmethod
@@ -174,11 +179,16 @@ class FrameConnection(asyncio.Protocol, ABC):
         if writable is not None:
             writable.set()
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Return the memory into which the event loop receives data."""
+        del sizehint
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
         """Handle the complete messages of the received data."""
         if self._is_ended:
             return
-        self._received += data
+        self._received += self._buffer[:nbytes]
         if not self._is_taking:
             self._take()
 
@@ -203,7 +213,7 @@ class FrameConnection(asyncio.Protocol, ABC):
             left -= 1
             at = begin + length
             try:
-                self.handle(call, bytes(received[begin:at]))
+                self.handle(call, received[begin:at])
             except Exception as error:  # noqa: BLE001  # a message that was handled in part must not be handled again
                 self._break_off(f"its message could not be handled ({error!r})")
         self._is_taking = False
@@ -218,9 +228,11 @@ class FrameConnection(asyncio.Protocol, ABC):
         self._loop.call_soon(self._take)
 
     def _set_reading(self) -> None:
-        if self._transport is None or self._is_ended:
+        is_paused = self._is_reading_held or self._is_taking
+        if self._transport is None or self._is_ended or is_paused is self._is_reading_paused:
             return
-        if self._is_reading_held or self._is_taking:
+        self._is_reading_paused = is_paused
+        if is_paused:
             self._transport.pause_reading()
         else:
             self._transport.resume_reading()

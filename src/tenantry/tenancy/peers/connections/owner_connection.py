@@ -12,6 +12,7 @@ from tenantry.eventlog import EventLog
 from tenantry.events import NO_ANSWER
 from tenantry.tenancy.peers.connections import messages
 from tenantry.tenancy.peers.connections.frames import CALL_NUMBERS, FrameConnection
+from tenantry.tenancy.peers.connections.message_spin import MessageSpin
 from tenantry.tenancy.peers.connections.messages import (
     Answer,
     Cancel,
@@ -96,6 +97,7 @@ class OwnerConnection(FrameConnection):
         self._numbers = itertools.count()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_until_seconds = 0.0
+        self._spin = MessageSpin(self._loop, lambda: len(self._waiting) == 1)
 
     async def wait_idle(self) -> None:
         """Wait until no call waits for its answer."""
@@ -175,12 +177,18 @@ class OwnerConnection(FrameConnection):
         """Send a call, and return the future of its answer."""
         if self._is_ended:
             raise ConnectionEndedError
+        is_lone = not self._waiting
+        self.send(call, message, is_lone=is_lone)
+        # The owner works from here on.
         future = self._loop.create_future()
         until_seconds += ANSWER_GRACE_SECONDS
         self._waiting[call] = _Waiting(future, until_seconds)
-        if until_seconds < math.inf and (self._timer is None or until_seconds < self._timer_until_seconds):
+        if (self._timer is None or until_seconds < self._timer_until_seconds) and until_seconds < math.inf:
             self._set_timer(until_seconds)
-        self.send(call, message, is_lone=len(self._waiting) == 1)
+        if is_lone:
+            self._spin.begin()
+        else:
+            self._spin.note_other_calls()
         return future
 
     def _give_up(self, call: int, future: "asyncio.Future[Any]") -> None:
@@ -197,16 +205,23 @@ class OwnerConnection(FrameConnection):
         except TimeoutError as error:
             raise NoAnswerError(was_started=False) from error
 
-    def handle(self, call: int, message: bytes) -> None:
+    def handle(self, call: int, message: bytearray) -> None:
         """Give an answer to the call that waits for it."""
         try:
             answer = messages.decode_answer(message)
         except (msgspec.DecodeError, ValueError) as error:
             self._break_off(f"it sent an answer that cannot be read ({error})")
             return
+        if isinstance(answer, Done) and call != _HELLO_CALL:
+            waiting = self._waiting.pop(call, None)
+            if (
+                waiting is not None and not waiting.future.done()
+            ):  # otherwise the caller has given the call up
+                waiting.future.set_result(answer.result)
+            return
         waiting = self._waiting.get(call)
         if waiting is None:
-            return  # the caller has given the call up
+            return
         if (call == _HELLO_CALL) is not isinstance(answer, Welcome) and not isinstance(answer, Failed):
             self._break_off(f"it answered a call with {type(answer).__name__}")
             return
@@ -217,7 +232,7 @@ class OwnerConnection(FrameConnection):
         if failure is not None:
             waiting.future.set_exception(failure)
         else:
-            waiting.future.set_result(answer.result if isinstance(answer, Done) else answer)
+            waiting.future.set_result(answer)
 
     def ended(self) -> None:
         """Let the calls fail whose answers are missing."""

@@ -63,7 +63,7 @@ class PeerSocket:
         """Return the descriptor of the listening socket; None while the registry does not listen."""
         return None if self._socket is None else self._socket.fileno()
 
-    async def open(self, factory: Callable[[], asyncio.Protocol]) -> None:
+    async def open(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         """Listen, if forwarding is wanted. If that fails, other processes are refused as without forwarding, and a warning is logged.
 
         Args:
@@ -104,7 +104,7 @@ class PeerSocket:
             with contextlib.suppress(OSError):
                 (self._directory / self._name).unlink()
 
-    async def connect(self, name: str, factory: Callable[[], asyncio.Protocol]) -> asyncio.Protocol:
+    async def connect(self, name: str, factory: Callable[[], asyncio.BaseProtocol]) -> asyncio.BaseProtocol:
         """Connect to the socket with this name.
 
         Raises:

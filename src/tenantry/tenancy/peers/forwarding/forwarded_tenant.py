@@ -99,21 +99,29 @@ class ForwardedTenant:
     async def write(self, request: Request) -> list[Result]:
         """Run one unit at the owner; see `TenantActor.write`. If the owner is lost, find out whether the unit was committed."""
         self._check_is_outside("write")
-        until = self.deadline()
-        with self.sent_units.numbered(self.uid) as number:
-            marked = MarkedRequest(
-                request,
-                sender=self.sent_units.token,
-                number=number,
-                answered_to=self.sent_units.answered_to(self.uid),
+        context = self._context
+        until = context.now() + context.call_timeout_seconds
+        with context.sent_units.numbered(self.uid) as number:
+            message = Write(
+                self.tenant_id,
+                self.uid,
+                context.call_timeout_seconds,
+                number,
+                context.sent_units.answered_to(self.uid),
+                False,
+                False,
+                [sent(statement, self.dialect) for statement in request],
+                context.is_full(),
             )
             try:
-                return await self.write_marked(marked, until)
+                results = await self._ask(request[0].name, messages.encode(message), until)
             except ConnectionEndedError:
-                return await self._context.repeat(self, partial(self._write_again, marked), until)
+                again = partial(self._write_again, request, number, is_look_up=False)
+                return await context.repeat(self, again, until)
+            return unit_results(request, results)
 
     async def write_marked(self, request: MarkedRequest, until_seconds: float) -> list[Result]:
-        """Run one unit at the owner, or return the results of its mark.
+        """Send one unit again, with the owner's answer as for `write`.
 
         Raises:
             ConnectionEndedError: The owner was lost, and the unit may have been committed.
@@ -163,18 +171,24 @@ class ForwardedTenant:
         )
 
     async def _write_again(
-        self, request: MarkedRequest, actor: "TenantActor | ForwardedTenant", until_seconds: float
+        self,
+        request: Request,
+        number: int,
+        actor: "TenantActor | ForwardedTenant",
+        until_seconds: float,
+        *,
+        is_look_up: bool,
     ) -> list[Result]:
         if actor.dialect != self.dialect:
             # A move takes no marks with it, so the unit could run twice.
             raise TenantError("the tenant was moved to another back end", tenant_id=self.tenant_id)
         repeated = MarkedRequest(
             request,
-            sender=request.sender,
-            number=request.number,
+            sender=self.sent_units.token,
+            number=number,
             answered_to=self.sent_units.answered_to(self.uid),
             is_repeated=True,
-            is_look_up=request.is_look_up,
+            is_look_up=is_look_up,
         )
         if isinstance(actor, ForwardedTenant):
             return await actor.write_marked(repeated, until_seconds)
@@ -223,14 +237,8 @@ class ForwardedTenant:
             TransactionClosedError: The transaction was not committed.
             CallTimeoutError: It is not known whether the transaction was committed.
         """
-        look_up = MarkedRequest(
-            (LOOK_UP,),
-            sender=self.sent_units.token,
-            number=number,
-            answered_to=self.sent_units.answered_to(self.uid),
-            is_look_up=True,
-        )
-        await self._context.repeat(self, partial(self._write_again, look_up), until_seconds)
+        look_up = partial(self._write_again, (LOOK_UP,), number, is_look_up=True)
+        await self._context.repeat(self, look_up, until_seconds)
 
     def timed_out(self, what: str, error: NoAnswerError) -> CallTimeoutError:
         """Return the error for a call that the owner did not answer."""

@@ -122,10 +122,11 @@ class Forwarding:
         entry = self._entries.get(tenant_id)
         if entry is None:
             return None
-        if _forwarded(entry).connection.is_ended:
+        connection = _forwarded(entry).connection
+        if connection.is_ended:
             del self._entries[tenant_id]
             return None
-        if not _forwarded(entry).connection.is_on_this_loop:
+        if not connection.is_on_this_loop:
             raise another_loop_error(tenant_id)
         self._entries.move_to_end(tenant_id)
         return Lease(entry)

@@ -15,9 +15,18 @@ def unit_results(statements: Request, results: Any) -> list[Result]:
         ResultLostError: The owner sent other results than the statements have; the unit was committed.
     """
     if type(results) is list and len(results) == len(statements):
-        pairs = list(zip(statements, results, strict=True))
-        if all(_fits(statement.fetch, result) for statement, result in pairs):
-            return [as_fetched(statement.fetch, result) for statement, result in pairs]
+        # A call of a function for each of the usual results would take longer than this loop.
+        fetched: list[Result] = []
+        for statement, result in zip(statements, results, strict=True):
+            fetch = statement.fetch
+            if fetch is Fetch.NONE and result is None:
+                fetched.append(None)
+            elif _fits(fetch, result):
+                fetched.append(as_fetched(fetch, result))
+            else:
+                break
+        else:
+            return fetched
     raise ResultLostError(
         f"{statements[0].name} was done, but the process that has the tenant open sent results of another kind: read the rows instead of "
         "repeating the write, and run the same release in all processes"

@@ -25,7 +25,8 @@ def encode_result(result: Any, operation: str, *, is_unit: bool, room_bytes: int
         QueryError: The result of a statement cannot be sent.
     """
     try:
-        answer = messages.encode(Done([as_plain(one) for one in result] if is_unit else as_plain(result)))
+        plain = [one if one is None else as_plain(one) for one in result] if is_unit else as_plain(result)
+        answer = messages.encode(Done(plain))
     except QueryError as error:
         why = str(error)
     else:

@@ -13,6 +13,7 @@ from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.peers.connections import messages
 from tenantry.tenancy.peers.connections.frames import FrameConnection
+from tenantry.tenancy.peers.connections.message_spin import MessageSpin
 from tenantry.tenancy.peers.connections.messages import (
     FRAME_BYTES_MAX,
     HELLO_BYTES_MAX,
@@ -90,10 +91,11 @@ class ServedConnection(FrameConnection):
         self._limits = limits
         self._calls = RunningCalls(limits.calls_max, self._hold_or_read)
         self._transactions = ServedTransactions(tenants, transactions_max=limits.transactions_max)
+        self._spin = MessageSpin(self._loop, lambda: not self._calls and not self._is_ended)
         # Until the other process must have sent or read something.
         self._patience: asyncio.TimerHandle | None = None
 
-    def handle(self, call: int, message: bytes) -> None:
+    def handle(self, call: int, message: bytearray) -> None:
         """Begin a call of the other process."""
         try:
             request = messages.decode_request(message)
@@ -211,21 +213,24 @@ class ServedConnection(FrameConnection):
             self._break_off(f"its call could not be answered ({unexpected!r})")
 
     def _answer(self, served: ServedCall, result: Any, error: Exception | None) -> None:
-        call, lease = served.number, served.lease
-        self._tenants.release(lease)
-        self._calls.remove(call)
-        if served.cancelled():
-            self._tenants.count_answer("cancelled")
-            return
-        submitted = served.submitted.call
-        if error is None:
-            is_unit = not isinstance(submitted.request, Statement)
-            self._send_result(call, result, submitted.operation, is_unit=is_unit)
-            self._tenants.count(lease, is_kept=served.is_full)
-        elif isinstance(error, ChannelClosedError):
-            self._calls.start(call, self._answer_not_owner(call, lease))
-        else:
-            self._send_error(call, as_tenantry_error(error, submitted.operation))
+        # The answer is sent first: from then on the other process works beside this one.
+        try:
+            if served.cancelled():
+                self._calls.remove(served.number)
+                self._tenants.count_answer("cancelled")
+            elif error is None:
+                submitted = served.submitted.call
+                is_unit = not isinstance(submitted.request, Statement)
+                self._send_result(served.number, result, submitted.operation, is_unit=is_unit)
+            elif isinstance(error, ChannelClosedError):
+                self._calls.remove(served.number)
+                self._calls.start(served.number, self._answer_not_owner(served.number, served.lease))
+            else:
+                self._send_error(served.number, as_tenantry_error(error, served.submitted.call.operation))
+        finally:
+            self._tenants.release(served.lease)
+        if error is None and not served.cancelled():
+            self._tenants.count(served.lease, is_kept=served.is_full)
 
     async def _answer_not_owner(self, call: int, lease: Lease) -> None:
         """Answer only when the tenant has closed: until then the other process could not open it, and would ask here again."""
@@ -241,8 +246,13 @@ class ServedConnection(FrameConnection):
     def _reply(self, call: int, outcome: str, message: bytes) -> None:
         """Send the answer of a call, and count the outcome."""
         self._calls.remove(call)
+        is_lone = not self._calls
+        self.send(call, message, is_lone=is_lone)
         self._tenants.count_answer(outcome)
-        self.send(call, message, is_lone=not self._calls)
+        if is_lone:
+            self._spin.begin()
+        else:
+            self._spin.note_other_calls()
 
     def _send_result(self, call: int, result: Any, operation: str, *, is_unit: bool) -> None:
         room_bytes = self._limits.unread_bytes_max - self.unread_bytes

@@ -3,14 +3,19 @@
 from typing import Final
 
 from tenantry.ids import TenantId
-from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import MarkedRequest
 from tenantry.tenancy.actors.actor import SubmittedCall, TenantActor
 from tenantry.tenancy.actors.call_batch import Reply
 from tenantry.tenancy.actors.idempotency import check_key
 from tenantry.tenancy.actors.lease import EntryState, Lease
 from tenantry.tenancy.actors.pool import ActorPool
-from tenantry.tenancy.peers.connections.messages import Read, TenantRequest, WriteOnce, received
+from tenantry.tenancy.peers.connections.messages import (
+    Read,
+    TenantRequest,
+    WriteOnce,
+    received,
+    received_statement,
+)
 
 HANDED_OVER: Final = "handed_over"
 """The reason for closing a tenant that only other processes use."""
@@ -66,9 +71,14 @@ class ServedTenants:
             TenantError, QueryError: The call is refused.
         """
         # The call has waited in the other process.
-        waited_seconds = max(0.0, self._call_timeout_seconds - max(request.remaining_seconds, 0.0))
+        timeout_seconds = self._call_timeout_seconds
+        waited_seconds = timeout_seconds - request.remaining_seconds
+        if (
+            not 0.0 <= waited_seconds <= timeout_seconds
+        ):  # the other process has another timeout, or sent nonsense
+            waited_seconds = timeout_seconds if waited_seconds > timeout_seconds else 0.0
         if isinstance(request, Read):
-            return actor.submit_read(Statement(*request.statement), reply, waited_seconds)
+            return actor.submit_read(received_statement(request.statement), reply, waited_seconds)
         statements = received(request.statements)
         if isinstance(request, WriteOnce):
             return actor.submit_write_once(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from tenantry.errors import TenantOverloadedError, TransactionClosedError
-from tenantry.sql.statements import Statement
 from tenantry.storage.protocol import LOOK_UP, MarkedRequest
 from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import EntryState, Lease
@@ -18,6 +17,7 @@ from tenantry.tenancy.peers.connections.messages import (
     TransactionRequest,
     TransactionWrite,
     received,
+    received_statement,
 )
 from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
 
@@ -72,7 +72,7 @@ class ServedTransactions:
             case TransactionWrite():
                 return await self.session(request.transaction).write(*received(request.statements))
             case TransactionRead():
-                return await self.session(request.transaction).read(Statement(*request.statement))
+                return await self.session(request.transaction).read(received_statement(request.statement))
             case Commit():
                 await self.commit(sender, request)
             case Rollback():
