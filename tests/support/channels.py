@@ -5,7 +5,7 @@ Import it by name (``tests/support`` is on pytest's path): ``from channels impor
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tenantry.tenancy.actors.channel import (
@@ -74,6 +74,7 @@ class Bench:
         second_batch_requests_min: int = 1,
         is_interrupted_early: bool = False,
         limiter: FairLimiter | None = None,
+        is_ready: Callable[[], bool] = lambda: True,
         name: str = "write",
         tenant_id: str = "acme",
     ) -> None:
@@ -95,6 +96,7 @@ class Bench:
                 is_interrupted_early=is_interrupted_early,
             ),
             limiter=limiter or FairLimiter(8),
+            is_ready=is_ready,
             clock=LoopClock(),
             report=self.hook,
             on_error=self.errors.append,

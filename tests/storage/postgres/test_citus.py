@@ -105,6 +105,10 @@ class RecordingPipeline:
         assert all(f"${number}" in sql.decode() for number in range(1, len(values) + 1))
         self.statements.append(" ".join(sql.decode().split()))
 
+    def send_path(self, sql: bytes, path: bytes) -> None:
+        """Keep the statement that sets the search path."""
+        self.send(sql, [path])
+
 
 @pytest.mark.parametrize("is_sharded", [True, False])
 def test_the_mark_has_no_subquery_on_a_cluster(*, is_sharded: bool):

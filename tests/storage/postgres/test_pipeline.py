@@ -131,6 +131,29 @@ async def test_prepared_statements_are_bounded(pipeline: Pipeline):
     assert await run(pipeline, counts, "SELECT 1", "SELECT 2") == [b"3", b"1", b"2"]
 
 
+async def test_each_search_path_has_its_own_prepared_statements(pipeline: Pipeline):
+    """Tenants that take turns on a connection keep their plans, and each sees its own table, also after the two were exchanged."""
+    await run(pipeline, *(f"CREATE SCHEMA {name}" for name in "ab"))
+    await run(pipeline, *(f"CREATE TABLE {name}.t AS SELECT '{name}'::text AS n" for name in "ab"))
+
+    async def read(path: bytes, *statements: str) -> list[bytes | None]:
+        pipeline.send_path(b"SELECT set_config('search_path', $1, true)", path)
+        return (await run(pipeline, *statements))[1:]
+
+    for _ in range(3):
+        assert [await read(path, "SELECT n FROM t") for path in (b"a", b"b")] == [[b"a"], [b"b"]]
+    kept = "SELECT count(*) || ' ' || max(generic_plans + custom_plans) FROM pg_prepared_statements WHERE statement = "
+    assert await read(b"a", f"{kept} 'SELECT n FROM t'") == [b"2 3"]
+    assert await read(b"a", f"{kept} 'SELECT set_config(''search_path'', $1, true)'") == [b"1 8"]
+    await run(pipeline, *(f"ALTER SCHEMA {old} RENAME TO {new}" for old, new in ("ac", "ba", "cb")))
+    assert [await read(path, "SELECT n FROM t") for path in (b"a", b"b")] == [[b"b"], [b"a"]]
+    assert await read(b"a", "SELECT x FROM t") == [b"42703"]
+    assert pipeline.forget(b"SELECT n FROM t")
+    assert not pipeline.forget(b"SELECT n FROM t")
+    assert await read(b"b", "SELECT n FROM t") == [b"a"]
+    assert pipeline.forget(b"SELECT n FROM t")
+
+
 async def test_ended_connection_is_noticed_without_a_use(pipeline: Pipeline, dsn: str):
     """An idle connection that the server ends is not reusable, and its next use says why it ended."""
     assert await run(pipeline, "SELECT 1") == [b"1"]

@@ -13,6 +13,7 @@ import pytest
 from postgres_servers import Database, PostgresServer, private_server, url_of
 from tenantry import PersistenceConnectionError, PostgresConfig
 from tenantry.storage.postgres.connections.connecting import connect
+from tenantry.storage.postgres.connections.idle_connections import CLAIM_SECONDS_MAX
 from tenantry.storage.postgres.connections.pipeline import Pipeline
 from tenantry.storage.postgres.connections.pool import FIRST_PAUSE_SECONDS, ConnectionPool
 from tenantry.storage.postgres.connections.settings import connection_parameters
@@ -217,6 +218,70 @@ async def test_connections_end_after_many_tenants(postgres_database: Database):
         assert await backend_of(pool) == first
         assert await backend_of(pool, "c") != first
         assert pool.counts().recycled_total == 1
+
+
+async def test_a_tenant_returns_to_the_connection_that_it_used_last(pool: ConnectionPool):
+    """The server's process there has the tenant's tables and plans in memory; other callers use the connection that was used last."""
+    async with pool.connection("a", timeout_seconds=HANG_SECONDS) as home:
+        other = await backend_of(pool, "b")
+    assert await backend_of(pool) == home.backend_pid
+    assert [await backend_of(pool, uid) for uid in ("b", "a", "b")] == [other, home.backend_pid, other]
+    assert await backend_of(pool) == other
+
+
+async def test_a_tenant_whose_connection_is_in_use_moves(pool: ConnectionPool):
+    """It does not wait while another connection is idle, and afterwards it returns to that one."""
+    async with pool.connection("a", timeout_seconds=HANG_SECONDS) as home:
+        await backend_of(pool, "b")
+    assert await backend_of(pool, "a") == home.backend_pid
+    async with pool.connection("c", timeout_seconds=HANG_SECONDS) as last:
+        assert last.backend_pid == home.backend_pid
+        moved = await backend_of(pool, "a")
+        assert moved != home.backend_pid
+    assert await backend_of(pool) == home.backend_pid
+    assert await backend_of(pool, "a") == moved
+
+
+async def test_a_tenant_that_reads_beside_its_write_keeps_its_connection(pool: ConnectionPool):
+    """A second connection at the same time does not become the tenant's home."""
+    async with pool.connection("a", timeout_seconds=HANG_SECONDS) as home:
+        assert await backend_of(pool, "a") != home.backend_pid
+    assert await backend_of(pool, "b") == home.backend_pid
+    assert await backend_of(pool, "a") == home.backend_pid
+
+
+async def test_a_claimed_connection_waits_for_its_tenant(postgres_database: Database):
+    """Only one tenant claims a connection, others take another idle one, and the claim ends when the connection is used or later."""
+    clock = Clock()
+    async with opened(postgres_database.url, clock=clock) as pool:
+        assert pool.claim("a")  # it has no home yet
+        async with pool.connection("b", timeout_seconds=HANG_SECONDS) as other:
+            home = await backend_of(pool, "a")
+            assert not pool.claim("b")
+        assert await backend_of(pool, "c") == other.backend_pid
+        async with pool.connection("c", timeout_seconds=HANG_SECONDS):
+            assert await backend_of(pool, "d") == home
+        assert pool.claim("a")
+        assert pool.claim("a")
+        assert not pool.claim("d")
+        assert await backend_of(pool, "d") == other.backend_pid
+        assert await backend_of(pool, "a") == home
+        async with pool.connection("c", timeout_seconds=HANG_SECONDS):
+            assert pool.claim("a")
+            assert await backend_of(pool, "d") == home  # the other one is in use
+        assert pool.claim("a")
+        clock.now += CLAIM_SECONDS_MAX
+        assert pool.claim("d")
+
+
+async def test_a_closed_connection_is_nobodys_home(pool: ConnectionPool):
+    """Its tenants take any connection."""
+    async with pool.connection("a", timeout_seconds=HANG_SECONDS) as home:
+        other = await backend_of(pool, "b")
+        home.close()
+    assert pool.claim("a")
+    assert await backend_of(pool, "a") == other
+    assert pool.counts().opened_total == 2
 
 
 async def test_closing_while_a_connection_is_opened(postgres_database: Database):

@@ -28,6 +28,7 @@ from tenantry.storage.postgres.owner import Owner
 from tenantry.storage.postgres.store import PostgresStore
 from tenantry.storage.protocol import Request
 from tenantry.testing.conformance.store_check import keyed
+from tenants import HANG_SECONDS
 
 TABLE = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)"
 
@@ -66,6 +67,20 @@ def schema_of(store: PostgresStore) -> str:
 async def raise_epoch(database: Database, store: PostgresStore) -> None:
     """Do what an operation does that must keep others out."""
     await admin(database, f"UPDATE {schema_of(store)}.tenantry_owner SET epoch = epoch + 1")
+
+
+async def test_a_store_claims_the_connection_of_its_last_batch(stores: Stores, store: PostgresStore):
+    """A store is ready for its next batch if that connection is idle, and a store without a connection is always ready."""
+    await store.write([insert(1)])
+    assert store.claim_connection()
+    async with stores.pool.connection(store._owner.uid, timeout_seconds=HANG_SECONDS):
+        assert not store.claim_connection()
+    assert store.claim_connection()
+    await stores.pool.aclose()
+    stores.pool.open()
+    assert store.claim_connection()
+    await store.write([insert(2)])
+    assert await rows(store, "SELECT id FROM t ORDER BY id") == [(1,), (2,)]
 
 
 async def test_writes_of_several_stores_have_one_order(stores: Stores, store: PostgresStore):

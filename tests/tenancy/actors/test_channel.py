@@ -118,6 +118,25 @@ async def test_tenants_take_turns_at_the_gate():
 
 
 @in_virtual_time
+async def test_a_tenant_whose_connection_is_in_use_is_overtaken():
+    """A batch asks at its turn whether it is ready; if it is not, the next tenant's batch runs first."""
+    limiter, free = FairLimiter(1), set[str]()
+    busy = Bench(limiter=limiter)
+    waiting, ready = (
+        Bench(limiter=limiter, tenant_id=name, is_ready=lambda name=name: name in free)
+        for name in ("waiting", "ready")
+    )
+    tasks = await busy.call("x") + await waiting.call("a") + await ready.call("b")
+    free.add("ready")
+    await busy.run.finish()
+    assert (waiting.run.batches, ready.run.batches) == ([], [["b"]])
+    await ready.run.finish()
+    assert waiting.run.batches == [["a"]]
+    await waiting.run.finish()
+    assert await results(tasks) == ["did x", "did a", "did b"]
+
+
+@in_virtual_time
 async def test_batches_are_smaller_beside_other_tenants():
     """A tenant that is alone fills its batches; while another is at work too it takes smaller ones."""
     limiter = FairLimiter(2)

@@ -68,6 +68,10 @@ class SingleSchema:
         """Return a connection for a transaction over several calls; see `ConnectionPool.transaction`."""
         return self._connected().transaction(tenant_uid, timeout_seconds=timeout_seconds)
 
+    def claim(self, tenant_uid: str) -> bool:
+        """Claim the store's home connection; see `ConnectionPool.claim`."""
+        return self._pool is None or self._pool.claim(tenant_uid)
+
     async def connect(self) -> None:
         """Check the server, and connect the store; a no-op if the store is connected. After an error, nothing is left open.
 

@@ -231,6 +231,10 @@ class PostgresStore:
         """See `Store.shared_batch_requests_max`."""
         return 16
 
+    def claim_connection(self) -> bool:
+        """See `Store.claim_connection`. The server's process of this connection has the tenant's tables and plans in memory."""
+        return self._connections.claim(self._owner.uid)
+
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()

@@ -187,6 +187,10 @@ class SQLiteStore:
         """
         return 16 if self._engine is None else 32
 
+    def claim_connection(self) -> bool:
+        """Return true: the store shares no connections; see `Store.claim_connection`."""
+        return True
+
     def write(self, requests: Sequence[Request]) -> "asyncio.Future[list[WriteOutcome]]":
         """Run the requests in one transaction; see `Store.write`."""
         self.check_connected()

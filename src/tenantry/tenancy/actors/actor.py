@@ -414,6 +414,7 @@ class TenantActor:
                 is_interrupted_early=name == "read",
             ),
             limiter=limiter,
+            is_ready=self._store.claim_connection,
             clock=self._context.clock,
             report=self._context.report,
             on_error=self._failures,

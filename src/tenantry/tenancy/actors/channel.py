@@ -48,7 +48,7 @@ from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.prompt_future import PromptFuture
 from tenantry.tenancy.actors.admission import RETRY_AFTER_SECONDS_MIN, Admission, Load
 from tenantry.tenancy.actors.call_batch import Batch, Call, Item, Outcome, Reply, Runner, as_tenantry_error
-from tenantry.tenancy.actors.limiter import FairLimiter, Permit
+from tenantry.tenancy.actors.limiter import FairLimiter, IsReady, Permit
 from tenantry.tenancy.refusals import another_loop_error
 
 T = TypeVar("T")
@@ -109,6 +109,7 @@ class Channel(Generic[Item, Outcome]):
 
     Args:
         limiter: The limiter of concurrent batches, which the channels of all tenants share.
+        is_ready: Whether a batch should get its permit now; see `FairLimiter.acquire`.
         on_error: The function that is called with the error of each call; the actor decides whether the tenant can continue. The
             function returns whether the call ran nowhere and is to be repeated on another actor of the tenant.
     """
@@ -122,6 +123,7 @@ class Channel(Generic[Item, Outcome]):
         run: Runner[Item, Outcome],
         limits: ChannelLimits,
         limiter: FairLimiter,
+        is_ready: IsReady,
         clock: Clock,
         report: Hook,
         on_error: Callable[[TenantryError], bool],
@@ -132,6 +134,7 @@ class Channel(Generic[Item, Outcome]):
         self._run = run
         self._limits = limits
         self._limiter = limiter
+        self._is_ready = is_ready
         self._now = clock.monotonic_seconds
         self._report = report
         self._on_error = on_error
@@ -327,7 +330,7 @@ class Channel(Generic[Item, Outcome]):
             if self._mailbox[0].alone is not None:
                 self._run_alone(self._mailbox.popleft())
             else:
-                self._limiter.acquire(self._tenant_id, self._begin_batch)
+                self._limiter.acquire(self._tenant_id, self._begin_batch, self._is_ready)
 
     def _may_begin_beside(self) -> bool:
         """Return whether a batch may begin beside the batches that run. A call that runs alone is alone."""

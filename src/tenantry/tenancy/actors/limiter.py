@@ -1,7 +1,7 @@
-"""Limits how many tenants use the disk at the same time; tenants get permits in the order of their requests (FIFO).
+"""Limits how many tenants use the disk at the same time; tenants get permits in the order of their requests (FIFO), or nearly.
 
-`FairLimiter` differs from ``anyio.CapacityLimiter`` in three points. Permits expire. A callback receives the permit, so no waiting
-task must wake up. The limiter tells whether a tenant is alone.
+`FairLimiter` differs from ``anyio.CapacityLimiter`` in four points. Permits expire. A callback receives the permit, so no waiting
+task must wake up. The limiter tells whether a tenant is alone. A borrower that is not ready can be overtaken.
 
 Theory of operation. A tenant's batch holds a permit while it runs, for at most `PERMIT_SECONDS`. A longer batch continues without
 its permit, and the next tenant in the queue gets a permit. A slow query or a runaway statement therefore delays other tenants by at
@@ -14,6 +14,11 @@ without a permit occupies an additional thread until the batch ends, at the late
 If a permit is free, a batch starts in its caller's own step of the event loop. A single timer, set for the oldest permit, serves
 all permits.
 
+The tenants of a database server share a few connections, and a tenant's batch is much faster on the connection that ran the tenant's
+last batch (`tenantry.storage.protocol.Store.claim_connection`). A borrower whose connection is in use is not ready. If the first borrower
+of the queue is not ready, the permit goes to the next one of the first `LOOK_AHEAD_BORROWERS` that is ready; if none is, it goes to
+the first. A borrower gets its permit at most `OVERTAKES_MAX` permits after its turn, ready or not.
+
 The limiter also tells whether a tenant is alone. A tenant that is not alone should run smaller batches, because other tenants wait
 while the event loop answers the callers of a batch.
 """
@@ -24,13 +29,21 @@ from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from itertools import islice
+from typing import Final, NamedTuple, TypeAlias
 
 from tenantry.config import RegistryConfig
 
 PERMIT_SECONDS: Final = 0.1
 ALONE_SECONDS: Final = 0.1
 """A tenant counts as alone if no other tenant got a permit during this time."""
+
+
+LOOK_AHEAD_BORROWERS: Final = 64
+"""The number of waiting borrowers of which the first one that is ready gets the permit."""
+
+OVERTAKES_MAX: Final = 64
+"""The number of permits by which the turn of a borrower that is not ready is delayed at most."""
 
 
 class Permit:
@@ -57,13 +70,33 @@ OnAcquired: TypeAlias = Callable[[Permit], None]
 """A function that receives a permit, and immediately releases the permit if the caller no longer waits."""
 
 
+IsReady: TypeAlias = Callable[[], bool]
+"""A function that returns whether a borrower should get a permit now. If it returns true, the borrower gets a permit next."""
+
+
+def _is_always_ready() -> bool:
+    return True
+
+
+class _Waiting(NamedTuple):
+    """A borrower in the queue; `turn` is the number of borrowers that asked before it."""
+
+    borrower: object
+    on_acquired: OnAcquired
+    is_ready: IsReady
+    turn: int
+
+
 class FairLimiter:
     """A number of permits, and a queue of the borrowers that wait for a permit."""
 
     def __init__(self, permits_max: int) -> None:
         self._free = permits_max
         self._permits: dict[Permit, None] = {}  # the held permits, oldest first
-        self._waiting: deque[tuple[object, OnAcquired]] = deque()
+        self._waiting: deque[_Waiting] = deque()
+        self._asked = self._served = (
+            0  # the number of borrowers so far that have asked, and that got a permit
+        )
         self._latest: object = None  # the borrower of the newest permit
         self._latest_since = -ALONE_SECONDS
         self._is_serving = False
@@ -80,9 +113,18 @@ class FairLimiter:
         now = asyncio.get_running_loop().time()
         return borrower is not self._latest or now < self._latest_since + ALONE_SECONDS
 
-    def acquire(self, borrower: object, on_acquired: OnAcquired) -> None:
-        """Call `on_acquired` with a permit: immediately if a permit is free, otherwise in the order of the queue."""
-        self._waiting.append((borrower, on_acquired))
+    def acquire(
+        self, borrower: object, on_acquired: OnAcquired, is_ready: IsReady = _is_always_ready
+    ) -> None:
+        """Call `on_acquired` with a permit: immediately if a permit is free, otherwise in the order of the queue.
+
+        Args:
+            borrower: The borrower.
+            on_acquired: The function that receives the permit.
+            is_ready: Whether the borrower is ready; by default it always is.
+        """
+        self._waiting.append(_Waiting(borrower, on_acquired, is_ready, self._asked))
+        self._asked += 1
         self._serve()
 
     @asynccontextmanager
@@ -113,7 +155,7 @@ class FairLimiter:
         self._is_serving = True
         try:
             while self._free and self._waiting:
-                borrower, on_acquired = self._waiting.popleft()
+                borrower, on_acquired, *_ = self._next()
                 loop = asyncio.get_running_loop()
                 now = loop.time()
                 if borrower is not self._latest:
@@ -130,6 +172,18 @@ class FairLimiter:
                 on_acquired(permit)
         finally:
             self._is_serving = False
+
+    def _next(self) -> _Waiting:
+        """Remove the borrower from the queue that gets the next permit."""
+        first = self._waiting[0]
+        is_due = self._served - first.turn >= OVERTAKES_MAX
+        self._served += 1
+        if not is_due and not first.is_ready():
+            for index, one in enumerate(islice(self._waiting, LOOK_AHEAD_BORROWERS)):
+                if index and one.is_ready():
+                    del self._waiting[index]
+                    return one
+        return self._waiting.popleft()
 
     def _expire(self) -> None:
         # `_timer` stays set until this function ends; otherwise a new permit would set a second timer.

@@ -74,6 +74,7 @@ class Pipeline:
         self._socket = self._pgconn.socket  # libpq forgets the number when it loses the connection
         self._is_prepared = is_prepared
         self._prepared = PreparedStatements()
+        self._path = b""  # the search path for which statements are prepared
         # One entry for each command that was sent: `_STATEMENT`, `_SYNC`, a preparation, or None for a deallocation.
         self._commands: deque[object] = deque()
         self._failed_preparation: PGresult | None = None
@@ -121,11 +122,24 @@ class Pipeline:
             if not self._is_prepared:
                 self._pgconn.send_query_params(sql, values, param_formats=formats)
             else:
-                name = self._prepared.name(sql) or self._prepare(sql)
+                name = self._prepared.name(self._path, sql) or self._prepare(sql)
                 self._pgconn.send_query_prepared(name, values, param_formats=formats)
         except psycopg.OperationalError as error:
             raise self._fail(error) from error
         self._commands.append(_STATEMENT)
+
+    def send_path(self, sql: bytes, path: bytes) -> None:
+        """Queue the statement that sets the search path, with the path as its value. It has one result in `results`.
+
+        Later statements are prepared for this path, until the next call; see `PreparedStatements`. The names only save time: a statement
+        that runs with another path has the right result too, because the server compares the paths.
+
+        Raises:
+            ConnectionLostError: The connection is closed.
+        """
+        self._path = b""  # this statement uses no table
+        self.send(sql, [path])
+        self._path = path
 
     def sync(self) -> None:
         """End the implicit transaction: the server commits it, or rolls it back if one of its statements failed."""
@@ -172,8 +186,8 @@ class Pipeline:
         return parts
 
     def forget(self, sql: bytes) -> bool:
-        """Prepare a statement again before its next use; return whether the statement was prepared."""
-        return self._prepared.forget(sql)
+        """Prepare a statement again before its next use with the last path; return whether the statement was prepared."""
+        return self._prepared.forget(self._path, sql)
 
     def forget_all(self) -> None:
         """Prepare all statements again before their next use."""
@@ -237,7 +251,7 @@ class Pipeline:
             self._pgconn.send_query_params(DEALLOCATE_ALL, None)
             self._commands.append(None)
             self._prepared.begin_deallocation()
-        prepared = self._prepared.add(sql)
+        prepared = self._prepared.add(self._path, sql)
         self._pgconn.send_prepare(prepared.name, sql)
         self._commands.append(prepared)
         return prepared.name

@@ -1,7 +1,7 @@
 """A bounded pool of connections to one database, for the stores of all its tenants.
 
-A caller first gets a *place*, in the order of arrival, and then a connection: the one that was used last, or a new one. So few
-connections are used while few suffice, and the others reach their age and end. A released place goes to the caller that waits longest,
+A caller first gets a *place*, in the order of arrival, and then a connection: the home of its tenant (`idle_connections`), the one that
+was used last, or a new one. So few connections are opened while few suffice. A released place goes to the caller that waits longest,
 who may have gone; then the next one is asked.
 
 A broken connection is replaced when a caller needs it: the caller tries again, with growing pauses, until the caller's deadline. If the
@@ -28,6 +28,7 @@ from typing import Final, Self, TypeAlias
 from tenantry.errors import PersistenceConnectionError
 from tenantry.postgres_config import PostgresConfig
 from tenantry.storage.postgres.connections.connecting import connect
+from tenantry.storage.postgres.connections.idle_connections import IdleConnections, PooledConnection
 from tenantry.storage.postgres.connections.pipeline import Pipeline
 from tenantry.storage.postgres.connections.settings import connection_parameters
 from tenantry.storage.protocol import ConnectionCounts
@@ -39,17 +40,6 @@ AGE_JITTER: Final = 0.1
 
 Connect: TypeAlias = Callable[[float], Awaitable[Pipeline]]
 """Opens a connection within a number of seconds. Raises PersistenceConnectionError."""
-
-
-class _Connection:
-    """A connection of the pool: when it ends, and the tenants that it has served."""
-
-    __slots__ = ("ends_at", "pipeline", "tenants")
-
-    def __init__(self, pipeline: Pipeline, ends_at: float) -> None:
-        self.pipeline = pipeline
-        self.ends_at = ends_at
-        self.tenants: set[str] = set()
 
 
 class ConnectionPool:
@@ -77,11 +67,11 @@ class ConnectionPool:
         self._connections_max = connections_max
         self._now = monotonic
         self._random = randomness
-        self._idle: list[_Connection] = []  # the last one was used last
-        self._used: set[_Connection] = set()
+        self._idle = IdleConnections()
+        self._used: set[PooledConnection] = set()
         self._waiters: deque[asyncio.Future[None]] = deque()
         # The callers that have a place and could not open a connection.
-        self._openers: deque[asyncio.Future[_Connection]] = deque()
+        self._openers: deque[asyncio.Future[PooledConnection]] = deque()
         self._places_taken = 0
         self._transactions_max = max(1, connections_max // 2)
         self._transactions = asyncio.Semaphore(self._transactions_max)
@@ -147,7 +137,7 @@ class ConnectionPool:
             used = await self._open_connection(tenant_uid, deadline, is_retried=is_retried)
             self._used.add(used)
             if tenant_uid is not None:
-                used.tenants.add(tenant_uid)
+                self._idle.use(used, tenant_uid)
             try:
                 yield used.pipeline
             finally:
@@ -180,6 +170,13 @@ class ConnectionPool:
                 yield pipeline
         finally:
             self._transactions.release()
+
+    def claim(self, tenant_uid: str) -> bool:
+        """Claim the tenant's home for the next caller; return whether it is idle. A tenant without a home may come at once.
+
+        The home is the connection that the tenant used last; see `idle_connections`.
+        """
+        return self._idle.claim(tenant_uid, self._now())
 
     def open(self) -> None:
         """Accept callers, also after `aclose`; idempotent. A new pool accepts callers."""
@@ -255,7 +252,7 @@ class ConnectionPool:
 
     async def _open_connection(
         self, tenant_uid: str | None, deadline: float, *, is_retried: bool
-    ) -> _Connection:
+    ) -> PooledConnection:
         """Return an idle connection, or open one; after a failure try again until the deadline."""
         pause = FIRST_PAUSE_SECONDS
         if self._openers and self._used:
@@ -264,7 +261,7 @@ class ConnectionPool:
         while True:
             if self._is_closed:
                 raise self._closed_error()
-            if (idle := self._pop_idle(tenant_uid)) is not None:
+            if (idle := self._take_idle(tenant_uid)) is not None:
                 return idle
             left = max(deadline - self._now(), FIRST_PAUSE_SECONDS)
             try:
@@ -284,11 +281,11 @@ class ConnectionPool:
                 pipeline.close()  # the pool was closed while the connection was opened
                 raise self._closed_error()
             age = self._config.connection_age_seconds_max * (1 - AGE_JITTER * self._random())
-            return _Connection(pipeline, self._now() + age)
+            return PooledConnection(pipeline, self._now() + age)
 
     async def _wait_for_returned(self, seconds: float) -> None:
         """Wait until a connection is returned, for at most a time. The connection is then the next idle one."""
-        returned: asyncio.Future[_Connection] = asyncio.get_running_loop().create_future()
+        returned: asyncio.Future[PooledConnection] = asyncio.get_running_loop().create_future()
         self._openers.append(returned)
         try:
             await asyncio.wait([returned], timeout=seconds)
@@ -300,34 +297,33 @@ class ConnectionPool:
             if not returned.done():
                 self._openers.remove(returned)
         if returned.done() and self._may_serve(returned.result()):
-            self._idle.append(returned.result())
+            self._idle.add(returned.result())
 
-    def _pop_idle(self, tenant_uid: str | None) -> _Connection | None:
+    def _take_idle(self, tenant_uid: str | None) -> PooledConnection | None:
         tenants_max = self._config.tenants_per_connection_max
-        while self._idle:
-            found = self._idle.pop()
+        while (found := self._idle.pop(tenant_uid, self._now())) is not None:
             if (
                 tenant_uid is not None
                 and len(found.tenants) >= tenants_max
                 and tenant_uid not in found.tenants
             ):
                 self._recycled_total += 1
-                found.pipeline.close()
+                self._close(found)
             elif self._may_serve(found):
                 return found
         return None
 
-    def _keep_or_close(self, used: _Connection) -> None:
+    def _keep_or_close(self, used: PooledConnection) -> None:
         if self._may_serve(used):
             if self._openers:
                 self._openers.popleft().set_result(used)
                 return
-            self._idle.append(used)
-        # The connections at the bottom may not be used again for a long time.
-        while self._idle and not self._may_serve(self._idle[0]):
-            del self._idle[0]
+            self._idle.add(used)
+        # The connections that were used first may not be used again for a long time.
+        while (oldest := next(iter(self._idle), None)) is not None and not self._may_serve(oldest):
+            self._idle.remove(oldest)
 
-    def _may_serve(self, one: _Connection) -> bool:
+    def _may_serve(self, one: PooledConnection) -> bool:
         """Return whether the connection may serve another caller; close it if not."""
         if self._is_closed:
             pass
@@ -337,8 +333,12 @@ class ConnectionPool:
             self._recycled_total += 1
         else:
             return True
-        one.pipeline.close()
+        self._close(one)
         return False
+
+    def _close(self, one: PooledConnection) -> None:
+        one.pipeline.close()
+        self._idle.forget(one)
 
     def _closed_error(self) -> PersistenceConnectionError:
         return PersistenceConnectionError(

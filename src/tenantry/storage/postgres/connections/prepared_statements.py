@@ -1,20 +1,25 @@
 """The names of the statements that are prepared on one connection, without I/O.
 
+The same SQL has another name for each search path. The server makes the plan of a statement anew whenever the search path differs from
+that of the plan. So tenants that take turns on a connection under one name would each pay for planning at every call, which takes the
+server as long as the rest of a small write.
+
 The server prepares no statement after a failed one of the same transaction. So a name counts only in its own transaction until the server
 has confirmed it. No name is used twice: a name never means an older statement.
 """
 
 from typing import Final, NamedTuple
 
-PREPARED_STATEMENTS_MAX: Final = 1000
-"""The most statements that are prepared on one connection, because each takes memory of the server's process."""
+PREPARED_STATEMENTS_MAX: Final = 250
+"""The most statements that are prepared on one connection, because each takes memory of the server's process: about 35 kB with its plan."""
 
 DEALLOCATE_ALL: Final = b"DEALLOCATE ALL"
 
 
 class PreparedStatement(NamedTuple):
-    """A statement that is being prepared."""
+    """A statement that is being prepared for a search path."""
 
+    path: bytes
     sql: bytes
     name: bytes
     number: int
@@ -24,8 +29,8 @@ class PreparedStatements:
     """The prepared statements of a connection. When there are too many, the server forgets all of them."""
 
     def __init__(self) -> None:
-        self._confirmed: dict[bytes, bytes] = {}  # names by SQL text
-        self._preparing: dict[bytes, bytes] = {}
+        self._confirmed: dict[tuple[bytes, bytes], bytes] = {}  # names by search path and SQL text
+        self._preparing: dict[tuple[bytes, bytes], bytes] = {}
         self._last_number = 0
         self._oldest_number = 1  # older statements are forgotten
         self._is_deallocation_due = False
@@ -38,15 +43,15 @@ class PreparedStatements:
             or self._last_number - self._oldest_number + 1 >= PREPARED_STATEMENTS_MAX
         )
 
-    def name(self, sql: bytes) -> bytes | None:
-        """Return the name of a statement; None if it must be prepared."""
-        return self._confirmed.get(sql) or self._preparing.get(sql)
+    def name(self, path: bytes, sql: bytes) -> bytes | None:
+        """Return the name of a statement for a search path; None if it must be prepared."""
+        return self._confirmed.get((path, sql)) or self._preparing.get((path, sql))
 
-    def add(self, sql: bytes) -> PreparedStatement:
-        """Return a new name for a statement."""
+    def add(self, path: bytes, sql: bytes) -> PreparedStatement:
+        """Return a new name for a statement and a search path."""
         self._last_number += 1
-        prepared = PreparedStatement(sql, b"t%d" % self._last_number, self._last_number)
-        self._preparing[sql] = prepared.name
+        prepared = PreparedStatement(path, sql, b"t%d" % self._last_number, self._last_number)
+        self._preparing[path, sql] = prepared.name
         return prepared
 
     def end_transaction(self) -> None:
@@ -56,7 +61,7 @@ class PreparedStatements:
     def confirm(self, prepared: PreparedStatement) -> None:
         """Use a name from now on, unless the statements were forgotten after it was sent."""
         if prepared.number >= self._oldest_number:
-            self._confirmed[prepared.sql] = prepared.name
+            self._confirmed[prepared.path, prepared.sql] = prepared.name
 
     def begin_deallocation(self) -> None:
         """Forget all statements, because the server is told to forget them now."""
@@ -67,9 +72,9 @@ class PreparedStatements:
         """Note that the server has not forgotten the statements, because of an earlier failure of the transaction."""
         self._is_deallocation_due = True
 
-    def forget(self, sql: bytes) -> bool:
-        """Forget one statement; return whether it was prepared."""
-        return self._confirmed.pop(sql, None) is not None
+    def forget(self, path: bytes, sql: bytes) -> bool:
+        """Forget one statement; return whether it was prepared for the search path."""
+        return self._confirmed.pop((path, sql), None) is not None
 
     def forget_all(self) -> None:
         """Forget all statements. The server is told to forget them before the next one is prepared."""

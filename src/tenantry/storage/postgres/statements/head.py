@@ -133,7 +133,7 @@ class Head:
 
     def begin_read(self, pipeline: Pipeline) -> None:
         """Send the settings of a read-only transaction: one command."""
-        pipeline.send(self._read, [self._path])
+        pipeline.send_path(self._read, self._path)
 
     def begin_write(self, pipeline: Pipeline, mark: Mark, *, is_durable: bool = True) -> None:
         """Send the settings of a write transaction, and the guard with the mark: `guarded_commands` commands.
@@ -154,7 +154,7 @@ class Head:
 
     def set(self, pipeline: Pipeline, *, is_durable: bool = True) -> None:
         """Send only the settings of a write transaction: one command."""
-        pipeline.send(self._write if is_durable and self.is_durable else self._write_fast, [self._path])
+        pipeline.send_path(self._write if is_durable and self.is_durable else self._write_fast, self._path)
 
 
 def _setting(settings: Mapping[str, str]) -> bytes:

@@ -74,6 +74,9 @@ class Connections(Protocol):
     ) -> AbstractAsyncContextManager[Pipeline]:
         """Return a connection for a transaction over several calls; see `ConnectionPool.transaction`."""
 
+    def claim(self, tenant_uid: str) -> bool:
+        """Claim the tenant's home connection; see `ConnectionPool.claim`."""
+
 
 class Writer:
     """Runs the write batches of one store, one at a time."""
