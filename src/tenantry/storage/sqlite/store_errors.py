@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import NoReturn, ParamSpec, TypeVar
 
 from tenantry.errors import (
@@ -54,14 +55,15 @@ class StoreErrors:
 
     def mapped(self, job: Callable[P, T]) -> Callable[P, T]:
         """Return the job with its errors mapped."""
+        return partial(
+            self._run, job
+        )  # each call makes a job, and a function in this method would take three times as long
 
-        def run(*arguments: P.args, **named: P.kwargs) -> T:
-            try:
-                return job(*arguments, **named)
-            except (*DRIVER_ERRORS, ValueError) as error:
-                raise self.map(error, f"cannot use {self._options}") from error
-
-        return run
+    def _run(self, job: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+        try:
+            return job(*arguments, **named)
+        except (*DRIVER_ERRORS, ValueError) as error:
+            raise self.map(error, f"cannot use {self._options}") from error
 
     @contextmanager
     def mapping(self) -> Iterator[None]:

@@ -146,7 +146,8 @@ class FairLimiter:
         if permit in self._permits:
             del self._permits[permit]
             self._free += 1
-            self._serve()
+            if self._waiting:
+                self._serve()
 
     def _serve(self) -> None:
         """Give the free permits to the queue; nested calls do nothing, so a long queue causes no deep recursion."""

@@ -184,8 +184,9 @@ def test_two_event_loops_one_after_the_other():
     async def use() -> Any:
         async with opened() as connection:
             assert await submit(connection, WRITE, INSERT) == [[None]]
-            assert outlet() is outlet()
-            return outlet()
+            loop = asyncio.get_running_loop()
+            assert outlet(loop) is outlet(loop)
+            return outlet(loop)
 
     outlets = [asyncio.run(use()) for _ in range(3)]
     gc.collect()

@@ -196,7 +196,7 @@ class JobConnection(aiosqlite.Connection):
             )
 
     def _put_batch(self, batch: NativeBatch, future: Delivered, function: Callable[[], Any]) -> None:
-        self._tx.put_batch(batch, future, function, outlet())  # type: ignore[attr-defined]  # the engine's queue
+        self._tx.put_batch(batch, future, function, outlet(future.get_loop()))  # type: ignore[attr-defined]  # the engine's queue
         self._thread_pool.watch()
 
     def _put(self, item: Item) -> None:

@@ -29,7 +29,7 @@ from tenantry.storage.sqlite.connections.opening import SQLiteOptions
 from tenantry.storage.sqlite.database_files.checkpoint import truncate_log
 from tenantry.storage.sqlite.errors import DRIVER_ERRORS
 
-MEASURE_INTERVAL_SECONDS: Final = 0.005
+MEASURE_INTERVAL_SECONDS: Final = 0.025
 UNMEASURED_BATCHES_MAX: Final = 8
 RETRY_SECONDS: Final = 1.0
 """The delay before the next attempt when another process reads, or SQLite refuses to truncate the log."""

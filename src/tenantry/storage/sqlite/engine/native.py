@@ -124,6 +124,9 @@ Opened: TypeAlias = tuple[NativeDatabase, Identity | None, Summary | None]
 class Delivered(Protocol):
     """The future of a batch."""
 
+    def get_loop(self) -> asyncio.AbstractEventLoop:
+        """Return the event loop on which somebody waits for the batch."""
+
     def done(self) -> bool:
         """Return whether nobody waits for the batch."""
 
@@ -160,9 +163,8 @@ def engine() -> "ModuleType":
     return module
 
 
-def outlet() -> Outlet:
-    """Return the outlet of the running event loop, which the loop watches."""
-    loop = asyncio.get_running_loop()
+def outlet(loop: asyncio.AbstractEventLoop) -> Outlet:
+    """Return the outlet of the event loop, which runs now and watches it."""
     found = _outlets.get(loop)
     if found is None:
         _close_outlets_of_closed_loops()
