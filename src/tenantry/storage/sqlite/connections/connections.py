@@ -226,14 +226,16 @@ class Connections:
 
         A job of the writer calls this method after a commit, before the commit is acknowledged, and before a checkpoint.
         """
-        if self._new_log is not None:
-            self._new_log.make_durable(connection)
+        new_log = self._new_log  # the event loop may set it to None at any time, see `note_commit_of_engine`
+        if new_log is not None:
+            new_log.make_durable(connection)
             self._new_log = None
 
     @property
     def may_write_in_engine(self) -> bool:
         """Whether a batch of the engine may write: `make_log_durable` has nothing to do any more, or the engine does it."""
-        return self._new_log is None or self._new_log.is_left_to_engine
+        new_log = self._new_log  # a job may set it to None at any time, see `make_log_durable`
+        return new_log is None or new_log.is_left_to_engine
 
     def note_commit_of_engine(self) -> None:
         """Record that the engine has committed, and has made the log durable."""
@@ -248,7 +250,8 @@ class Connections:
         connection.use_engine(self._opener.token, None if file is None else file.identity)
 
     def _keeper(self, connection: sqlite3.Connection) -> sqlite3.Connection | None:
-        return None if self._new_log is None else self._new_log.keeper(self._opener.options, connection)
+        new_log = self._new_log
+        return None if new_log is None else new_log.keeper(self._opener.options, connection)
 
     async def _close_last(self, last: JobConnection) -> None:
         """Close the writer, or the immutable reader, and release the lock."""

@@ -13,13 +13,14 @@
  * The closing is such a job, too: SQLite closes the file, and the lock file says that its holder has released it. */
 #define _GNU_SOURCE
 #include "at_rest.h"
+#include <errno.h>
 #include <limits.h>
 #include <string.h>
 
 enum { SUMMARY_COLUMNS = 4 };
 static const char VERSION[] = "PRAGMA user_version";
 
-/* Look for the path with a suffix, without following a link; return false if the path is too long. */
+/* Look for the path with a suffix, without following a link; return false if it is not known whether it is there. */
 static bool look_for(const char *path, const char *suffix, struct stat *found, bool *is_there)
 {
     char whole[PATH_MAX];
@@ -29,7 +30,7 @@ static bool look_for(const char *path, const char *suffix, struct stat *found, b
     memcpy(whole, path, length);
     memcpy(whole + length, suffix, more + 1);
     *is_there = lstat(whole, found) == 0;
-    return true;
+    return *is_there || errno == ENOENT;
 }
 
 /* Each part of the path below the root must be a directory, and none a link. */
@@ -61,11 +62,12 @@ static bool is_at_rest(Rest *rest)
 
 static const char *copied_text(Arena *arena, sqlite3_stmt *row, int column)
 {
-    const unsigned char *text = sq.column_text(row, column);
+    const unsigned char *text = sq.column_type(row, column) == SQLITE_TEXT ? sq.column_text(row, column) : NULL;
     if (text == NULL)
         return NULL;
     size_t length = strlen((const char *)text);
-    char *copy = is_utf8(text, length) ? arena_take(arena, length + 1) : NULL;
+    bool is_whole = length == (size_t)sq.column_bytes(row, column); /* only Python takes a text with NUL characters */
+    char *copy = is_whole && is_utf8(text, length) ? arena_take(arena, length + 1) : NULL;
     return copy == NULL ? NULL : memcpy(copy, text, length + 1);
 }
 
@@ -84,7 +86,7 @@ static bool read_summary(Rest *rest, Arena *arena)
 {
     sqlite3_stmt *summary = NULL;
     bool is_read = sq.prepare_v3(rest->handle, rest->summary_sql, -1, 0, &summary, NULL) == SQLITE_OK && sq.step(summary) == SQLITE_ROW &&
-                   sq.column_count(summary) == SUMMARY_COLUMNS;
+                   sq.column_count(summary) == SUMMARY_COLUMNS && sq.column_type(summary, 1) == SQLITE_INTEGER;
     if (is_read) {
         rest->uid = copied_text(arena, summary, 0);
         rest->epoch = sq.column_int64(summary, 1);
@@ -98,7 +100,8 @@ static bool read_summary(Rest *rest, Arena *arena)
 static bool open_file(Rest *rest, Arena *arena)
 {
     bool is_for_write = rest->writer.token != NULL;
-    int flags = (is_for_write ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) | SQLITE_OPEN_URI | SQLITE_OPEN_NOMUTEX;
+    /* The connection may be lent to Python, whose cursors end on any thread, so it needs a mutex as every connection of Python. */
+    int flags = (is_for_write ? SQLITE_OPEN_READWRITE : SQLITE_OPEN_READONLY) | SQLITE_OPEN_URI | SQLITE_OPEN_FULLMUTEX;
     if (sq.open_v2(rest->uri, &rest->handle, flags, NULL) == SQLITE_OK && sq.exec(rest->handle, rest->script, NULL, NULL, NULL) == SQLITE_OK) {
         sq.limit(rest->handle, SQLITE_LIMIT_ATTACHED, 0);
         if (read_version(rest) && (rest->summary_sql == NULL || read_summary(rest, arena)) && (!is_for_write || writer_set_up(rest)))
@@ -247,8 +250,8 @@ static Rest *opened(PyObject *self)
 
 static PyObject *identity_of(const Rest *rest)
 {
-    return Py_BuildValue("(NLLL)", PyUnicode_DecodeFSDefault(rest->path), (long long)rest->file.st_ino, (long long)rest->file.st_size,
-                         modified_ns(&rest->file));
+    return Py_BuildValue("(NKLL)", PyUnicode_DecodeFSDefault(rest->path), (unsigned long long)rest->file.st_ino,
+                         (long long)rest->file.st_size, modified_ns(&rest->file));
 }
 
 /* opened(): (database, identity, row) of a file that was opened: the identity (path, inode, size, modified_ns) of an immutable file, and the

@@ -82,7 +82,7 @@ static bool take_file(Database *database, PyObject *file)
         PyErr_SetString(PyExc_TypeError, "a file is a tuple of path, inode, size and modification time");
         return false;
     }
-    if (!PyArg_ParseTuple(file, "O&LLL:Database", PyUnicode_FSConverter, &path, &database->inode, &database->size, &database->modified_ns))
+    if (!PyArg_ParseTuple(file, "O&KLL:Database", PyUnicode_FSConverter, &path, &database->inode, &database->size, &database->modified_ns))
         return false;
     bool is_taken = copy_text(PyBytes_AS_STRING(path), "", &database->file_path) &&
                     copy_text(PyBytes_AS_STRING(path), "-wal", &database->log_path);
@@ -133,7 +133,7 @@ Database *database_at_rest(sqlite3 *handle, const char *path, const struct stat 
     Database *database = database_open(NULL);
     if (database == NULL)
         return NULL;
-    database->inode = (long long)found->st_ino;
+    database->inode = (unsigned long long)found->st_ino;
     database->size = (long long)found->st_size;
     database->modified_ns = modified_ns(found);
     if (copy_text(path, "", &database->file_path) && copy_text(path, "-wal", &database->log_path)) {

@@ -168,7 +168,8 @@ typedef struct {
     int checkpoint_pages; /* the setting of the connection from then on */
     char *file_path; /* of an immutable file, whose identity is checked before a read; NULL otherwise */
     char *log_path;
-    long long inode, size, modified_ns;
+    unsigned long long inode;
+    long long size, modified_ns;
     int prepared_count, place_count;
     Prepared *prepared; /* a hash table by the text's address, at most half full */
     int cache_age;      /* see cache.c */

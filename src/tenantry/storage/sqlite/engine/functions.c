@@ -135,7 +135,7 @@ static bool prove_gift(PyObject *connection)
     sqlite3 *handle = NULL;
     char sql[64];
     snprintf(sql, sizeof sql, "PRAGMA user_version = %d", VERSION);
-    if (sq.open_v2(":memory:", &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_NOMUTEX, NULL) != SQLITE_OK ||
+    if (sq.open_v2(":memory:", &handle, SQLITE_OPEN_READWRITE | SQLITE_OPEN_FULLMUTEX, NULL) != SQLITE_OK ||
         sq.exec(handle, sql, NULL, NULL, NULL) != SQLITE_OK || !give_handle(connection, handle)) {
         sq.close(handle);
         if (!PyErr_Occurred())

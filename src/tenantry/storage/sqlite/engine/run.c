@@ -10,6 +10,7 @@
 #define _GNU_SOURCE
 #include "engine.h"
 #include <ctype.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -88,8 +89,8 @@ static bool is_unchanged(const Database *database)
         return true;
     if (lstat(database->file_path, &found) != 0 || !S_ISREG(found.st_mode))
         return false;
-    return (long long)found.st_ino == database->inode && (long long)found.st_size == database->size &&
-           modified_ns(&found) == database->modified_ns && (stat(database->log_path, &log) != 0 || log.st_size == 0);
+    return (unsigned long long)found.st_ino == database->inode && (long long)found.st_size == database->size &&
+           modified_ns(&found) == database->modified_ns && (stat(database->log_path, &log) != 0 ? errno == ENOENT : log.st_size == 0);
 }
 
 static int bind(sqlite3_stmt *statement, int place, const Value *value)

@@ -61,11 +61,12 @@ static bool write_note(int lock, const struct stat *file, long long epoch)
     struct stat locked;
     if (fstat(lock, &locked) != 0 || pread(lock, before, NOTE_BYTES, NOTE_OFFSET) < 0)
         return false;
-    long long lock_inode, inode, noted_epoch;
-    bool is_noted = sscanf(before, "[%lld, %lld, %lld]", &lock_inode, &inode, &noted_epoch) == 3;
-    if (is_noted && lock_inode == (long long)locked.st_ino && (inode != (long long)file->st_ino || epoch < noted_epoch))
+    unsigned long long lock_inode, inode, this_lock = locked.st_ino, this_inode = file->st_ino;
+    long long noted_epoch;
+    bool is_noted = sscanf(before, "[%llu, %llu, %lld]", &lock_inode, &inode, &noted_epoch) == 3;
+    if (is_noted && lock_inode == this_lock && (inode != this_inode || epoch < noted_epoch))
         return false;
-    int length = snprintf(note, sizeof note, "[%lld, %lld, %lld]", (long long)locked.st_ino, (long long)file->st_ino, epoch);
+    int length = snprintf(note, sizeof note, "[%llu, %llu, %lld]", this_lock, this_inode, epoch);
     memset(note + length, ' ', (size_t)(NOTE_BYTES - length));
     note[NOTE_BYTES - 1] = '\n';
     return memcmp(note, before, NOTE_BYTES) == 0 || pwrite(lock, note, NOTE_BYTES, NOTE_OFFSET) == NOTE_BYTES;
