@@ -1,5 +1,7 @@
 """The engine opens a database that was closed cleanly, and declines every other file without a trace."""
 
+import _sqlite3
+import ctypes
 import fcntl
 import os
 import sqlite3
@@ -178,6 +180,24 @@ def test_lent(resting: Resting):
     assert not is_open(resting.path)
 
 
+def mutex_of(connection: sqlite3.Connection) -> int | None:
+    """Return the address of the mutex of SQLite's connection; None if no two threads may use the connection at once."""
+    find = ctypes.CDLL(_sqlite3.__file__).sqlite3_db_mutex
+    find.argtypes, find.restype = [ctypes.c_void_p], ctypes.c_void_p
+    mutex: int | None = find(ctypes.c_void_p.from_address(id(connection) + object.__basicsize__))
+    return mutex
+
+
+def test_lent_to_threads(resting: Resting):
+    """Two threads may use the connection at once, as every connection of Python: a cursor may end on any thread."""
+    database, _, _ = resting.open()
+    with closing(sqlite3.connect(":memory:")) as connection:
+        assert mutex_of(connection)
+        database.lend(connection)
+        assert mutex_of(connection)
+    database.close()
+
+
 def test_lent_to_what_cannot_borrow(resting: Resting):
     """A connection that was used or closed, and what is no connection, is refused, and the engine's connection stays as it was."""
     database, _, _ = resting.open()
@@ -211,6 +231,12 @@ def test_closing_that_never_runs(resting: Resting):
     assert is_open(resting.lock_path)
     del batch
     assert not is_open(resting.lock_path)
+
+
+def test_the_largest_inode():
+    """The number of an inode has no sign."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        needed_engine().Database(connection, None, ("/tenant.db", 2**64 - 1, 1, 1)).close()
 
 
 def test_forked_child(resting: Resting):
@@ -257,6 +283,10 @@ DECLINED: dict[str, Callable[[Resting], object]] = {
     "a journal": beside("-journal"),
     "an empty file": lambda resting: resting.path.write_bytes(b""),
     "no file": lambda resting: resting.path.unlink(),
+    "an owner with a NUL character": lambda resting: change_summary(
+        resting, "UPDATE summary SET owner = 'a' || char(0) || 'b'"
+    ),
+    "an epoch of another type": lambda resting: change_summary(resting, "UPDATE summary SET epoch = '7'"),
     "no database": lambda resting: resting.path.write_bytes(b"x" * 4096),
     "a linked file": link_file,
     "a linked directory": link_directory,

@@ -1,5 +1,6 @@
 """The engine opens the writer of a closed database, and makes its first commit durable; a job of Python takes the writer over."""
 
+import asyncio
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -42,10 +43,9 @@ def native() -> Iterator[None]:
         yield
 
 
-@pytest.fixture
-async def closed(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
-    """The store of a database that was written and closed cleanly; all statements of these tests are known to the engine."""
-    store = make_owned(tmp_path)
+async def written_and_closed(directory: Path) -> None:
+    """Make the database of a tenant, and close it cleanly."""
+    store = make_owned(directory)
     await store.connect()
     await store.migrate()
     await store.write([(run("CREATE TABLE t (n INTEGER)"),), (run("INSERT INTO t VALUES (1)"),), (INSERT,)])
@@ -53,6 +53,12 @@ async def closed(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
     await store.read([SETTINGS])
     await numbers(store)
     await store.disconnect()
+
+
+@pytest.fixture
+async def closed(tmp_path: Path) -> AsyncIterator[SQLiteStore]:
+    """The store of a database that was written and closed cleanly; all statements of these tests are known to the engine."""
+    await written_and_closed(tmp_path)
     existing = make_owned(tmp_path, must_exist=True)
     yield existing
     await existing.disconnect()
@@ -154,6 +160,30 @@ async def test_a_directory_that_cannot_be_synced(closed: SQLiteStore, tmp_path: 
     assert await closed.write([(INSERT,)]) == [[None]]
     assert (await settings_in_python(closed))[-1] == CHECKPOINT_PAGES
     assert await numbers(closed) == [1, 2, 2]
+
+
+async def test_the_last_owner_has_a_strange_name(closed: SQLiteStore, tmp_path: Path):
+    """The text of the last owner may have a NUL character: Python opens the file then, also for the first write after reads."""
+    query(tmp_path / "tenant.db", "UPDATE tenantry_owner SET owner = 'a' || char(0) || 'b'")
+    await closed.connect()
+    assert await numbers(closed) == [1]
+    assert await closed.write([(INSERT,)]) == [[None]]
+    assert await numbers(closed) == [1, 2]
+
+
+def test_closed_in_another_event_loop_without_a_descriptor(tmp_path: Path):
+    """The lock is released after the file was closed, although the engine cannot wake this event loop."""
+    asyncio.run(written_and_closed(tmp_path))
+    store = make_owned(tmp_path, must_exist=True)
+    asyncio.run(store.connect())
+
+    async def close() -> None:
+        with open_files_limited_to(0):
+            await store.disconnect()
+
+    asyncio.run(close())
+    assert (tmp_path / "lock").read_bytes().startswith(b"released")
+    assert open_files(tmp_path) == []
 
 
 async def test_another_owner(closed: SQLiteStore, tmp_path: Path):

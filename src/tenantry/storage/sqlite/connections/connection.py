@@ -230,15 +230,7 @@ class JobConnection(aiosqlite.Connection):
         # aiosqlite's close() would drop the handle even if closing fails.
         closed = Change(self._note_closed)
         self._running = False
-        batch = None
-        # A job that waits or runs may open a connection of Python, which the engine would leave open.
-        if (
-            closing is not None
-            and not self.backlog
-            and self._connection is None
-            and self._database is not None
-        ):
-            batch = closing(self._database)
+        batch = self._closing_batch(closing)
         if batch is None:
             self._put((closed, lambda: self._close_on_thread(then)))
         else:
@@ -254,6 +246,21 @@ class JobConnection(aiosqlite.Connection):
                 self._running = True
             raise
         self._thread_pool.unregister()
+
+    def _closing_batch(
+        self, closing: Callable[[NativeDatabase], NativeBatch | None] | None
+    ) -> NativeBatch | None:
+        """Return the engine's batch that closes the file; None if Python must close it."""
+        # A job that waits or runs may open a connection of Python, which the engine would leave open.
+        if closing is None or self.backlog or self._connection is not None or self._database is None:
+            return None
+        try:
+            outlet(
+                asyncio.get_running_loop()
+            )  # the batch takes over the file's lock, so it must not be lost: for an event loop's first batch, no descriptor may be left
+        except OSError:
+            return None
+        return closing(self._database)
 
     def abandon(self) -> bool:
         """Close the connection on this thread, because its event loop has ended; return False if another thread still uses it."""

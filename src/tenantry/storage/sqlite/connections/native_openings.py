@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from tenantry.storage.sqlite.engine.native import NativeBatch, NativeDatabase, Summary
 
 _NO_LOCK: Final = -1
+_UNSEEN: Final = (0, "")
+"""The last owner of a file from which the engine reads the last owner."""
 
 
 class NativeOpenings:
@@ -48,7 +50,7 @@ class NativeOpenings:
         batch = self._opening(
             path,
             lock=(str(ownership.lock_path), ownership.holder_name),
-            writer=self._writer(ownership, _NO_LOCK) if is_for_write else None,
+            writer=self._writer(ownership, _NO_LOCK, _UNSEEN) if is_for_write else None,
         )
         if is_for_write:
             return NativeOpening(batch, partial(self._take_closed_writer, path, ownership))
@@ -60,10 +62,13 @@ class NativeOpenings:
         if owned is None or not self._opener.options.is_wal:
             return None
         path, ownership = owned
-        lock = ownership.lock_fileno()
-        return NativeOpening(
-            self._opening(path, writer=self._writer(ownership, lock)), partial(self._take_writer, path)
-        )
+        epoch, owner = ownership.seen
+        if (
+            type(epoch) is not int or "\0" in owner
+        ):  # a strange file, whose owner the engine could not compare
+            return None
+        writer = self._writer(ownership, ownership.lock_fileno(), (epoch, owner))
+        return NativeOpening(self._opening(path, writer=writer), partial(self._take_writer, path))
 
     def reader(self) -> NativeOpening | None:
         """Return the batch that opens a reader beside the open writer."""
@@ -124,12 +129,12 @@ class NativeOpenings:
         )
         return batch
 
-    def _writer(self, ownership: "FileOwnership", lock: int) -> tuple[object, ...]:
+    def _writer(self, ownership: "FileOwnership", lock: int, seen: tuple[int, str]) -> tuple[object, ...]:
         """Return the fields of the engine's `Writer`."""
         options = self._opener.options
         return (
             *(ownership.token, ownership.tenant_uid, self._opener.known_version),
-            *(options.database_bytes_max or 0, CHECKPOINT_PAGES, lock, *ownership.seen),
+            *(options.database_bytes_max or 0, CHECKPOINT_PAGES, lock, *seen),
         )
 
     def _take_closed(self, ownership: "FileOwnership", batch: "NativeBatch") -> "NativeDatabase | None":

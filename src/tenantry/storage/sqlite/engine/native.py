@@ -168,9 +168,10 @@ def outlet(loop: asyncio.AbstractEventLoop) -> Outlet:
     found = _outlets.get(loop)
     if found is None:
         _close_outlets_of_closed_loops()
-        found = _outlets[loop] = engine().Outlet()
+        found = engine().Outlet()
         # The loop calls in an empty context, because the outlet serves all callers.
         contextvars.Context().run(loop.add_reader, found.fileno(), _deliver_all, found)
+        _outlets[loop] = found  # not before: an outlet that the loop does not watch delivers nothing
         finalize(loop, found.close)
     return found
 
