@@ -386,6 +386,47 @@ async def test_each_batch_is_reported_once():
 
 
 @in_virtual_time
+async def test_followed_calls_begin_together():
+    """Calls that are said to be followed by others wait for them until the end of the step, and share their batch."""
+    bench = Bench()
+    replies = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    for number, reply in enumerate(replies):
+        bench.channel.submit("op", number, reply, is_followed=True)
+    assert bench.run.batches == []
+    await settle()
+    assert bench.run.batches == [[0, 1, 2]]
+    await bench.run.finish()
+    assert await asyncio.gather(*replies) == ["did 0", "did 1", "did 2"]
+
+
+@in_virtual_time
+async def test_the_last_of_followed_calls_begins_the_batch():
+    """A call that is followed by none begins its batch at once, together with those before it."""
+    bench = Bench()
+    replies = [asyncio.get_running_loop().create_future() for _ in range(3)]
+    for number, reply in enumerate(replies):
+        bench.channel.submit("op", number, reply, is_followed=number < 2)
+    await settle()
+    assert bench.run.batches == [[0, 1, 2]]
+    await bench.run.finish()
+    assert bench.run.running == 0
+
+
+@in_virtual_time
+async def test_aclose_begins_what_waits_for_the_next_step():
+    """A call that was accepted in the step in which the channel closes runs to its end."""
+    bench = Bench()
+    reply = asyncio.get_running_loop().create_future()
+    bench.channel.submit("op", "a", reply, is_followed=True)
+    closing = asyncio.ensure_future(bench.channel.aclose(timeout_seconds=5))
+    await settle()
+    assert bench.run.batches == [["a"]]
+    await bench.run.finish()
+    assert await closing
+    assert await reply == "did a"
+
+
+@in_virtual_time
 async def test_aclose_finishes_what_was_taken_in():
     """Closing refuses new calls at once, runs what waits to its end, and then the workers are gone."""
     bench = Bench(batch_requests_max=1)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from peers import Pair, open_pair, texts
+from raw_peers import frame, raw_peer, socket_of, uid_of, write
 from registries import config
 from tenantry import TenantRegistry
 from tenantry.errors import (
@@ -78,6 +79,19 @@ class TestCalls:
         with pytest.raises(IdempotencyConflictError):
             await pair.forwarded.idempotent("k").fetch_value(insert, ("other",))
         assert await texts(pair.own) == ["once"]
+
+    async def test_calls_that_arrive_together_share_a_batch(self, pair: Pair):
+        """The owner begins a batch only when it has taken all calls that it received in one step of its event loop."""
+        async with raw_peer(socket_of(pair.owner)) as peer:
+            await peer.greet()
+            uid, before = await uid_of(pair.owner), pair.own.statistics()
+            peer.send(*(frame(number, write(uid, number)) for number in range(1, 9)))
+            answers = [await peer.answer() for _ in range(8)]
+            after = pair.own.statistics()
+        assert sorted(call for call, _ in answers) == [*range(1, 9)]
+        assert before is not None
+        assert after is not None
+        assert after.write.batches - before.write.batches == 1
 
     async def test_many_at_once_share_batches(self, data_dir: Path):
         """Calls of both registries share the owner's batches, and keep the order in which they were made."""

@@ -241,22 +241,38 @@ class TenantActor:
         kept_since = self._context.watch.expired_before(self._context.config.idempotency_retention_seconds)
         return KeyedRequest(statements, key=key, payload_hash=payload_hash, now=now, kept_since=kept_since)
 
-    def submit_write(self, request: Request, reply: Reply, waited_seconds: float) -> SubmittedCall:
+    def submit_write(
+        self, request: Request, reply: Reply, waited_seconds: float, *, is_followed: bool = False
+    ) -> SubmittedCall:
         """Submit a unit that another process forwarded, without waiting; see `Channel.submit`. Raises like `write`."""
         self._check_is_writable()
-        call = self._writes.submit(request[0].name, request, reply, waited_seconds=waited_seconds)
+        call = self._writes.submit(
+            request[0].name, request, reply, waited_seconds=waited_seconds, is_followed=is_followed
+        )
         self._forwarded += 1
         return SubmittedCall(self._writes, call)
 
     def submit_write_once(
-        self, statements: Request, key: str, payload_hash: bytes, reply: Reply, waited_seconds: float
+        self,
+        statements: Request,
+        key: str,
+        payload_hash: bytes,
+        reply: Reply,
+        waited_seconds: float,
+        *,
+        is_followed: bool = False,
     ) -> SubmittedCall:
         """Submit a unit with an idempotency key that another process forwarded; see `submit_write`."""
-        return self.submit_write(self._keyed(statements, key, payload_hash), reply, waited_seconds)
+        keyed = self._keyed(statements, key, payload_hash)
+        return self.submit_write(keyed, reply, waited_seconds, is_followed=is_followed)
 
-    def submit_read(self, statement: Statement, reply: Reply, waited_seconds: float) -> SubmittedCall:
+    def submit_read(
+        self, statement: Statement, reply: Reply, waited_seconds: float, *, is_followed: bool = False
+    ) -> SubmittedCall:
         """Submit a read that another process forwarded; see `submit_write`."""
-        call = self._reads.submit(statement.name, statement, reply, waited_seconds=waited_seconds)
+        call = self._reads.submit(
+            statement.name, statement, reply, waited_seconds=waited_seconds, is_followed=is_followed
+        )
         self._forwarded += 1
         return SubmittedCall(self._reads, call)
 

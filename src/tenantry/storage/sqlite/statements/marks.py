@@ -61,6 +61,7 @@ _ADD: Final = (
 )
 
 _encode = msgspec.msgpack.encode
+_ENCODED_NONE: Final = _encode([None])
 _decode_units = msgspec.msgpack.Decoder(list[tuple[int, bytes | None]]).decode
 _decode_results = msgspec.msgpack.Decoder(list[Any]).decode
 
@@ -166,6 +167,8 @@ def _rows_of_sender(sender: bytes, units: Sequence[_Unit]) -> list[Statement]:
 
 
 def _encoded(results: Sequence[Result]) -> bytes | None:
+    if len(results) == 1 and results[0] is None:
+        return _ENCODED_NONE
     encoded = _encode([as_plain(result) for result in results])
     return encoded if len(encoded) <= RESULTS_BYTES_MAX else None
 

@@ -46,6 +46,7 @@ class FrameConnection(asyncio.BufferedProtocol, ABC):
         self._unsent_bytes = 0
         self._is_reading_held = False  # by `hold_reading`
         self._is_reading_paused = False  # at the transport
+        self._is_followed = False  # the message that is handled now, by another one that was received with it
         self._is_taking = False  # received frames are handled now, or wait for the next step
         self._is_ended = False
         self.broken_off: str | None = None
@@ -212,11 +213,12 @@ class FrameConnection(asyncio.BufferedProtocol, ABC):
                 break
             left -= 1
             at = begin + length
+            self._is_followed = len(received) > at
             try:
                 self.handle(call, received[begin:at])
             except Exception as error:  # noqa: BLE001  # a message that was handled in part must not be handled again
                 self._break_off(f"its message could not be handled ({error!r})")
-        self._is_taking = False
+        self._is_taking = self._is_followed = False
         if not self._is_ended:
             del received[:at]
             if is_more:

@@ -196,7 +196,9 @@ class ServedConnection(FrameConnection):
         assert self.hello is not None
         served = ServedCall(call, lease, is_full=request.is_full, on_done=self._on_done)
         try:
-            served.submitted = self._tenants.submit(lease.actor, request, self.hello.token, served)
+            served.submitted = self._tenants.submit(
+                lease.actor, request, self.hello.token, served, is_followed=self._is_followed
+            )
         except ChannelClosedError:
             self._tenants.release(lease)
             self._calls.start(call, self._answer_not_owner(call, lease))

@@ -56,7 +56,7 @@ class ServedTenants:
         self._pool.release(lease)
 
     def submit(
-        self, actor: TenantActor, request: TenantRequest, sender: bytes, reply: Reply
+        self, actor: TenantActor, request: TenantRequest, sender: bytes, reply: Reply, *, is_followed: bool
     ) -> SubmittedCall:
         """Put a call of another process into the tenant's mailbox.
 
@@ -65,6 +65,7 @@ class ServedTenants:
             request: The call.
             sender: The token of the other process, for the call's mark.
             reply: What the call's result is given to.
+            is_followed: Whether the other process has sent more messages, which may be calls for the same batch.
 
         Raises:
             ChannelClosedError: The tenant is closing, and the call ran nowhere.
@@ -78,11 +79,13 @@ class ServedTenants:
         ):  # the other process has another timeout, or sent nonsense
             waited_seconds = timeout_seconds if waited_seconds > timeout_seconds else 0.0
         if isinstance(request, Read):
-            return actor.submit_read(received_statement(request.statement), reply, waited_seconds)
+            statement = received_statement(request.statement)
+            return actor.submit_read(statement, reply, waited_seconds, is_followed=is_followed)
         statements = received(request.statements)
         if isinstance(request, WriteOnce):
+            key = check_key(request.key)
             return actor.submit_write_once(
-                statements, check_key(request.key), request.payload_hash, reply, waited_seconds
+                statements, key, request.payload_hash, reply, waited_seconds, is_followed=is_followed
             )
         marked = MarkedRequest(
             statements,
@@ -92,7 +95,7 @@ class ServedTenants:
             is_repeated=request.is_repeated,
             is_look_up=request.is_look_up,
         )
-        return actor.submit_write(marked, reply, waited_seconds)
+        return actor.submit_write(marked, reply, waited_seconds, is_followed=is_followed)
 
     def count(self, lease: Lease, *, is_kept: bool = False) -> None:
         """Count a forwarded call; close the tenant after enough of them, so that a process that uses the tenant becomes its owner.
