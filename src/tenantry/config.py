@@ -155,7 +155,8 @@ class RegistryConfig(BaseModel):
         write_threads: The number of threads that open, write and close the databases of all tenants.
         read_threads: The number of threads that read the databases of all tenants.
         write_jobs_max: The largest number of tenants whose write batch is running or queued for a thread.
-        read_jobs_max: The largest number of tenants whose read batch is running or queued for a thread.
+        read_jobs_max: The largest number of tenants whose read batch is running or queued for a thread. The tenants of a database server
+            may use the sum of both numbers for writes and reads, and at most one for each connection.
         durability: The time at which a write is acknowledged, see `Durability`.
         engine: What runs the statements of SQLite databases, see `Engine`. With ``native``, a registry does not open in a process that
             cannot use the engine in C.

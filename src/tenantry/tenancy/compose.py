@@ -133,7 +133,11 @@ def compose(
     slots = ProcessSlots(config.data_dir, log=log)
     socket = PeerSocket(config.data_dir, is_wanted=config.forwarding, log=log)
     backends = make_backends(config, schemas, clock=clock, log=log, socket_name=socket.name)
-    context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)
+    server_limiters = {
+        name: Limiters.of_server(config, counts.connections_max)
+        for name, counts in backends.connections().items()
+    }
+    context = ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch, server_limiters)
     # The catalog has its own limiters, so that tenants' calls do not delay the catalog's calls.
     catalog = Catalog(
         backends.catalog, ActorContext(config, Limiters.of(config), clock, all_hooks.report, watch)

@@ -3,10 +3,18 @@
 import random
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import pytest
 
-from tenantry.tenancy.actors.limiter import LOOK_AHEAD_BORROWERS, OVERTAKES_MAX, FairLimiter, Permit
+from tenantry.config import RegistryConfig
+from tenantry.tenancy.actors.limiter import (
+    LOOK_AHEAD_BORROWERS,
+    OVERTAKES_MAX,
+    FairLimiter,
+    Limiters,
+    Permit,
+)
 from tenants import in_virtual_time
 
 
@@ -113,3 +121,23 @@ async def test_nobody_waits_much_longer_than_in_order(seed: int):
         line.serve()
     assert len(set(line.served)) == len(line.served)
     assert max(place - number for place, number in enumerate(line.served)) <= OVERTAKES_MAX
+
+
+def held_at_once(limiter: FairLimiter) -> int:
+    """Return how many borrowers get a permit before one waits."""
+    permits: list[Permit] = []
+    while not limiter.is_full:
+        limiter.acquire(object(), permits.append)
+    return len(permits)
+
+
+@in_virtual_time
+async def test_writes_and_reads_share_the_connections_to_a_server(tmp_path: Path):
+    """Files have separate limits, and a server has one for both kinds, which is never more than its connections."""
+    config = RegistryConfig(data_dir=tmp_path, write_jobs_max=3, read_jobs_max=2)
+    files = Limiters.of(config)
+    assert (held_at_once(files.write), held_at_once(files.read)) == (3, 2)
+    server = Limiters.of_server(config, connections_max=13)
+    assert server.write is server.read
+    assert held_at_once(server.write) == 5
+    assert held_at_once(Limiters.of_server(config, connections_max=4).read) == 4

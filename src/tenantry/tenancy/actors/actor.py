@@ -1,7 +1,7 @@
 """One open tenant: its store, the channel to its writer, and the channel to its readers."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,14 +48,29 @@ _FATAL: Final = (DatabaseCorruptError, TenantOwnedElsewhereError)
 
 @dataclass(frozen=True, slots=True)
 class ActorContext:
-    """The objects that all actors of a registry share."""
+    """The objects that all actors of a registry share.
+
+    Attributes:
+        config: The settings.
+        limiters: The limiters of the tenants on files.
+        clock: The clock.
+        report: The event hook.
+        watch: Holds expiry back while the system's clock may be wrong.
+        server_limiters: The limiters of the tenants on each database server, by the name of the back end.
+        buckets: The tenants' token buckets.
+    """
 
     config: RegistryConfig
     limiters: Limiters
     clock: Clock
     report: Hook
     watch: ClockWatch
+    server_limiters: Mapping[str, Limiters] = field(default_factory=dict)
     buckets: Buckets = field(default_factory=Buckets)
+
+    def limiters_of(self, backend: str) -> Limiters:
+        """Return the limiters of the tenants of a back end."""
+        return self.server_limiters.get(backend, self.limiters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,11 +151,12 @@ class TenantActor:
         self._works = 0  # the copies and checks that run
         self._schema_versions: dict[str, int] = {}
         self._transaction: TransactionSession | None = None
+        self._limiters = context.limiters_of(self._backend)
         self._writes: Channel[Request, list[Result]] = self._channel(
-            "write", store.write, context.limiters.write, workers=store.write_batches_max
+            "write", store.write, self._limiters.write, workers=store.write_batches_max
         )
         self._reads: Channel[Statement, Result] = self._channel(
-            "read", store.read, context.limiters.read, workers=context.config.readers_per_tenant
+            "read", store.read, self._limiters.read, workers=context.config.readers_per_tenant
         )
         self._entry = entry
         self._is_read_only = False
@@ -454,12 +470,12 @@ class TenantActor:
 
     async def _hold(self, begun: asyncio.Future[TransactionSession]) -> None:
         """Begin a transaction, pass the session to the caller, and occupy the writer until the transaction ends."""
-        async with self._context.limiters.write.permit(self._tenant_id):
+        async with self._limiters.write.permit(self._tenant_id):
             transaction = await self._store.begin()
         session = TransactionSession(
             transaction,
             timeout_seconds=self._context.config.transaction_timeout_seconds,
-            limiter=self._context.limiters.write,
+            limiter=self._limiters.write,
             tenant_id=self._tenant_id,
             backend=self._backend,
             dialect=self.dialect,

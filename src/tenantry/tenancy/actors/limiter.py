@@ -199,7 +199,7 @@ class FairLimiter:
 
 @dataclass(frozen=True, slots=True)
 class Limiters:
-    """The limiters of concurrent batches of all tenants: one for writes, one for reads."""
+    """The limiters of concurrent batches of all tenants: one for writes, one for reads, which may be the same."""
 
     write: FairLimiter
     read: FairLimiter
@@ -208,3 +208,17 @@ class Limiters:
     def of(cls, config: RegistryConfig) -> "Limiters":
         """Return limiters with the limits of the settings."""
         return cls(FairLimiter(config.write_jobs_max), FairLimiter(config.read_jobs_max))
+
+    @classmethod
+    def of_server(cls, config: RegistryConfig, connections_max: int) -> "Limiters":
+        """Return the limiters for the tenants of a database server: one for writes and reads, because both take the same connections.
+
+        So many writes can use the connections of reads while there are no reads. A batch does not wait for a connection after it has
+        its permit, unless transactions have taken more connections than the spare ones.
+
+        Args:
+            config: The settings; as many batches run at the same time as ``write_jobs_max`` and ``read_jobs_max`` permit together.
+            connections_max: The largest number of connections, which is also a limit.
+        """
+        both = FairLimiter(min(connections_max, config.write_jobs_max + config.read_jobs_max))
+        return cls(both, both)
