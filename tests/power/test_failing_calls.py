@@ -52,7 +52,7 @@ def test_too_many_open_files(
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("workload", ["short", "lifecycle", "copies", "placed-files", "writes"])
+@pytest.mark.parametrize("workload", ["short", "lifecycle", "copies", "placed-files", "writes", "openings"])
 def test_any_call_fails(workload: str, power_workers: Workers, tmp_path: Path):
     """Many calls of each kind, with each error, once and lasting."""
     seed, step = soak_seed(), soak_size("STEP", 25)

@@ -126,7 +126,7 @@ def test_what_is_not_synced_is_found(power_workers: Workers, tmp_path: Path):
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("workload", [*WORKLOADS, "short"])
+@pytest.mark.parametrize("workload", [*WORKLOADS, "short", "openings"])
 def test_the_power_goes_anywhere(workload: str, power_workers: Workers, tmp_path: Path):
     """Many more images: the extremes after every acknowledgement and around every sync, and random ones anywhere."""
     seed, images_max = soak_seed(), soak_size("IMAGES", 400)
@@ -141,7 +141,7 @@ def test_the_power_goes_anywhere(workload: str, power_workers: Workers, tmp_path
 
 
 @pytest.mark.soak
-@pytest.mark.parametrize("workload", ["writes", "lifecycle", "copies", "placed-files"])
+@pytest.mark.parametrize("workload", ["writes", "openings", "lifecycle", "copies", "placed-files"])
 def test_a_sync_fails_and_later_the_power_goes(workload: str, power_workers: Workers, tmp_path: Path):
     """A sync fails once, whichever it is; the call is repeated; when the power goes later, what was acknowledged is there."""
     seed, runs, images_max = soak_seed(), soak_size("RUNS", 20), soak_size("IMAGES", 400)

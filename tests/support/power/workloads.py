@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
+from power.checking import CHANNEL
 from power.script import Script, StoppedError
 from power.tracing import Kind
 from power.worlds import World
@@ -207,6 +208,43 @@ async def placed_files(script: Script) -> None:
     await create(script, "acme")
 
 
+async def openings(script: Script) -> None:
+    """Open and evict tenants whose first write, since they were opened, comes in each way in which it can come."""
+    tenant_ids = ("acme", "globex")
+    for tenant_id in tenant_ids:
+        await create(script, tenant_id)
+        await script.save_beside(tenant_id, "before")
+    for turn in range(4):
+        for tenant_id in tenant_ids:  # each call evicts the other tenant
+            await script.save_beside(tenant_id, f"{turn} opens for writing")
+        for tenant_id in tenant_ids:
+            await read_beside(script, tenant_id)
+            await asyncio.gather(
+                script.save_beside(tenant_id, f"{turn} after a read"),
+                read_beside(script, tenant_id),
+                script.save_beside(tenant_id, f"{turn} beside a read"),
+            )
+        for tenant_id in tenant_ids:
+            await save_inside(script, tenant_id, f"{turn} in a transaction of Python")
+            await script.save_beside(tenant_id, f"{turn} after a transaction of Python")
+        await script.reopen()
+
+
+async def read_beside(script: Script, tenant_id: str) -> None:
+    """Read while other calls run; a failure is left at that."""
+    await script.do_beside(tenant_id, (), script.registry.tenant(tenant_id).messages.get_history(CHANNEL))
+
+
+async def save_inside(script: Script, tenant_id: str, text: str) -> None:
+    """Save a message in a transaction."""
+
+    async def save() -> None:
+        async with script.registry.tenant(tenant_id).transaction() as tx:
+            await tx.messages.save(make_message(text))
+
+    await script.do_beside(tenant_id, (text,), save())
+
+
 async def fresh(script: Script) -> None:
     """Use a data directory that did not exist, in a directory that did not exist either."""
     await create(script, "acme")
@@ -254,6 +292,7 @@ WORKLOADS: Final = {
     "copies": Workload(copies),
     "placed-files": Workload(placed_files),
     "forwarded": Workload(forwarded),
+    "openings": Workload(openings, settings=(("open_tenants_max", 1),)),
     "fresh": Workload(fresh, data="srv/tenantry/data"),
     "failed-log-sync": Workload(failed_log_sync, settings=(("open_tenants_max", 1),)),
     # Loses what it acknowledged: the log is not synced at each commit.

@@ -170,8 +170,11 @@ def test_lent(resting: Resting):
     assert connection.execute("SELECT uid FROM summary").fetchall() == [("uid",)]
     connection.create_function("twice", 1, lambda value: 2 * value)
     assert rig.read(rows("SELECT twice(epoch) FROM summary")) == [[(14,)]]
-    with pytest.raises(ValueError, match="no connection of its own"):
-        database.lend(sqlite3.connect(":memory:"))
+    with (
+        closing(sqlite3.connect(":memory:")) as unused,
+        pytest.raises(ValueError, match="no connection of its own"),
+    ):
+        database.lend(unused)
     with pytest.raises(ValueError, match="not one that the engine has opened"):
         database.closing(None)
     connection.close()
@@ -211,8 +214,11 @@ def test_lent_to_what_cannot_borrow(resting: Resting):
     with pytest.raises(TypeError):
         database.lend(5)
     database.close()
-    with pytest.raises(ValueError, match="no connection of its own"):
-        database.lend(sqlite3.connect(":memory:"))
+    with (
+        closing(sqlite3.connect(":memory:")) as unused,
+        pytest.raises(ValueError, match="no connection of its own"),
+    ):
+        database.lend(unused)
     assert not is_open(resting.path)
 
 

@@ -186,6 +186,34 @@ def test_closed_in_another_event_loop_without_a_descriptor(tmp_path: Path):
     assert open_files(tmp_path) == []
 
 
+@pytest.mark.parametrize("is_for_write", [True, False])
+async def test_shared_memory_that_is_only_readable(
+    closed: SQLiteStore, tmp_path: Path, *, is_for_write: bool
+):
+    """SQLite opens the shared memory for reading if it cannot be opened for writing. Such a writer is not kept."""
+    shared = tmp_path / "tenant.db-shm"
+    shared.mkdir()  # cannot be opened for writing, even by root
+    await closed.connect(is_for_write=is_for_write)
+    assert await numbers(closed) == [1]
+    with pytest.raises(PersistenceConnectionError, match="for reading only, although this process may write"):
+        await closed.write([(INSERT,)])
+    shared.rmdir()
+    assert await closed.write([(INSERT,)]) == [[None]]
+    assert await numbers(closed) == [1, 2]
+
+
+async def test_another_program_has_the_lock(closed: SQLiteStore, tmp_path: Path):
+    """The engine waits for no lock while it opens the writer: Python opens the writer."""
+    await closed.connect()
+    with closing(sqlite3.connect(tmp_path / "tenant.db", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        await closed._connections.ensure_writer()
+        assert not is_opened_by_engine(closed)
+        other.execute("ROLLBACK")
+    assert await closed.write([(INSERT,)]) == [[None]]
+    assert await numbers(closed) == [1, 2]
+
+
 async def test_another_owner(closed: SQLiteStore, tmp_path: Path):
     """An owner that wrote after this one has opened the file keeps this one from writing."""
     await closed.connect(is_for_write=True)

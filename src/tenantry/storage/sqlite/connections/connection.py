@@ -255,9 +255,8 @@ class JobConnection(aiosqlite.Connection):
         if closing is None or self.backlog or self._connection is not None or self._database is None:
             return None
         try:
-            outlet(
-                asyncio.get_running_loop()
-            )  # the batch takes over the file's lock, so it must not be lost: for an event loop's first batch, no descriptor may be left
+            # The batch takes over the file's lock, so it must not be lost: for an event loop's first batch, no descriptor may be left.
+            outlet(asyncio.get_running_loop())
         except OSError:
             return None
         return closing(self._database)

@@ -63,9 +63,8 @@ class NativeOpenings:
             return None
         path, ownership = owned
         epoch, owner = ownership.seen
-        if (
-            type(epoch) is not int or "\0" in owner
-        ):  # a strange file, whose owner the engine could not compare
+        is_plain = type(epoch) is int and "\0" not in owner
+        if not is_plain:  # the engine could not compare the owner
             return None
         writer = self._writer(ownership, ownership.lock_fileno(), (epoch, owner))
         return NativeOpening(self._opening(path, writer=writer), partial(self._take_writer, path))
@@ -77,7 +76,7 @@ class NativeOpenings:
             return None
         assert self._engine is not None
         uri = database_uri(options.path, "mode=ro")
-        script = f"{self._script()} {QUERY_ONLY}"
+        script = f"{hardening.PRAGMAS} {self._reader_settings}"
         batch = self._engine.opening(str(options.path), None, uri, script, None, None, None, None)
         return NativeOpening(batch, _take_reader)
 
@@ -102,9 +101,13 @@ class NativeOpenings:
             return None
         return (options.path, ownership) if self._may_open() else None
 
-    def _script(self) -> str:
-        busy_milliseconds = round(self._opener.options.busy_timeout_seconds * 1000)
-        return f"PRAGMA busy_timeout = {busy_milliseconds:d}; {hardening.PRAGMAS}"
+    @property
+    def _busy_milliseconds(self) -> int:
+        return round(self._opener.options.busy_timeout_seconds * 1000)
+
+    @property
+    def _reader_settings(self) -> str:
+        return f"PRAGMA busy_timeout = {self._busy_milliseconds:d}; {QUERY_ONLY}"
 
     def _opening(
         self,
@@ -115,13 +118,17 @@ class NativeOpenings:
     ) -> "NativeBatch":
         assert self._engine is not None
         options = self._opener.options
-        settings = QUERY_ONLY if writer is None else writer_pragmas(options, is_wal=True, checkpoint_pages=0)
+        settings = (
+            self._reader_settings
+            if writer is None
+            else writer_pragmas(options, is_wal=True, checkpoint_pages=0)
+        )
         lock_path, holder_name = lock or (None, None)
         batch: NativeBatch = self._engine.opening(
             str(path),
             str(options.root),
             database_uri(path, IMMUTABLE if writer is None else "mode=rw"),
-            f"{self._script()} {settings}",
+            f"{hardening.PRAGMAS} {settings}",
             lock_path,
             holder_name,
             None if lock is None else SUMMARY_SQL,
@@ -134,7 +141,7 @@ class NativeOpenings:
         options = self._opener.options
         return (
             *(ownership.token, ownership.tenant_uid, self._opener.known_version),
-            *(options.database_bytes_max or 0, CHECKPOINT_PAGES, lock, *seen),
+            *(options.database_bytes_max or 0, self._busy_milliseconds, CHECKPOINT_PAGES, lock, *seen),
         )
 
     def _take_closed(self, ownership: "FileOwnership", batch: "NativeBatch") -> "NativeDatabase | None":

@@ -170,8 +170,8 @@ static Batch *rest_batch(Kind kind)
 /* Take the fields of an opening for writing. */
 static bool take_writer(Writer *writer, PyObject *fields)
 {
-    return PyArg_ParseTuple(fields, "ssLLiiLs:opening", &writer->token, &writer->uid, &writer->known_version, &writer->bytes_max,
-                            &writer->checkpoint_pages, &writer->lock, &writer->seen_epoch, &writer->seen_owner);
+    return PyArg_ParseTuple(fields, "ssLLiiiLs:opening", &writer->token, &writer->uid, &writer->known_version, &writer->bytes_max,
+                            &writer->busy_milliseconds, &writer->checkpoint_pages, &writer->lock, &writer->seen_epoch, &writer->seen_owner);
 }
 
 /* Return the bytes of an object in the file system's encoding, and let the batch keep them; NULL for None, and with an exception. */

@@ -10,6 +10,7 @@ typedef struct {
     const char *uid;       /* the tenant's, which the file must name */
     long long known_version;
     long long bytes_max;   /* the limit of the database; 0 for SQLite's own */
+    int busy_milliseconds; /* the longest wait for another process's lock, once the writer is set up */
     int checkpoint_pages;  /* the pages of the log that start a checkpoint, once the log's name is durable */
     int lock;              /* the descriptor of the lock file, if Python holds the lock; -1 if the opening acquires the lock */
     long long seen_epoch;  /* of the last owner: Python's if Python holds the lock, otherwise read from the file */

@@ -52,6 +52,7 @@
     X(bind_null, int, (sqlite3_stmt *, int))                                                                       \
     X(bind_parameter_count, int, (sqlite3_stmt *))                                                                 \
     X(bind_text, int, (sqlite3_stmt *, int, const char *, int, void (*)(void *)))                                  \
+    X(busy_timeout, int, (sqlite3 *, int))                                                                         \
     X(changes, int, (sqlite3 *))                                                                                   \
     X(clear_bindings, int, (sqlite3_stmt *))                                                                       \
     X(close, int, (sqlite3 *))                                                                                     \

@@ -59,7 +59,7 @@ static PyMethodDef functions[] = {
 };
 
 /* The number that `native.py` has, too: an extension that an older source has left behind must not be used. */
-enum { INTERFACE = 8 };
+enum { INTERFACE = 9 };
 
 static struct PyModuleDef definition = {
     PyModuleDef_HEAD_INIT,

@@ -21,7 +21,7 @@ from tenantry.storage.sqlite.statements.own_statements import OnceUnit, OwnState
 if TYPE_CHECKING:
     from types import ModuleType
 
-_INTERFACE: Final = 8
+_INTERFACE: Final = 9
 """The number that `module.c` has, too. It is raised with each change of what Python and the engine know of each other."""
 
 READ: Final = 0

@@ -18,6 +18,7 @@
 #include <unistd.h>
 
 enum { NOTE_BYTES = 128, NOTE_OFFSET = 128, SQL_BYTES = 64 }; /* `CONTENT_BYTES` of lock_file.py */
+static const char NO_WRITE[] = "BEGIN IMMEDIATE; ROLLBACK";
 static const char WAL_MODE[] = "PRAGMA journal_mode = WAL", PAGE_SIZE[] = "PRAGMA page_size";
 
 /* Whether the path still names the file that was checked before SQLite opened it. */
@@ -34,6 +35,13 @@ static bool use_log(sqlite3 *handle)
                    sq.column_type(mode, 0) == SQLITE_TEXT && strcmp((const char *)sq.column_text(mode, 0), "wal") == 0;
     sq.finalize(mode);
     return is_used;
+}
+
+/* Whether the connection can write. If SQLite cannot open the file, the log or the shared memory for writing, it opens them for reading
+ * without an error, see writability.py. */
+static bool is_writable(sqlite3 *handle)
+{
+    return sq.db_readonly(handle, "main") == 0 && use_log(handle) && sq.exec(handle, NO_WRITE, NULL, NULL, NULL) == SQLITE_OK;
 }
 
 /* See `set_page_limit` of page_limit.py. */
@@ -82,8 +90,10 @@ bool writer_set_up(Rest *rest)
         writer->seen_owner = rest->owner;
     }
     int lock = writer->lock >= 0 ? writer->lock : rest->lock.descriptor;
-    return is_same_file(rest) && sq.db_readonly(rest->handle, "main") == 0 && use_log(rest->handle) &&
-           limit_pages(rest->handle, writer->bytes_max) && write_note(lock, &rest->file, writer->seen_epoch);
+    /* Until now the connection has waited for no lock: Python waits. */
+    return is_same_file(rest) && is_writable(rest->handle) && limit_pages(rest->handle, writer->bytes_max) &&
+           write_note(lock, &rest->file, writer->seen_epoch) &&
+           sq.busy_timeout(rest->handle, writer->busy_milliseconds) == SQLITE_OK;
 }
 
 static bool copy_bytes(const char *bytes, size_t length, char **copy)
