@@ -156,7 +156,7 @@ class EventCounts:
         now = time.time()
         tenant_id, backend, channel = event.tenant_id, event.backend, (event.backend, event.channel)
         for operation, outcome, submitted_seconds in event.calls:
-            name = self._operation(operation)
+            name = operation if operation in self._operations else self._operation(operation)
             if name not in self._channels and tenant_id != CATALOG_NAME:
                 self._channels[name] = event.channel
             labels = (backend, name, outcome)
