@@ -28,7 +28,8 @@ from tenantry.errors import (
     TransactionClosedError,
 )
 from tenantry.limits import TenantLimits
-from tenantry.sql.statements import Statement
+from tenantry.sql.statements import Fetch, Statement
+from tenantry.tenancy.peers.connections.messages import SentStatement, UnitsDone
 from tenants import make_message, until
 
 
@@ -79,6 +80,18 @@ class TestCalls:
         with pytest.raises(IdempotencyConflictError):
             await pair.forwarded.idempotent("k").fetch_value(insert, ("other",))
         assert await texts(pair.own) == ["once"]
+
+    async def test_units_without_results_share_an_answer(self, pair: Pair):
+        """The units of a batch are answered by one message, if they have no results."""
+        add = SentStatement("notes.add", "INSERT INTO notes (text) VALUES ('x')", (), Fetch.NONE)
+        async with raw_peer(socket_of(pair.owner)) as peer:
+            await peer.greet()
+            uid = await uid_of(pair.owner)
+            peer.send(*(frame(number, write(uid, number, add)) for number in range(1, 9)))
+            assert await peer.answer() == (1, UnitsDone([*range(1, 9)]))
+            peer.send(frame(9, write(uid, 9, add)))
+            assert await peer.answer() == (9, UnitsDone([9]))
+        assert await texts(pair.own) == ["x"] * 9
 
     async def test_calls_that_arrive_together_share_a_batch(self, pair: Pair):
         """The owner begins a batch only when it has taken all calls that it received in one step of its event loop."""

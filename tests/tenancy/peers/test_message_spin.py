@@ -137,6 +137,6 @@ async def test_lone_calls_in_a_row(data_dir: Path):
         for number in range(3 * LONE_CALLS_MIN):
             await pair.forwarded.execute("INSERT INTO notes (text) VALUES (?)", (number,))
             assert await pair.forwarded.fetch_value("SELECT count(*) FROM notes") == number + 1
-        ends = [*pair.owner._parts.peers._accepted, *pair.other._parts.peers._owners.values()]
-        assert len(ends) == 2
-        await until(lambda: not any(end._spin.is_spinning for end in ends))
+        (accepted,) = pair.owner._parts.peers._accepted
+        (made,) = pair.other._parts.peers._owners.values()
+        await until(lambda: not accepted._answers.is_spinning and not made.is_spinning)

@@ -34,9 +34,11 @@ from tenantry.tenancy.peers.connections.messages import (
     Done,
     Failed,
     NotOwner,
+    UnitsDone,
     Welcome,
     decode_request,
 )
+from tenants import make_message
 
 NAME = "0123456789ab"
 SHORT = {"call_timeout_seconds": 0.3, "pool_wait_timeout_seconds": 0.3}
@@ -86,6 +88,7 @@ GREETINGS = {
     "an empty message": frame(0, b""),
     "a long message": b"\xff" * 8,
     "a result": frame(0, Done(5)),
+    "units that are done": frame(0, UnitsDone([0])),
     "no owner": frame(0, NotOwner()),
     "a refusal": frame(0, Failed(["TenantError", "TenantryError"], "not with you", {})),
     "a refusal of an unknown kind": frame(
@@ -130,6 +133,14 @@ RESULTS: tuple[Any, ...] = (
 async def test_results_of_writes(data_dir: Path, result: Any):
     """The unit was done, so the error says that its result is lost. It must not look as if the unit could be repeated."""
     async with forwarding_to(data_dir, lambda _: Done(result)) as tenant:
+        with pytest.raises(ResultLostError, match="of another kind"):
+            await tenant.fetch_all("INSERT INTO notes (text) VALUES (1) RETURNING id")
+
+
+async def test_units_that_are_done(data_dir: Path):
+    """One message answers several calls, and changes nothing for calls that do not wait. It is no answer to a unit with results."""
+    async with forwarding_to(data_dir, lambda _: UnitsDone([9, 1, 1, 2, 2**40])) as tenant:
+        await tenant.messages.save(make_message())
         with pytest.raises(ResultLostError, match="of another kind"):
             await tenant.fetch_all("INSERT INTO notes (text) VALUES (1) RETURNING id")
 

@@ -237,6 +237,16 @@ class Ping(_Message, tag=20):
     """Asks for an answer, as a sign that the receiver's event loop runs."""
 
 
+class UnitsDone(_Message, tag=21):
+    """The answer to several units that succeeded and have no results; a `Done` for each would be most of the cost of their answers.
+
+    Attributes:
+        calls: The numbers of the calls. The message has the number of the first.
+    """
+
+    calls: Annotated[list[int], Meta(min_length=1)]
+
+
 class Measure(_Message, tag=40):
     """Asks for the numbers of the process; see `tenantry.tenancy.measurements`."""
 
@@ -257,7 +267,7 @@ OperatorRequest: TypeAlias = Refresh | Copy | Check | Statistics
 Request: TypeAlias = (
     Hello | TenantRequest | TransactionRequest | OperatorRequest | Release | Ping | Cancel | Measure
 )
-Answer: TypeAlias = Welcome | Done | Failed | NotOwner | SentMeasurements
+Answer: TypeAlias = Welcome | Done | UnitsDone | Failed | NotOwner | SentMeasurements
 
 _encoder = msgspec.msgpack.Encoder()
 decode_request = msgspec.msgpack.Decoder(Request).decode

@@ -21,6 +21,7 @@ from tenantry.tenancy.peers.connections.messages import (
     Hello,
     NotOwner,
     Ping,
+    UnitsDone,
     Welcome,
 )
 from tenantry.tenancy.peers.connections.sent_errors import unpack_error
@@ -98,6 +99,11 @@ class OwnerConnection(FrameConnection):
         self._timer: asyncio.TimerHandle | None = None
         self._timer_until_seconds = 0.0
         self._spin = MessageSpin(self._loop, lambda: len(self._waiting) == 1)
+
+    @property
+    def is_spinning(self) -> bool:
+        """Whether the event loop stays awake for the next answer."""
+        return self._spin.is_spinning
 
     async def wait_idle(self) -> None:
         """Wait until no call waits for its answer."""
@@ -213,11 +219,11 @@ class OwnerConnection(FrameConnection):
             self._break_off(f"it sent an answer that cannot be read ({error})")
             return
         if isinstance(answer, Done) and call != _HELLO_CALL:
-            waiting = self._waiting.pop(call, None)
-            if (
-                waiting is not None and not waiting.future.done()
-            ):  # otherwise the caller has given the call up
-                waiting.future.set_result(answer.result)
+            self._set_result(call, answer.result)
+            return
+        if isinstance(answer, UnitsDone) and _HELLO_CALL not in self._waiting:
+            for one in answer.calls:
+                self._set_result(one, None)
             return
         waiting = self._waiting.get(call)
         if waiting is None:
@@ -233,6 +239,12 @@ class OwnerConnection(FrameConnection):
             waiting.future.set_exception(failure)
         else:
             waiting.future.set_result(answer)
+
+    def _set_result(self, call: int, result: Any) -> None:
+        waiting = self._waiting.pop(call, None)
+        # Without a future that waits, the caller has given the call up.
+        if waiting is not None and not waiting.future.done():
+            waiting.future.set_result(result)
 
     def ended(self) -> None:
         """Let the calls fail whose answers are missing."""

@@ -11,6 +11,10 @@ from tenantry.storage.protocol import Request
 def unit_results(statements: Request, results: Any) -> list[Result]:
     """Return the results of a unit.
 
+    Args:
+        statements: The unit.
+        results: The results as they were sent; None for a unit without results.
+
     Raises:
         ResultLostError: The owner sent other results than the statements have; the unit was committed.
     """
@@ -27,6 +31,8 @@ def unit_results(statements: Request, results: Any) -> list[Result]:
                 break
         else:
             return fetched
+    elif results is None and all(statement.fetch is Fetch.NONE for statement in statements):
+        return [None] * len(statements)
     raise ResultLostError(
         f"{statements[0].name} was done, but the process that has the tenant open sent results of another kind: read the rows instead of "
         "repeating the write, and run the same release in all processes"

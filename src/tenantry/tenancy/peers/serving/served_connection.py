@@ -13,7 +13,6 @@ from tenantry.tenancy.actors.channel import ChannelClosedError
 from tenantry.tenancy.actors.lease import Lease
 from tenantry.tenancy.peers.connections import messages
 from tenantry.tenancy.peers.connections.frames import FrameConnection
-from tenantry.tenancy.peers.connections.message_spin import MessageSpin
 from tenantry.tenancy.peers.connections.messages import (
     FRAME_BYTES_MAX,
     HELLO_BYTES_MAX,
@@ -22,7 +21,6 @@ from tenantry.tenancy.peers.connections.messages import (
     Done,
     Hello,
     Measure,
-    NotOwner,
     OperatorRequest,
     Ping,
     Read,
@@ -35,9 +33,10 @@ from tenantry.tenancy.peers.connections.messages import (
     Write,
     WriteOnce,
 )
+from tenantry.tenancy.peers.serving.answers import Answers
 from tenantry.tenancy.peers.serving.peer_limits import PeerLimits
 from tenantry.tenancy.peers.serving.running_calls import RunningCalls
-from tenantry.tenancy.peers.serving.sent_results import encode_error, encode_result
+from tenantry.tenancy.peers.serving.sent_results import encode_error
 from tenantry.tenancy.peers.serving.served_call import ServedCall
 from tenantry.tenancy.peers.serving.served_operations import ServedOperations
 from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
@@ -50,7 +49,6 @@ PEER_CONNECTED: Final = "tenantry.peer.connected"
 PEER_DISCONNECTED: Final = "tenantry.peer.disconnected"
 PEER_BROKEN_OFF: Final = "tenantry.peer.broken_off"
 
-_NOT_OWNER: Final = messages.encode(NotOwner())
 _DONE: Final = messages.encode(Done(None))
 
 
@@ -91,7 +89,7 @@ class ServedConnection(FrameConnection):
         self._limits = limits
         self._calls = RunningCalls(limits.calls_max, self._hold_or_read)
         self._transactions = ServedTransactions(tenants, transactions_max=limits.transactions_max)
-        self._spin = MessageSpin(self._loop, lambda: not self._calls and not self._is_ended)
+        self._answers = Answers(self, self._calls, tenants, unread_bytes_max=limits.unread_bytes_max)
         # Until the other process must have sent or read something.
         self._patience: asyncio.TimerHandle | None = None
 
@@ -188,7 +186,7 @@ class ServedConnection(FrameConnection):
         lease = await self._tenants.lease(request.tenant_id, request.uid)
         self._calls.remove(call)
         if lease is None:
-            self._send_not_owner(call)
+            self._answers.send_not_owner(call)
         else:
             self._submit(call, request, lease)
 
@@ -204,7 +202,7 @@ class ServedConnection(FrameConnection):
             self._calls.start(call, self._answer_not_owner(call, lease))
         except TenantryError as error:
             self._tenants.release(lease)
-            self._send_error(call, error)
+            self._answers.send_error(call, error)
         else:
             self._calls.add(call, served)
 
@@ -223,12 +221,14 @@ class ServedConnection(FrameConnection):
             elif error is None:
                 submitted = served.submitted.call
                 is_unit = not isinstance(submitted.request, Statement)
-                self._send_result(served.number, result, submitted.operation, is_unit=is_unit)
+                self._answers.send_result(served.number, result, submitted.operation, is_unit=is_unit)
             elif isinstance(error, ChannelClosedError):
                 self._calls.remove(served.number)
                 self._calls.start(served.number, self._answer_not_owner(served.number, served.lease))
             else:
-                self._send_error(served.number, as_tenantry_error(error, served.submitted.call.operation))
+                self._answers.send_error(
+                    served.number, as_tenantry_error(error, served.submitted.call.operation)
+                )
         finally:
             self._tenants.release(served.lease)
         if error is None and not served.cancelled():
@@ -237,33 +237,7 @@ class ServedConnection(FrameConnection):
     async def _answer_not_owner(self, call: int, lease: Lease) -> None:
         """Answer only when the tenant has closed: until then the other process could not open it, and would ask here again."""
         await lease.entry.closed.wait()
-        self._send_not_owner(call)
-
-    def _send_not_owner(self, call: int) -> None:
-        self._reply(call, "not_owner", _NOT_OWNER)
-
-    def _send_error(self, call: int, error: TenantryError) -> None:
-        self._reply(call, error.outcome, encode_error(error))
-
-    def _reply(self, call: int, outcome: str, message: bytes) -> None:
-        """Send the answer of a call, and count the outcome."""
-        self._calls.remove(call)
-        is_lone = not self._calls
-        self.send(call, message, is_lone=is_lone)
-        self._tenants.count_answer(outcome)
-        if is_lone:
-            self._spin.begin()
-        else:
-            self._spin.note_other_calls()
-
-    def _send_result(self, call: int, result: Any, operation: str, *, is_unit: bool) -> None:
-        room_bytes = self._limits.unread_bytes_max - self.unread_bytes
-        try:
-            answer = encode_result(result, operation, is_unit=is_unit, room_bytes=room_bytes)
-        except TenantryError as error:
-            self._send_error(call, error)
-        else:
-            self._reply(call, "ok", answer)
+        self._answers.send_not_owner(call)
 
     async def _release(self, call: int, request: Release) -> None:
         """Close the tenant, and keep it closed until the other process gives the call up."""
@@ -272,9 +246,9 @@ class ServedConnection(FrameConnection):
                 self.send(call, _DONE)
                 await self._loop.create_future()
         except ChannelClosedError:
-            self._send_not_owner(call)
+            self._answers.send_not_owner(call)
         except Exception as error:  # noqa: BLE001  # the other process waits for an answer
-            self._send_error(call, as_tenantry_error(error, "Release"))
+            self._answers.send_error(call, as_tenantry_error(error, "Release"))
 
     async def _answered(self, call: int, request: TransactionRequest | OperatorRequest) -> None:
         """Do the work of a call, and answer with its result or error."""
@@ -285,11 +259,11 @@ class ServedConnection(FrameConnection):
                 assert self.hello is not None
                 result = await self._transactions.run(call, request, self.hello.token)
         except ChannelClosedError:
-            self._send_not_owner(call)
+            self._answers.send_not_owner(call)
         except Exception as error:  # noqa: BLE001  # the caller waits for an answer
-            self._send_error(call, as_tenantry_error(error, type(request).__name__))
+            self._answers.send_error(call, as_tenantry_error(error, type(request).__name__))
         else:
-            self._send_result(
+            self._answers.send_result(
                 call, result, type(request).__name__, is_unit=isinstance(request, TransactionWrite)
             )
 
