@@ -8,14 +8,13 @@ The program works while the workers run, and also when none runs. cron also runs
 """
 
 import asyncio
-import os
 
-from tenantry import TenantRegistry
+from tenantry import RegistryConfig, TenantRegistry
 
 
 async def main() -> None:
     """Count the messages of each company."""
-    async with TenantRegistry(os.environ["TENANTRY_DATA_DIR"]) as registry:
+    async with TenantRegistry(RegistryConfig.from_environment()) as registry:
         for company in await registry.list():
             count = await registry.tenant(company.id).fetch_value("SELECT count(*) FROM messages")
             print(company.id, count)

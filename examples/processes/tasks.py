@@ -16,7 +16,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from celery import Celery, Task
 from celery.signals import worker_process_init, worker_process_shutdown
 
-from tenantry import TenantRegistry
+from tenantry import RegistryConfig, TenantRegistry
 from tenantry.company import Message
 
 app = Celery("tasks")
@@ -44,9 +44,9 @@ class Tenants:
         self._portal: BlockingPortal
         self._registry: TenantRegistry
 
-    def open(self, data_dir: str) -> None:
+    def open(self, config: RegistryConfig) -> None:
         """Start the event loop in a thread, and open the registry on the loop."""
-        registry = TenantRegistry(data_dir)
+        registry = TenantRegistry(config)
         self._portal = self._resources.enter_context(start_blocking_portal())
         self._registry = self._resources.enter_context(self._portal.wrap_async_context_manager(registry))
 
@@ -66,7 +66,7 @@ tenants = Tenants()
 @worker_process_init.connect
 def open_tenants(**_: object) -> None:
     """Open the registry in a new process of the pool."""
-    tenants.open(os.environ["TENANTRY_DATA_DIR"])
+    tenants.open(RegistryConfig.from_environment())
 
 
 @worker_process_shutdown.connect

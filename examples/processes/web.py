@@ -8,6 +8,9 @@ forward their calls of that company to it. Start the application with uvicorn or
     uvicorn web:app --app-dir examples/processes --workers 4
     gunicorn web:app --chdir examples/processes --worker-class asgi --workers 4 --preload
 
+The application reads every setting from a ``TENANTRY_…`` variable, as the command line does: its workers and the commands beside them
+then have the same engine, the same databases and the same limits.
+
 Then try:
 
     curl -H 'X-Company: acme' -H 'Idempotency-Key: 1' --json '{"from": "ada", "to": "bob", "channel": "general", "type": "question",
@@ -27,7 +30,7 @@ from fastapi import Depends, FastAPI, Header
 from prometheus_client import REGISTRY, CollectorRegistry, Counter
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from tenantry import TenantHandle
+from tenantry import RegistryConfig, TenantHandle
 from tenantry.company import Message
 from tenantry.integrations import (
     MetricsEndpoint,
@@ -45,7 +48,7 @@ collectors = REGISTRY
 if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
     MultiProcessCollector(collectors := CollectorRegistry())  # type: ignore[no-untyped-call]
 
-app = FastAPI(lifespan=registry_lifespan(os.environ["TENANTRY_DATA_DIR"]))
+app = FastAPI(lifespan=registry_lifespan(RegistryConfig.from_environment()))
 app.add_route("/metrics", MetricsEndpoint(collectors=collectors))
 install_error_handlers(app)
 

@@ -58,7 +58,8 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
             "no file can be created in no: give another path",
         ),
         (["tenant", "import", "acme", "missing.tar.gz", "--data-dir", "x"], "does not exist"),
-        (["tenant", "update", "acme", "--limit", "speed=1", "--data-dir", "x"], "is not NAME=VALUE"),
+        (["tenant", "update", "acme", "--limit", "speed", "--data-dir", "x"], "'speed' is not NAME=VALUE"),
+        (["tenant", "update", "acme", "--limit", "speed=1", "--data-dir", "x"], "'speed' is not a limit"),
         *(
             (
                 ["tenant", "update", "acme", "--limit", f"{name}={value}", "--data-dir", "x"],

@@ -39,6 +39,9 @@ SERVERS: Final = {
 }
 """The commands that start a server of several workers, without the application."""
 
+OPEN_TENANTS_MAX: Final = 100
+"""A setting of the processes, which they read from the environment."""
+
 CLIENTS: Final = 16
 """The number of clients of a load. Each waits for its answer before its next request."""
 
@@ -116,6 +119,7 @@ def environment(data_dir: Path) -> dict[str, str]:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(tenantry.__file__).parents[1]), str(Path(__file__).parent)]),
         "TENANTRY_DATA_DIR": str(data_dir),
+        "TENANTRY_OPEN_TENANTS_MAX": str(OPEN_TENANTS_MAX),
         "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir),
         "TASK_QUEUE_DIR": str(data_dir.with_name("queue")),
     }

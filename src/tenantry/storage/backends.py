@@ -223,7 +223,7 @@ def not_configured(name: str, known: Sequence[str]) -> BackendNotConfiguredError
     setting = database_variable(name)
     return BackendNotConfiguredError(
         f"the back end {name!r} is not in the settings of this process, which has {', '.join(known)}: set {setting} to the "
-        "address of its database",
+        "address of its database, or name the database in the program's RegistryConfig",
         backend=name,
         setting=setting,
     )

@@ -18,6 +18,7 @@ from tenantry import TenantRegistry
 from tenants import HANG_SECONDS, stored_contents
 from worker_servers import (
     CLIENTS,
+    OPEN_TENANTS_MAX,
     SERVERS,
     Load,
     WorkerServer,
@@ -112,6 +113,8 @@ class TestWebServers:
             return saved == received == 200 and 0 < served == sent
 
         assert await asyncio.to_thread(total, "tenantry_process_up") == server.workers_max
+        capacity = await asyncio.to_thread(total, "tenantry_pool_capacity_tenants")
+        assert capacity == server.workers_max * OPEN_TENANTS_MAX  # the workers read the settings
         before = await asyncio.to_thread(totals)
         load = Load(server.url, COMPANIES, f"scraped-{server.process.pid}")
         await load.send(200)

@@ -45,9 +45,11 @@ def _limit(text: str) -> tuple[str, object]:
     from tenantry.limits import TenantLimits
 
     name, separator, value = text.partition("=")
-    if not separator or name not in LIMITS:
-        names = ", ".join(LIMITS)
+    names = ", ".join(LIMITS)
+    if not separator:
         raise typer.BadParameter(f"{text!r} is not NAME=VALUE: the names are {names}")
+    if name not in LIMITS:
+        raise typer.BadParameter(f"{name!r} is not a limit: the limits are {names}")
     if value == _NONE:
         return name, None
     try:

@@ -77,7 +77,9 @@ def moved_error(move: Move) -> CatalogMovedError:
         )
     else:
         setting = (
-            "unset TENANTRY_DATABASE" if move.backend == SQLITE else "set TENANTRY_DATABASE to its address"
+            "unset TENANTRY_DATABASE"
+            if move.backend == SQLITE
+            else "set TENANTRY_DATABASE to its address, or name the database in the program's RegistryConfig"
         )
         says = f"the catalog was moved from this database to {move.place} at {move.at:%Y-%m-%d %H:%M:%S}Z: {setting}"
     return CatalogMovedError(says, backend=move.backend, place=move.place)
