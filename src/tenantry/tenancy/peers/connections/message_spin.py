@@ -15,8 +15,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-SPIN_SECONDS_MAX: Final = 0.00015
-"""An answer to a lone read takes about 0.1 ms."""
+SPIN_SECONDS_MAX: Final = 0.0002
+"""An answer to a lone read takes about 0.1 ms if both ends spin, and nearly twice as long if neither does."""
 
 LONE_CALLS_MIN: Final = 16
 """The number of lone calls in a row from which an end spins."""
