@@ -98,13 +98,13 @@ class TestSpin:
         assert not steps.callbacks
 
     def test_spins_in_vain_become_rare(self, steps: Steps):
-        """Each spin in vain doubles the number of calls after it that do not spin, up to 63; a message in time ends this."""
+        """Each spin in vain doubles the number of calls after it that do not spin, up to 255; a message in time ends this."""
         left_out = []
-        for _ in range(8):
+        for _ in range(10):
             left_out.append(steps.left_out())
             steps.wait_in_vain()
-        assert left_out == [0, 1, 3, 7, 15, 31, 63, 63]
-        assert steps.left_out() == 63
+        assert left_out == [0, 1, 3, 7, 15, 31, 63, 127, 255, 255]
+        assert steps.left_out() == 255
         steps.arrive()
         assert steps.left_out() == 0
 

@@ -21,8 +21,9 @@ SPIN_SECONDS_MAX: Final = 0.0002
 LONE_CALLS_MIN: Final = 16
 """The number of lone calls in a row from which an end spins."""
 
-_DOUBLINGS_MAX: Final = 6
-"""At most 63 spins in a row are left out."""
+_DOUBLINGS_MAX: Final = 8
+"""At most 255 spins in a row are left out. On a busy machine a thread that lets others run first may wait for milliseconds, so spins in vain
+must be rarer than one call in a hundred."""
 
 
 class MessageSpin:
