@@ -164,7 +164,7 @@ class StartOptions:
 async def start(
     api: Api,
     kind: Annotated[
-        str, typer.Argument(help="migrate, check, snapshot, or a kind that the service registers.")
+        str, typer.Argument(help="migrate, check, snapshot, move, or a kind that the service registers.")
     ],
     *,
     options: StartOptions,
