@@ -1,10 +1,11 @@
 """The engine opens the writer of a closed database, and makes its first commit durable; a job of Python takes the writer over."""
 
 import asyncio
+import gc
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from engines import using_engine
 from open_file_limits import open_files_limited_to
 from owned_stores import make_owned, numbers
 from stores import rows, run
+from tenantry.config import Engine
 from tenantry.errors import (
     DatabaseCorruptError,
     MigrationError,
@@ -160,6 +162,44 @@ async def test_a_directory_that_cannot_be_synced(closed: SQLiteStore, tmp_path: 
     assert await closed.write([(INSERT,)]) == [[None]]
     assert (await settings_in_python(closed))[-1] == CHECKPOINT_PAGES
     assert await numbers(closed) == [1, 2, 2]
+
+
+async def write_in_vain(store: SQLiteStore) -> None:
+    """Write while the log cannot be made durable. The engine returns the error, and Python raises it."""
+    with suppress(PersistenceConnectionError):
+        [error] = await store.write([(INSERT,)])
+        assert isinstance(error, PersistenceConnectionError)
+
+
+def lose(stores: list[SQLiteStore]) -> None:
+    """Lose stores without closing them."""
+    stores.clear()
+    gc.collect()
+
+
+@pytest.mark.parametrize(("engine", "is_lost"), [("native", False), ("native", True), ("python", False)])
+async def test_closed_while_the_directory_cannot_be_synced(
+    closed: SQLiteStore, tmp_path: Path, *, engine: Engine, is_lost: bool
+):
+    """No checkpoint runs and the lock is released, although no descriptor is left; a lost store is closed in the same way."""
+    with using_engine(engine):
+        stores = [make_owned(tmp_path, must_exist=True)]
+    await stores[0].connect(is_for_write=True)
+    path, log = tmp_path / "tenant.db", tmp_path / "tenant.db-wal"
+    content = path.read_bytes()
+    with open_files_limited_to(0):
+        await write_in_vain(stores[0])
+        await asyncio.sleep(0)  # the event loop forgets the call
+        if is_lost:
+            with pytest.warns(ResourceWarning, match="was not closed"):
+                lose(stores)
+        else:
+            await stores[0].disconnect()
+    assert open_files(tmp_path) == []
+    assert path.read_bytes() == content
+    assert log.stat().st_size > 0
+    await closed.connect()
+    assert await numbers(closed) == [1, 2]
 
 
 async def test_the_last_owner_has_a_strange_name(closed: SQLiteStore, tmp_path: Path):

@@ -214,6 +214,7 @@ class JobConnection(aiosqlite.Connection):
         self,
         then: Callable[[], None] | None = None,
         closing: Callable[[NativeDatabase], NativeBatch | None] | None = None,
+        before: Callable[[sqlite3.Connection], None] | None = None,
     ) -> None:
         """Close the connection, then call `then` on the same thread. Closing a closed connection is a no-op.
 
@@ -221,6 +222,7 @@ class JobConnection(aiosqlite.Connection):
             then: The function that is called afterwards.
             closing: The function that returns the engine's batch which does the same for a file that only the engine has open; None if
                 Python must do it.
+            before: The function that is called with the connection first, on the same thread.
 
         Raises:
             sqlite3.Error: SQLite could not close the connection. The connection is still open; call `aclose` again.
@@ -230,11 +232,11 @@ class JobConnection(aiosqlite.Connection):
         # aiosqlite's close() would drop the handle even if closing fails.
         closed = Change(self._note_closed)
         self._running = False
-        batch = self._closing_batch(closing)
+        batch = self._closing_batch(closing) if before is None else None
         if batch is None:
-            self._put((closed, lambda: self._close_on_thread(then)))
+            self._put((closed, lambda: self._close_on_thread(then, before)))
         else:
-            self._put_batch(batch, closed, lambda: self._close_on_thread(then))
+            self._put_batch(batch, closed, lambda: self._close_on_thread(then, None))
         try:
             await closed
         except BaseException:
@@ -261,14 +263,17 @@ class JobConnection(aiosqlite.Connection):
             return None
         return closing(self._database)
 
-    def abandon(self) -> bool:
-        """Close the connection on this thread, because its event loop has ended; return False if another thread still uses it."""
+    def abandon(self, before: Callable[[sqlite3.Connection], None] | None = None) -> bool:
+        """Close the connection on this thread, because its event loop has ended; return False if another thread still uses it.
+
+        `before` is called first, see `aclose`.
+        """
         if not self.is_open:
             return True
         if self.backlog:
             return False
         self._running = False
-        self._close_on_thread(None)
+        self._close_on_thread(None, before)
         self._thread_pool.unregister()
         return True
 
@@ -297,7 +302,11 @@ class JobConnection(aiosqlite.Connection):
         self._database = None
         return True
 
-    def _close_on_thread(self, then: Callable[[], None] | None) -> None:
+    def _close_on_thread(
+        self, then: Callable[[], None] | None, before: Callable[[sqlite3.Connection], None] | None
+    ) -> None:
+        if before is not None:
+            before(self.opened())
         if self._database is not None:
             self._database.close()
         if self._connection is not None:

@@ -18,7 +18,7 @@ import sqlite3
 import sys
 import warnings
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, closing, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from functools import partial
 from typing import TYPE_CHECKING, Final
 from weakref import WeakSet
@@ -121,18 +121,13 @@ class Connections:
             *self.readers,
             *filter(None, (self.immutable_reader, self.writer)),
         ]
-        with suppress(sqlite3.Error, ValueError), ExitStack() as afterwards:
+        with suppress(sqlite3.Error, ValueError):
             # The garbage collector finalizes a cycle in any order, so the collector may have closed the writer already.
-            if (
-                self._new_log is not None
-                and self.writer is not None
-                and self.writer.is_open
-                and not self.writer.backlog
+            before = None if self._new_log is None else self._new_log.before_closing
+            if all(
+                connection.abandon(before if connection is self.writer else None)
+                for connection in connections
             ):
-                keeper = self._keeper(self.writer.opened())
-                if keeper is not None:
-                    afterwards.callback(keeper.close)
-            if all(connection.abandon() for connection in connections):
                 self._opener.release(is_clean=False)
         # The warning comes last, because `warn` raises an exception if warnings are errors.
         warnings.warn(
@@ -249,24 +244,10 @@ class Connections:
         file = self._opener.immutable_file if is_immutable else None
         connection.use_engine(self._opener.token, None if file is None else file.identity)
 
-    def _keeper(self, connection: sqlite3.Connection) -> sqlite3.Connection | None:
-        new_log = self._new_log
-        return None if new_log is None else new_log.keeper(self._opener.options, connection)
-
     async def _close_last(self, last: JobConnection) -> None:
         """Close the writer, or the immutable reader, and release the lock."""
-        keeper = await last.run(self._keeper) if self._new_log is not None else None
-        if keeper is None:
-            await last.aclose(self._opener.release, self._native.closing_last)
-            return
-        try:
-            await last.aclose(partial(self._release_after, keeper))
-        finally:
-            keeper.close()
-
-    def _release_after(self, keeper: sqlite3.Connection) -> None:
-        keeper.close()
-        self._opener.release()
+        before = None if self._new_log is None else self._new_log.before_closing
+        await last.aclose(self._opener.release, self._native.closing_last, before)
 
     def _check_open(self) -> None:
         if not self.is_open:

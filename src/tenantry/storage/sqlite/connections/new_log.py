@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tenantry.errors import PersistenceConnectionError
 from tenantry.files.durable_files import sync_foreign_directory
-from tenantry.storage.sqlite.connections.opening import CHECKPOINT_PAGES, SQLiteOptions, open_reader
+from tenantry.storage.sqlite.connections.opening import CHECKPOINT_PAGES
 from tenantry.storage.sqlite.database_files.database_file import has_log, log_of
 
 
@@ -55,18 +55,15 @@ class NewLog:
         connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
         self._is_durable = True
 
-    def keeper(self, options: SQLiteOptions, connection: sqlite3.Connection) -> sqlite3.Connection | None:
-        """Return a connection that prevents a checkpoint when the writer closes; None if the writer may checkpoint.
+    def before_closing(self, connection: sqlite3.Connection) -> None:
+        """Make the log durable, or prevent the checkpoint that SQLite makes when the writer closes next.
 
-        SQLite checkpoints the log when the last connection closes, unless that connection is read-only. So the returned read-only
-        connection must be closed after the writer.
+        After an interrupt SQLite ends a checkpoint before it writes a page, until the next statement runs (``walCheckpoint`` in wal.c), and
+        leaves the log. Unlike another connection to the file, which would prevent the checkpoint too, this needs no descriptor.
         """
         if self._is_durable or not has_log(self._path):
-            return None
+            return
         try:
             self.make_durable(connection)
         except PersistenceConnectionError:
-            keeper = open_reader(options)
-            keeper.execute("PRAGMA user_version").fetchone()  # SQLite opens the log at the first read
-            return keeper
-        return None
+            connection.interrupt()
