@@ -114,5 +114,5 @@ def test_the_messages_of_a_driver_are_without_the_password(url: str):
 
 def test_connections_for_all_batches_and_some_operations():
     """By default nobody waits for a connection: every batch that may run has one."""
-    assert PostgresConfig(url="postgresql://h/d").connections_max_of(8, 4) == 20
+    assert PostgresConfig(url="postgresql://h/d").connections_max_of(8, 4) == 16
     assert PostgresConfig(url="postgresql://h/d", connections_max=5).connections_max_of(8, 4) == 5

@@ -156,7 +156,7 @@ class RegistryConfig(BaseModel):
         read_threads: The number of threads that read the databases of all tenants.
         write_jobs_max: The largest number of tenants whose write batch is running or queued for a thread.
         read_jobs_max: The largest number of tenants whose read batch is running or queued for a thread. The tenants of a database server
-            may use the sum of both numbers for writes and reads, and at most one for each connection.
+            share the larger of both numbers for writes and reads, and at most one for each connection.
         durability: The time at which a write is acknowledged, see `Durability`.
         engine: What runs the statements of SQLite databases, see `Engine`. With ``native``, a registry does not open in a process that
             cannot use the engine in C.
@@ -196,8 +196,8 @@ class RegistryConfig(BaseModel):
     transaction_timeout_seconds: Seconds = TRANSACTION_TIMEOUT_SECONDS
     write_threads: Annotated[int, Field(ge=1, le=64)] = 4
     read_threads: Annotated[int, Field(ge=1, le=64)] = 1
-    write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
-    read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 8
+    write_jobs_max: Annotated[int, Field(ge=1, le=256)] = 16
+    read_jobs_max: Annotated[int, Field(ge=1, le=256)] = 16
     durability: Durability = "full"
     engine: Engine = "auto"
     wal_bytes_max: WalBytes = WAL_BYTES_MAX

@@ -63,7 +63,8 @@ class PostgresConfig(BaseModel):
             prepared, and each transaction sets its own timeouts. In a URL: ``tenantry_pooled=true``.
         roles: Whether each tenant's statements run as a role that has no rights on other tenants' schemas. The connecting role needs
             the right CREATEROLE. In a URL: ``tenantry_roles=true``.
-        connections_max: The largest number of connections of one process; by default ``write_jobs_max + read_jobs_max + 8``.
+        connections_max: The largest number of connections of one process; by default 8 more than the larger of ``write_jobs_max`` and
+            ``read_jobs_max``.
         connect_timeout_seconds: The longest time that opening a connection takes.
         tenants_per_connection_max: The number of different tenants after which a connection is replaced. The server's process keeps
             about 55 kB for each schema whose tenant it has opened and written, until it ends.
@@ -115,7 +116,7 @@ class PostgresConfig(BaseModel):
         By default each batch that may run at the same time has a connection, and so have a few transactions and operations. A pool of
         this size makes nobody wait.
         """
-        return self.connections_max or write_jobs_max + read_jobs_max + SPARE_CONNECTIONS
+        return self.connections_max or max(write_jobs_max, read_jobs_max) + SPARE_CONNECTIONS
 
 
 def url_option(field: str) -> str | None:

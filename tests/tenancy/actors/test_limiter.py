@@ -139,5 +139,5 @@ async def test_writes_and_reads_share_the_connections_to_a_server(tmp_path: Path
     assert (held_at_once(files.write), held_at_once(files.read)) == (3, 2)
     server = Limiters.of_server(config, connections_max=13)
     assert server.write is server.read
-    assert held_at_once(server.write) == 5
-    assert held_at_once(Limiters.of_server(config, connections_max=4).read) == 4
+    assert held_at_once(server.write) == 3
+    assert held_at_once(Limiters.of_server(config, connections_max=2).read) == 2

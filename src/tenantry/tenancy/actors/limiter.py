@@ -217,8 +217,8 @@ class Limiters:
         its permit, unless transactions have taken more connections than the spare ones.
 
         Args:
-            config: The settings; as many batches run at the same time as ``write_jobs_max`` and ``read_jobs_max`` permit together.
+            config: The settings; as many batches run at the same time as the larger of ``write_jobs_max`` and ``read_jobs_max``.
             connections_max: The largest number of connections, which is also a limit.
         """
-        both = FairLimiter(min(connections_max, config.write_jobs_max + config.read_jobs_max))
+        both = FairLimiter(min(connections_max, max(config.write_jobs_max, config.read_jobs_max)))
         return cls(both, both)
