@@ -6,7 +6,7 @@ and again instead of sleeping. Between two looks it does everything else that it
 
 Both ends of a connection spin: the caller's end for the answer, and the owner's end for the next call. They spin only while lone calls follow
 each other, and only if the process may use several processors. Each spin without a message doubles the number of lone calls after which the
-end does not spin. So the answers to writes, which wait for the disk, and a machine that is busy cost few spins.
+end does not spin. So the answers to writes that wait for a slow disk, and a machine that is busy, cost few spins.
 """
 
 import asyncio
@@ -15,8 +15,10 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-SPIN_SECONDS_MAX: Final = 0.0002
-"""An answer to a lone read takes about 0.1 ms if both ends spin, and nearly twice as long if neither does."""
+SPIN_SECONDS_MAX: Final = 0.0005
+"""An answer to a lone read takes about 0.1 ms if both ends spin, and nearly twice as long if neither does. An answer to a lone write, which
+waits for a fast disk, takes 0.37 ms instead of 0.42 ms.
+"""
 
 LONE_CALLS_MIN: Final = 16
 """The number of lone calls in a row from which an end spins."""
