@@ -2,8 +2,10 @@
 
 import asyncio
 import socket
+import threading
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import psycopg
 import pytest
@@ -28,6 +30,7 @@ from tenantry.storage.postgres.connections.thread_connections import (
     ThreadConnections,
 )
 from tenantry.storage.protocol import LockTakenError, Place
+from tenants import HANG_SECONDS
 
 
 def run(database: Database, *statements: str) -> None:
@@ -257,6 +260,35 @@ class TestConnections:
         sleeping.cancel()
         with pytest.raises(asyncio.CancelledError):
             await sleeping
+        connections.close()
+
+    async def test_a_call_that_is_cancelled_as_it_is_connected(
+        self, postgres_database: Database, monkeypatch: pytest.MonkeyPatch
+    ):
+        """The connection, which nobody gets, is closed."""
+        connections = ThreadConnections(
+            PostgresConfig.model_validate(postgres_database.direct_url),
+            connections_max=1,
+            wait_seconds_max=None,
+        )
+        made: list[ThreadConnection] = []
+        is_made = threading.Event()
+        connect = connections._connect
+
+        def connect_and_tell(*arguments: Any) -> ThreadConnection:
+            made.append(connect(*arguments))
+            is_made.set()
+            return made[0]
+
+        # Only so is the call cancelled after the thread has connected, and before the event loop knows.
+        monkeypatch.setattr(connections, "_connect", connect_and_tell)
+        calling = asyncio.create_task(connections.run("cannot ask", pid))
+        await asyncio.sleep(0)
+        assert is_made.wait(HANG_SECONDS)
+        calling.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await calling
+        assert made[0].closed
         connections.close()
 
     async def test_errors_have_no_values(self, postgres_database: Database):

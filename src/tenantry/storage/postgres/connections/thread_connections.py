@@ -24,7 +24,7 @@ from tenantry.storage.postgres.connections.errors import server_errors
 from tenantry.storage.postgres.connections.forked import disconnect_in_children
 from tenantry.storage.postgres.connections.pool import FIRST_PAUSE_SECONDS, PAUSE_SECONDS_MAX
 from tenantry.storage.postgres.connections.settings import connection_parameters
-from tenantry.threads import CancelledWorkError, check_cancelled, is_cancelled, run_in_thread
+from tenantry.threads import CancelledWorkError, check_cancelled, run_in_thread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -184,15 +184,21 @@ class ThreadConnections:
         deadline_seconds = now() + self._config.connect_timeout_seconds
         pause_seconds = FIRST_PAUSE_SECONDS
         while True:
+            opened: list[ThreadConnection] = []
             try:
-                return await run_in_thread(self._connect)
+                return await run_in_thread(self._connect, opened)
             except PersistenceConnectionError:
                 if self._is_closed or now() + pause_seconds >= deadline_seconds:
                     raise
+            except asyncio.CancelledError:
+                for connection in opened:
+                    connection.close()  # nobody gets the connection
+                raise
             await asyncio.sleep(pause_seconds)
             pause_seconds = min(2 * pause_seconds, PAUSE_SECONDS_MAX)
 
-    def _connect(self) -> ThreadConnection:
+    def _connect(self, opened: list[ThreadConnection]) -> ThreadConnection:
+        """Open a connection, and add it to the list for a caller who is cancelled meanwhile."""
         seconds = str(max(_CONNECT_SECONDS_MIN, round(self._config.connect_timeout_seconds)))
         parameters = {"connect_timeout": seconds} | self._parameters
         try:
@@ -205,9 +211,8 @@ class ThreadConnections:
                 f"cannot connect to the database {self._config.address}: {sentence_without_url(self._config, str(error))}",
                 code=error.sqlstate,
             ) from None
+        opened.append(connection)
         disconnect_in_children(connection)
-        if is_cancelled():
-            connection.close()  # nobody gets the connection
         connection.opened_at_seconds = time.monotonic()
         return connection
 
