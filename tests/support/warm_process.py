@@ -48,6 +48,7 @@ _IMPORTED = (
         "encodings.idna",
         "h11",
         "httpcore",
+        "importlib.readers",  # a process that becomes another user may not be able to read Python's own files
         "rich._emoji_codes",
         "rich.markdown",
     ),
