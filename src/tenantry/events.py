@@ -59,7 +59,7 @@ class CallSample(NamedTuple):
 
 
 class BatchFinished(NamedTuple):
-    """A batch has run and its callers have their results. All times are readings of the monotonic clock.
+    """A batch has run, and its callers have their results or get them in the next steps of the event loop. All times are readings of the monotonic clock.
 
     Attributes:
         channel: ``write`` or ``read``.

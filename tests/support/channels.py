@@ -30,11 +30,13 @@ class ScriptedRunner:
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
         self.interrupted: list[list[Any]] = []
+        self.on_begin: Callable[[], object] = lambda: None
         self._running: deque[asyncio.Future[Any]] = deque()
 
     async def __call__(self, requests: Sequence[Any]) -> list[Any]:
         batch = list(requests)
         self.batches.append(batch)
+        self.on_begin()
         answer = asyncio.get_running_loop().create_future()
         self._running.append(answer)
         try:

@@ -5,11 +5,13 @@ limiter that all tenants share (`tenantry.tenancy.actors.limiter`). Then the cha
 store as one batch, and sets their results when the batch ends. During the batch, new calls collect in the mailbox for the next
 batch. So batches grow with the latency of the disk, without a timer to tune.
 
-A call is in one of three places:
+A call is in one of three places until its future is done:
 
     mailbox   a call that is cancelled or misses its deadline is removed and has no effect
     batch     if a call is cancelled or misses its deadline, the batch continues for the other calls
-    answered  the call's future is done
+    answers   the call has ended; its future gets the result in one of the next steps of the event loop (`Answers`)
+
+While no other tenant is active, a call gets its result in the step in which its batch ends.
 
 No task runs between the caller and the store. A single caller starts its batch in its own step of the event loop. Calls that another
 process has sent together start theirs in the next step, so that the first one does not run without the others. After a batch of
@@ -48,6 +50,7 @@ from tenantry.errors import (
 from tenantry.events import BatchFinished, CallRefused, CallSample, Hook
 from tenantry.prompt_future import PromptFuture
 from tenantry.tenancy.actors.admission import RETRY_AFTER_SECONDS_MIN, Admission, Load
+from tenantry.tenancy.actors.answers import ANSWERS_PER_STEP, Answers
 from tenantry.tenancy.actors.call_batch import Batch, Call, Item, Outcome, Reply, Runner, as_tenantry_error
 from tenantry.tenancy.actors.limiter import FairLimiter, IsReady, Permit
 from tenantry.tenancy.refusals import another_loop_error
@@ -141,7 +144,11 @@ class Channel(Generic[Item, Outcome]):
         self._on_error = on_error
         self._mailbox: deque[Call[Item]] = deque()
         self._batches: list[Batch[Item, Outcome]] = []
-        self._busy = 0  # the number of workers that wait for a permit or run a batch
+        self._answers: Answers[Item, Outcome] = Answers()
+        self._answers_later = False  # in the next step of the event loop
+        # The workers that wait for a permit, run a batch, or wait until enough of its answers are given.
+        self._busy = 0
+        self._answering = 0  # of these, the workers that wait for answers
         self._advances_later = False  # in the next step of the event loop
         self._drained: asyncio.Event | None = None  # created by `aclose`
         # A batch must not run in the context of the caller that starts the batch, because it also runs other callers' requests.
@@ -157,7 +164,7 @@ class Channel(Generic[Item, Outcome]):
     @property
     def is_idle(self) -> bool:
         """Whether no call waits or runs."""
-        return not self._mailbox and not self._batches
+        return not self._mailbox and not self._batches and not self._answers
 
     @property
     def calls(self) -> int:
@@ -165,10 +172,10 @@ class Channel(Generic[Item, Outcome]):
         return self._calls
 
     def load(self) -> Load:
-        """Return the number of waiting and running calls, and the seconds that these calls will take."""
+        """Return the number of calls that have no answer yet, and the seconds that these calls will take."""
         # A batch is removed one step of the event loop after its end.
         running = sum(len(batch.calls) for batch in self._batches if not batch.running.done())
-        calls = len(self._mailbox) + running
+        calls = len(self._mailbox) + running + len(self._answers)
         return Load(calls, calls * self._seconds_per_call)
 
     def statistics(self) -> ChannelStatistics:
@@ -245,6 +252,7 @@ class Channel(Generic[Item, Outcome]):
             with anyio.move_on_after(timeout_seconds):
                 await self._drained.wait()
         is_drained = not self._busy
+        self._answers.give(self._fail_or_repeat)
         while self._mailbox:
             self._fail_closed(self._mailbox.popleft(), "the call had not started and has no effect")
         for batch in self._batches:
@@ -391,8 +399,10 @@ class Channel(Generic[Item, Outcome]):
         finished_seconds = self._now()
         if batch.permit is not None:
             batch.permit.release()
-            self._answer(batch, finished_seconds)
-        if self._mailbox or len(batch.calls) > 1:
+            self._answer(batch, batch.permit, finished_seconds)
+        if self._answers:
+            self._answering += 1
+        elif self._mailbox or len(batch.calls) > 1:
             # The next batch starts after the callers of this batch have continued, so their new calls share the next batch.
             asyncio.get_running_loop().call_soon(self._leave, context=self._context)
         else:
@@ -431,25 +441,37 @@ class Channel(Generic[Item, Outcome]):
         except Exception as error:  # noqa: BLE001  # the error of a call must not end the channel
             self._fail_or_repeat(call, as_tenantry_error(error, call.operation))
 
-    def _answer(self, batch: Batch[Item, Outcome], finished_seconds: float) -> None:
+    def _answer(self, batch: Batch[Item, Outcome], permit: Permit, finished_seconds: float) -> None:
+        """Give the batch's answers, or the first of them, and report the batch."""
         calls, outcomes = batch.calls, batch.outcomes()
         samples: list[CallSample] = []
         for call, outcome in zip(calls, outcomes, strict=False):
             has_timed_out = call.reply.done() and not call.reply.cancelled()
-            label = "ok"
-            if isinstance(outcome, TenantryError):
-                label = outcome.outcome
-                self._fail_or_repeat(call, outcome)
-            elif not call.reply.done():
-                call.reply.set_result(outcome)
             if not has_timed_out:  # the timeout was reported before
+                label = outcome.outcome if isinstance(outcome, TenantryError) else "ok"
                 samples.append(CallSample(call.operation, label, call.submitted_seconds))
+        self._answers.add(calls, outcomes)
+        if not permit.is_shared:
+            self._answers.give(self._fail_or_repeat)
+        elif not self._answers_later:
+            self._answer_some()
         self._batch_count += 1
         seconds_per_call = (finished_seconds - batch.started_seconds) / len(calls)
         self._seconds_per_call += _SMOOTHING * (seconds_per_call - self._seconds_per_call)
         if samples:
             named = (self._tenant_id, self._backend, self._name)
             self._report(BatchFinished(*named, samples, batch.started_seconds, finished_seconds))
+
+    def _answer_some(self) -> None:
+        """Give a few answers, and free the workers whose next batch has enough calls; see `tenantry.tenancy.actors.answers`."""
+        self._answers.give(self._fail_or_repeat, answers_max=ANSWERS_PER_STEP)
+        loop = asyncio.get_running_loop()
+        while self._answering and len(self._mailbox) >= len(self._answers):
+            self._answering -= 1
+            loop.call_soon(self._leave, context=self._context)
+        self._answers_later = len(self._answers) > 0
+        if self._answers_later:
+            loop.call_soon(self._answer_some, context=self._context)
 
     def _expire(self) -> None:
         """Fail calls whose deadline has passed, interrupt batches whose deadlines have all passed, and set the timer again."""

@@ -19,8 +19,8 @@ last batch (`tenantry.storage.protocol.Store.claim_connection`). A borrower whos
 of the queue is not ready, the permit goes to the next one of the first `LOOK_AHEAD_BORROWERS` that is ready; if none is, it goes to
 the first. A borrower gets its permit at most `OVERTAKES_MAX` permits after its turn, ready or not.
 
-The limiter also tells whether a tenant is alone. A tenant that is not alone should run smaller batches, because other tenants wait
-while the event loop answers the callers of a batch.
+The limiter also tells whether a tenant is alone. A tenant that is not alone should run smaller batches and answer their callers in several
+steps, because other tenants wait for the disk during a batch, and for the event loop while it continues the callers of a batch.
 """
 
 import asyncio
