@@ -1,5 +1,6 @@
 """Units that fail in a batch: their errors, and the others of the batch."""
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -18,6 +19,7 @@ from tenantry.sql.statements import Fetch, Statement
 from tenantry.storage.postgres.statements.writes import FAILURES_TOGETHER_MAX, TRANSACTIONS_PER_TRIP_MAX
 from tenantry.storage.postgres.store import PostgresStore
 from tenantry.testing.conformance.store_check import keyed
+from tenants import HANG_SECONDS
 
 TABLE = "CREATE TABLE t (id bigint PRIMARY KEY, n bigint)"
 DEFERRED = (
@@ -202,6 +204,24 @@ async def test_failed_commit_of_a_transaction(store: PostgresStore):
     await transaction.rollback()
     assert await store.write([(insert(2),)]) == [[None]]
     assert await ids(store, "child") == []
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_cancelled_rollback_of_a_transaction(store: PostgresStore, steps: int):
+    """However far a rollback has come when asyncio cancels it: the next write gets the writer and the only connection."""
+    transaction = await store.begin()
+    assert await transaction.write((insert(1),)) == [None]
+    rollback = asyncio.create_task(transaction.rollback())
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    rollback.cancel()
+    await asyncio.wait([rollback])
+    if steps == 0:  # the rollback has not begun
+        await transaction.rollback()
+    async with asyncio.timeout(HANG_SECONDS):
+        assert await store.write([(insert(2),)]) == [[None]]
+        await (await store.begin()).rollback()
+    assert await ids(store) == [2]
 
 
 async def test_duplicates_name_their_key(store: PostgresStore):

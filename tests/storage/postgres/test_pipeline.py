@@ -131,6 +131,16 @@ async def test_prepared_statements_are_bounded(pipeline: Pipeline):
     assert await run(pipeline, counts, "SELECT 1", "SELECT 2") == [b"3", b"1", b"2"]
 
 
+async def test_failed_transaction_can_be_rolled_back_while_statements_must_be_forgotten(pipeline: Pipeline):
+    """The server forgets prepared statements only outside a failed transaction, where it would refuse that and the rollback behind it."""
+    await run(pipeline, "BEGIN")
+    assert await run(pipeline, "SELECT 1 / 0") == [b"22012"]
+    pipeline.forget_all()
+    await run(pipeline, "ROLLBACK")
+    assert pipeline.is_reusable
+    assert await run(pipeline, "SELECT count(*) FROM pg_prepared_statements") == [b"1"]
+
+
 async def test_each_search_path_has_its_own_prepared_statements(pipeline: Pipeline):
     """Tenants that take turns on a connection keep their plans, and each sees its own table, also after the two were exchanged."""
     await run(pipeline, *(f"CREATE SCHEMA {name}" for name in "ab"))

@@ -9,7 +9,8 @@ import pytest
 from channels import Bench, results
 from tenantry.errors import DatabaseCorruptError, DuplicateRecordError
 from tenantry.events import BatchFinished
-from tenantry.tenancy.actors.answers import ANSWERS_PER_STEP
+from tenantry.tenancy.actors.answers import ANSWERS_PER_STEP, Answers
+from tenantry.tenancy.actors.call_batch import Call
 from tenantry.tenancy.actors.limiter import FairLimiter
 from tenants import in_virtual_time, settle
 
@@ -158,3 +159,19 @@ async def test_calls_whose_answers_are_left_count_as_load():
     [left] = seen
     assert 0 < left < CALLERS
     assert bench.channel.load().calls == 0
+
+
+async def test_answers_that_are_given_while_answers_are_given():
+    """An error may close the channel, which gives the rest at once: each caller still has one answer, in order."""
+    answers: Answers[int, str] = Answers()
+    calls = [Call("op", n, 0.0, asyncio.get_running_loop().create_future()) for n in range(3)]
+    answers.add(calls, [DuplicateRecordError("exists already", record_id="a") for _ in calls])
+    failed: list[Call[int]] = []
+
+    def fail(call: Call[int], _: object) -> None:
+        failed.append(call)
+        answers.give(fail)
+
+    answers.give(fail, answers_max=2)
+    assert failed == calls
+    assert len(answers) == 0

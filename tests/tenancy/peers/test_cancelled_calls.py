@@ -114,6 +114,29 @@ async def test_while_the_commit_waits_to_be_sent(pair: Pair):
     assert await texts(pair.own) == [-1, -2, -3, 2]
 
 
+async def test_while_the_rollback_waits_to_be_sent(pair: Pair):
+    """A rollback that was cancelled before it was sent takes effect later."""
+    await texts(pair.forwarded)
+    (connection,) = pair.other._parts.peers._owners.values()
+
+    async def transact() -> None:
+        async with pair.forwarded.transaction() as tx:
+            await tx.execute("INSERT INTO notes (text) VALUES (1)")
+            connection.pause_writing()
+            raise LookupError
+
+    task = asyncio.create_task(transact())
+    await until(lambda: connection.is_writing_paused)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    connection.resume_writing()
+    async with asyncio.timeout(HANG_SECONDS / 4):
+        await _write(pair.own, 2)
+    await check_nothing_is_left(pair)
+    assert await texts(pair.own) == [-1, -2, -3, 2]
+
+
 async def test_all_callers_at_once(pair: Pair):
     """A hundred callers that are cancelled together."""
     tasks = [asyncio.create_task(_transact(pair.forwarded, number)) for number in range(50)]

@@ -125,13 +125,16 @@ class PostgresTransaction:
         if self._held is None:
             return
         with anyio.CancelScope(shield=True):
-            # If the connection is lost, or the rollback fails, the server has rolled back or will.
-            with suppress(ConnectionLostError):
-                if not self._pipeline.is_reusable:
-                    self._pipeline.send(b"ROLLBACK")
-                    self._pipeline.sync()
-                    await self._pipeline.results(self._timeout_seconds)
-            await self._end()
+            try:
+                # If the connection is lost, or the rollback fails, the server has rolled back or will.
+                with suppress(ConnectionLostError):
+                    if not self._pipeline.is_reusable:
+                        self._pipeline.send(b"ROLLBACK")
+                        self._pipeline.sync()
+                        await self._pipeline.results(self._timeout_seconds)
+            finally:
+                # The shield blocks anyio's cancellation, not asyncio's. The pool closes a connection that is not rolled back.
+                await self._end()
 
     async def _write_keyed(self, unit: Unit, request: KeyedRequest) -> WriteOutcome:
         results = await self._run([_SAVEPOINT], None, [], find=request)

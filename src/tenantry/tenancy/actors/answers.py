@@ -46,7 +46,9 @@ class Answers(Generic[Item, Outcome]):
             answers_max: The largest number of answers; None for all.
         """
         left = self._left
-        for _ in range(len(left) if answers_max is None else min(answers_max, len(left))):
+        for _ in range(len(left) if answers_max is None else answers_max):
+            if not left:
+                return
             call, outcome = left.popleft()
             if isinstance(outcome, TenantryError):
                 fail(call, outcome)

@@ -77,7 +77,7 @@ class Pipeline:
         self._path = b""  # the search path for which statements are prepared
         # One entry for each command that was sent: `_STATEMENT`, `_SYNC`, a preparation, or None for a deallocation.
         self._commands: deque[object] = deque()
-        self._failed_preparation: PGresult | None = None
+        self._failed_preparation: PGresult | None = None  # or a failed deallocation
         self._syncs_due = 0
         self._parts: list[list[PGresult]] = [[]]
         self._waiter: asyncio.Future[None] | None = None
@@ -247,7 +247,9 @@ class Pipeline:
         self._parts = [[]]
 
     def _prepare(self, sql: bytes) -> bytes:
-        if self._prepared.must_deallocate:
+        # In a failed transaction the server refuses everything but a rollback, and a refusal would keep the rollback from running.
+        has_failed = self._pgconn.transaction_status == pq.TransactionStatus.INERROR
+        if self._prepared.must_deallocate and not has_failed:
             self._pgconn.send_query_params(DEALLOCATE_ALL, None)
             self._commands.append(None)
             self._prepared.begin_deallocation()
@@ -323,10 +325,11 @@ class Pipeline:
         elif isinstance(command, PreparedStatement):
             if result.status in OK:
                 self._prepared.confirm(command)
-            else:
+            elif self._failed_preparation is None:
                 self._failed_preparation = result
         elif result.status not in OK:
             self._prepared.fail_deallocation()
+            self._failed_preparation = result
 
     # -- losing the connection
 

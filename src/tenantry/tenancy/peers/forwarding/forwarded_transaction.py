@@ -135,16 +135,20 @@ class ForwardedTransaction(EnclosingTransaction):
                 self._end()
 
     async def rollback(self) -> None:
-        """Roll the transaction back; a no-op if the transaction has ended."""
+        """Roll the transaction back; a no-op if the transaction has ended. A cancelled rollback takes effect too, later."""
         if self._has_ended:
             return
         self._end()
-        tenant = self._tenant
+        tenant, message = self._tenant, messages.encode(Rollback(self._number))
         # If the owner has ended, or does not answer, it rolls the transaction back by itself.
         try:
-            await tenant.ask("rollback", messages.encode(Rollback(self._number)), tenant.deadline())
+            await tenant.ask("rollback", message, tenant.deadline())
         except (ConnectionEndedError, NotOwnerError, NoAnswerError):
             return
+        except asyncio.CancelledError:
+            # The rollback may still wait to be sent: then nothing else would end the transaction.
+            tenant.connection.tell(message)
+            raise
 
     def abandon(self) -> None:
         """Ask the owner to roll the transaction back, without waiting; a no-op if the transaction has ended."""
