@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
-from tenantry.doctor.machine import held_locks, inode_of
+from tenantry.doctor.machine import held_locks, inode_of, is_held
 from tenantry.files.atomic_file import DRAFT_SUFFIX
 from tenantry.storage.sqlite.database_files.data_files import LOST_AND_FOUND
 from tenantry.tenancy.data_directory import is_shared_by_group
@@ -119,7 +119,7 @@ def _leftovers(data_dir: Path) -> Finding:
     found = {path: inode_of(path) for pattern in _LOCKED for path in data_dir.glob(pattern)}
     # The locks are read after the files are listed: otherwise a lock acquired in the meantime would seem abandoned.
     held = held_locks()
-    left = {str(path) for path, inode in found.items() if inode not in held and inode_of(path) == inode}
+    left = {str(path) for path, inode in found.items() if not is_held(path, held) and inode_of(path) == inode}
     if left:
         return note(
             "leftovers",

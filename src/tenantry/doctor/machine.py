@@ -51,25 +51,35 @@ def _file_systems(data_dir: Path) -> Iterator[Path]:
             yield place
 
 
-def held_locks() -> set[int]:
-    """Return the inodes of the files that any process has locked with flock(2); see proc_locks(5)."""
-    inodes = set()
-    for line in Path("/proc/locks").read_text(encoding="ascii").splitlines():
-        fields = line.split()
-        if fields[1] == "FLOCK":
-            inodes.add(int(fields[5].rpartition(":")[2]))
-    return inodes
+def held_locks() -> set[int] | None:
+    """Return the inodes of the files that any process has locked with flock(2); None without ``/proc``."""
+    locks = _listed_locks()
+    return None if locks is None else {int(file.rpartition(":")[2]) for _, file in locks}
+
+
+def is_held(path: Path, held: set[int] | None) -> bool:
+    """Return whether any process has locked a file; `held` are the locks that `held_locks` has returned."""
+    return is_locked(path) if held is None else inode_of(path) in held
 
 
 def holders_of(path: Path) -> set[int]:
     """Return the ids of the processes that have locked a file or directory with flock(2), as far as they are visible here.
 
-    On a file system that reports another device to stat(2) than the kernel has, such as btrfs, no process is found.
+    No process is found without ``/proc``, and on a file system that reports another device to stat(2) than the kernel has, such as btrfs.
     """
     found = path.stat()
     locked = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
-    lines = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
-    return {int(fields[4]) for fields in lines if fields[1] == "FLOCK" and fields[5] == locked}
+    return {pid for pid, file in _listed_locks() or () if file == locked}
+
+
+def _listed_locks() -> list[tuple[int, str]] | None:
+    """Return the process and the file (``major:minor:inode``) of each lock of flock(2), see proc_locks(5); None without ``/proc``."""
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except FileNotFoundError:
+        return None
+    locks = [line.split() for line in lines]
+    return [(int(fields[4]), fields[5]) for fields in locks if fields[1] == "FLOCK"]
 
 
 def is_locked(path: Path) -> bool:
@@ -133,9 +143,15 @@ def _file_system(data_dir: Path) -> Finding:
             f"the user {os.geteuid()} may not read and write in {data_dir}: no service of this user starts",
             "run the service, and this command, as the directory's owner",
         )
-    name = file_system_type(
-        data_dir, Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-    )
+    try:
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return note(
+            check,
+            f"the type of the file system of {data_dir} is unknown, because this system has no /proc/self/mountinfo",
+            "make sure that the directory is on a local disk",
+        )
+    name = file_system_type(data_dir, mounts)
     if name in _NETWORK:
         return wrong(
             check,

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from tenantry.config import SQLITE
-from tenantry.doctor.machine import held_locks, inode_of, is_locked
+from tenantry.doctor.machine import held_locks, is_held, is_locked
 from tenantry.doctor.process import OpenTenant
 from tenantry.files.lock_file import LockFile, read_holder
 from tenantry.lifecycle import Permission
@@ -22,7 +22,7 @@ def find_open_tenants(data_dir: Path, tenants: Sequence[TenantRecord]) -> list[O
     named = list(_named(data_dir, tenants))
     # The locks are read after the files: otherwise a lock acquired in the meantime would seem abandoned.
     held = held_locks()
-    return [tenant for lock, tenant in named if inode_of(lock) in held or is_locked(lock)]
+    return [tenant for lock, tenant in named if is_held(lock, held) or is_locked(lock)]
 
 
 def _named(data_dir: Path, tenants: Sequence[TenantRecord]) -> Iterator[tuple[Path, OpenTenant]]:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from tenantry.config import SQLITE
 from tenantry.doctor.finding import Finding, counted, note, ok, wrong
-from tenantry.doctor.machine import held_locks, inode_of
+from tenantry.doctor.machine import held_locks, is_held
 from tenantry.errors import PersistenceError
 from tenantry.lifecycle import Permission, TenantEvent
 from tenantry.storage.sqlite.database_files import log_note
@@ -132,7 +132,7 @@ def check_states(tenants: Sequence[TenantRecord], running: Collection[str]) -> I
 def locked_operations(data_dir: Path, tenants: Sequence[TenantRecord]) -> Collection[str]:
     """Return the keys of the tenants whose operation is running, according to the locks of the data directory."""
     held = held_locks()
-    return {tenant.uid for tenant in tenants if inode_of(data_dir / "operations" / tenant.uid) in held}
+    return {tenant.uid for tenant in tenants if is_held(data_dir / "operations" / tenant.uid, held)}
 
 
 def find_unknown_snapshots(data_dir: Path, tenants: Sequence[TenantRecord]) -> Finding:

@@ -163,7 +163,8 @@ def bound(
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         # Connections inherit both options. Without TCP_NOTSENT_LOWAT the kernel accepts some MB into its send buffer, then
         # nothing until a third of the buffer is sent, so the client of a long download would seem to pause.
-        made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unreceived_seconds_max * 1000))
+        if hasattr(socket, "TCP_USER_TIMEOUT"):  # not on macOS
+            made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(unreceived_seconds_max * 1000))
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SOCKET_UNSENT_BYTES_MAX)
         try:
             made.bind(endpoint)

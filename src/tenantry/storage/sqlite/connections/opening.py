@@ -4,6 +4,7 @@ One job on a thread of the pool runs all these functions.
 """
 
 import contextlib
+import errno
 import os
 import sqlite3
 import stat
@@ -192,10 +193,18 @@ def _create_private(path: Path) -> os.stat_result:
     """Create a private file, unless another process has just created the file, and return the file's status.
 
     ``mknod`` creates the file without a descriptor. Closing a descriptor of the file would release the locks of all other connections
-    of this process (https://www.sqlite.org/howtocorrupt.html, section 2.2).
+    of this process (https://www.sqlite.org/howtocorrupt.html, section 2.2). On macOS and BSD only root may call ``mknod``. There the
+    descriptor is closed at once: SQLite has no locks on a file that has just been created.
     """
-    with contextlib.suppress(FileExistsError):
+    try:
         os.mknod(path, FILE_MODE | stat.S_IFREG)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        if error.errno != errno.EPERM:
+            raise
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
     return path.lstat()
 
 

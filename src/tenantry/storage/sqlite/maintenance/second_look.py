@@ -54,7 +54,8 @@ def _read_through(path: Path) -> None:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            if hasattr(os, "posix_fadvise"):  # not on macOS
+                os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
             while os.read(fd, _CHUNK_BYTES):
                 pass
         finally:

@@ -47,7 +47,7 @@ class MessageSpin:
         self._loop = loop
         self._is_expected = is_expected
         self._now = now
-        self._is_possible = len(os.sched_getaffinity(0)) > 1
+        self._is_possible = _processor_count() > 1
         self._lone_calls = 0  # in a row, at most `LONE_CALLS_MIN`
         self._to_skip = self._failed = 0
         self._until_seconds = 0.0
@@ -82,3 +82,11 @@ class MessageSpin:
             self._failed = min(self._failed + 1, _DOUBLINGS_MAX)
             self._to_skip = 2**self._failed - 1
         self.is_spinning = False
+
+
+def _processor_count() -> int:
+    """Return the number of processors that the process may use, or of all processors where the system does not say."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:  # for example macOS
+        return os.cpu_count() or 1

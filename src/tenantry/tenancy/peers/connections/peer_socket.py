@@ -16,6 +16,7 @@ import os
 import re
 import socket
 import stat
+import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -66,10 +67,15 @@ class PeerSocket:
     async def open(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         """Listen, if forwarding is wanted. If that fails, other processes are refused as without forwarding, and a warning is logged.
 
+        Only Linux listens: other systems have no SO_PEERCRED, or return its fields in another order.
+
         Args:
             factory: Creates the protocol of each connection.
         """
         if not self._is_wanted:
+            return
+        if sys.platform != "linux":
+            self._warn(f"{sys.platform} has no SO_PEERCRED, which tells whose process has connected")
             return
         # Processes that are forked before their registries open need different names.
         self._name = uuid.uuid4().hex[:12]
@@ -88,7 +94,7 @@ class PeerSocket:
                 os.rename(unbound, self._name, src_dir_fd=fd, dst_dir_fd=fd)
         except OSError as error:
             listening.close()
-            self._log.warning(PEERS_NOT_HEARD, directory=str(self._directory), error=str(error))
+            self._warn(str(error))
             return
         self._socket = listening
         self._server = await asyncio.get_running_loop().create_unix_server(factory, sock=listening)
@@ -146,6 +152,9 @@ class PeerSocket:
             self._has_others = bool(self.others())
             self._listed_ns = changed_ns if is_settled else None
         return self._has_others
+
+    def _warn(self, error: str) -> None:
+        self._log.warning(PEERS_NOT_HEARD, directory=str(self._directory), error=error)
 
     @contextmanager
     def _opened_directory(self) -> Iterator[int]:
