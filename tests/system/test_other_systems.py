@@ -62,6 +62,7 @@ asyncio.run(main(sys.argv[1]))
 
 
 def run(data_dir: Path, *command: str) -> Any:
+    """Run the program, through a command that changes its surroundings, and return what it found."""
     done = subprocess.run(
         [*command, sys.executable, "-c", _PROGRAM, data_dir],
         check=False,
