@@ -44,6 +44,7 @@ async def main(data_dir):
         found = await registry.tenant("acme").fetch_value("SELECT count(*) FROM messages")
         processes = await examine(config)
     report = await examine(config)
+    with_engine = await examine(RegistryConfig(data_dir=data_dir))
     with bound(Endpoint("127.0.0.1", 0)) as made:
         port = made.getsockname()[1]
     print(json.dumps({
@@ -53,6 +54,7 @@ async def main(data_dir):
         "wrong": [f.found for f in report.findings if f.level == "wrong" and f.check != "file system"],
         "open": [tenant.tenant_id for tenant in processes.open_tenants],
         "file_system": [f.found for f in report.findings if f.check == "file system"],
+        "engines": [f.found for f in with_engine.findings if f.check == "engine"],
         "leftovers": [f.found for f in report.findings if f.check == "leftovers"],
     }))
 
@@ -88,5 +90,7 @@ def test_a_registry_without_linux(tmp_path: Path, *, has_proc: bool):
     assert (found["open"], found["leftovers"]) == (["acme"], ["none"])
     (unheard,) = found["unheard"]
     assert "SO_PEERCRED" in unheard
+    (engine,) = found["engines"]
+    assert "None" not in engine
     (file_system,) = found["file_system"]
     assert ("is unknown" in file_system) is not has_proc

@@ -123,7 +123,8 @@ def _engine(config: RegistryConfig) -> Finding:
     except SettingsError as error:
         return wrong(check, str(error), f"do what the reason says, or set {variable('engine')}=auto")
     if choice.reason is None:
-        return ok(check, f"native, with SQLite {choice.sqlite_version} in {choice.sqlite_library}")
+        library = "" if choice.sqlite_library is None else f" in {choice.sqlite_library}"
+        return ok(check, f"native, with SQLite {choice.sqlite_version}{library}")
     if config.engine == "auto":
         return note(check, f"Python's sqlite3 runs the statements: {choice.reason}")
     return ok(check, f"Python's sqlite3 runs the statements: {choice.reason}")

@@ -367,7 +367,7 @@ class EngineChoice:
         name: ``native`` for the engine in C, ``python`` for Python's sqlite3.
         reason: Why the engine is not ``native``, and what to do about it; None if it is.
         sqlite_version: The version of the SQLite library. Both engines use the same library.
-        sqlite_library: The library's file; None if Python has no separate file for SQLite.
+        sqlite_library: The library's file; None if Python has no separate file for SQLite, and without ``/proc``.
     """
 
     name: Literal["native", "python"]

@@ -1,6 +1,8 @@
 """Which engine a process uses, and the reason if the process cannot use the engine in C."""
 
 import json
+import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -152,6 +154,28 @@ def test_the_engine_is_taken_where_it_was_built(built: Path):
         "choice = choose('auto')\n"
         "assert choice == choose('native')\n"
         "print(choice.name, choice.reason)",
+    )
+    assert done.stdout == "native None\n", done.stderr
+
+
+def test_a_python_in_a_directory_that_is_not_utf_8(built: Path, tmp_path: Path):
+    """The engine is used although the path of Python's driver is not valid UTF-8."""
+    import _sqlite3  # noqa: PLC0415
+
+    place = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    place.mkdir()
+    shutil.copy(_sqlite3.__file__, place)
+    done = run(
+        built,
+        "-c",
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "import _sqlite3\n"
+        "assert _sqlite3.__file__.startswith(sys.argv[1])\n"
+        "from tenantry.storage.sqlite.engine.choice import choose\n"
+        "choice = choose('auto')\n"
+        "print(choice.name, choice.reason)",
+        str(place),
     )
     assert done.stdout == "native None\n", done.stderr
 

@@ -181,12 +181,16 @@ PyObject *engine_attach(PyObject *module, PyObject *path)
 {
     (void)module;
     struct sqlite_functions found;
-    const char *name = PyUnicode_AsUTF8(path);
-    if (name == NULL || !find_functions(name, &found))
+    PyObject *name; /* in the file system's encoding: a path need not be UTF-8 */
+    if (!PyUnicode_FSConverter(path, &name))
+        return NULL;
+    bool is_found = find_functions(PyBytes_AS_STRING(name), &found);
+    Py_DECREF(name);
+    if (!is_found)
         return NULL;
     if (connection_type != NULL) {
         if (memcmp(&found, &sq, sizeof sq) != 0)
-            return PyErr_Format(PyExc_OSError, "the engine already uses the SQLite of another library than %s", name);
+            return PyErr_Format(PyExc_OSError, "the engine already uses the SQLite of another library than %U", path);
     } else {
         sq = found;
         PyObject *driver = PyImport_ImportModule("sqlite3");
