@@ -24,8 +24,10 @@ from raw_peers import raw_peer, socket_of
 from registries import config, make_tenant
 from tenantry import TenantRegistry
 from tenantry.errors import CallTimeoutError, TenantOwnedElsewhereError
+from tenantry.eventlog import EventLog
 from tenantry.files.lock_file import Holder, LockFile, read_holder
 from tenantry.storage.sqlite.database_files.layout import tenant_paths
+from tenantry.tenancy.peers.connections.peer_socket import PeerSocket
 from tenants import HANG_SECONDS, make_message, python, read_json
 
 NOBODY = 65_534
@@ -176,6 +178,31 @@ class TestNames:
             assert (data_dir / "peers").stat().st_mode & 0o777 == 0o700
             assert socket_of(pair.owner).stat().st_mode & 0o777 == 0o600
             assert await texts(pair.forwarded) == []
+
+
+class TestCancelledOpening:
+    """A registry whose opening is cancelled leaves the event loop as it was."""
+
+    @pytest.mark.parametrize("steps", range(6))
+    async def test_the_next_file_is_watched(self, tmp_path: Path, steps: int):
+        """After each step of the opening, the event loop watches the next file, which gets the descriptor of the closed socket."""
+        peer_socket = PeerSocket(tmp_path, is_wanted=True, log=EventLog())
+        opening = asyncio.ensure_future(peer_socket.open(asyncio.Protocol))
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        opening.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await opening
+        peer_socket.close()
+        await asyncio.sleep(0)
+        is_readable = asyncio.Event()
+        watched, written = socket.socketpair()
+        with watched, written:
+            asyncio.get_running_loop().add_reader(watched.fileno(), is_readable.set)
+            written.send(b"a message")
+            async with asyncio.timeout(HANG_SECONDS):
+                await is_readable.wait()
+            asyncio.get_running_loop().remove_reader(watched.fileno())
 
 
 class TestUsers:

@@ -67,7 +67,8 @@ class PeerSocket:
     async def open(self, factory: Callable[[], asyncio.BaseProtocol]) -> None:
         """Listen, if forwarding is wanted. If that fails, other processes are refused as without forwarding, and a warning is logged.
 
-        Only Linux listens: other systems have no SO_PEERCRED, or return its fields in another order.
+        Only Linux listens: other systems have no SO_PEERCRED, or return its fields in another order. A caller that is cancelled calls
+        `close`.
 
         Args:
             factory: Creates the protocol of each connection.
@@ -97,7 +98,11 @@ class PeerSocket:
             self._warn(str(error))
             return
         self._socket = listening
-        self._server = await asyncio.get_running_loop().create_unix_server(factory, sock=listening)
+        # The server is kept before it watches the socket: `close` must end a server whose start is cancelled. Otherwise the event loop
+        # would still know the closed descriptor, and would not watch the next file with the same descriptor.
+        loop = asyncio.get_running_loop()
+        self._server = await loop.create_unix_server(factory, sock=listening, start_serving=False)
+        await self._server.start_serving()
 
     def close(self) -> None:
         """Stop listening, and remove the socket's name; idempotent."""
