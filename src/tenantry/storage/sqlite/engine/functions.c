@@ -190,7 +190,7 @@ PyObject *engine_attach(PyObject *module, PyObject *path)
         return NULL;
     if (connection_type != NULL) {
         if (memcmp(&found, &sq, sizeof sq) != 0)
-            return PyErr_Format(PyExc_OSError, "the engine already uses the SQLite of another library than %U", path);
+            return PyErr_Format(PyExc_OSError, "the engine already uses the SQLite of another library than %S", path);
     } else {
         sq = found;
         PyObject *driver = PyImport_ImportModule("sqlite3");
