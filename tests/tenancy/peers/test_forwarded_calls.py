@@ -1,7 +1,10 @@
 """Calls to a tenant that another registry has open: they give what they would give there."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import AsyncIterator
+from contextvars import ContextVar
 from enum import IntEnum, StrEnum
 from pathlib import Path
 from typing import Any
@@ -48,6 +51,27 @@ class TestCalls:
         assert await pair.forwarded.execute("INSERT INTO notes (text) VALUES (?)", ("theirs",)) == 1
         await pair.own.execute("INSERT INTO notes (text) VALUES (?)", ("ours",))
         assert await texts(pair.own) == await texts(pair.forwarded) == ["theirs", "ours"]
+
+    async def test_what_the_first_caller_has_in_its_context(self, data_dir: Path):
+        """The connection to the owner, which stays open, keeps nothing in memory of the caller whose call opened it.
+
+        asyncio keeps the context of a timer until its time, even if the timer was cancelled, so the limits are short.
+        """
+
+        class Request:
+            """A web request, for example, that a program keeps in a context variable."""
+
+        async def call() -> weakref.ref[Request]:
+            request = Request()
+            current.set(request)
+            await texts(pair.forwarded)
+            return weakref.ref(request)
+
+        current: ContextVar[Request] = ContextVar("current")
+        async with open_pair(data_dir, call_timeout_seconds=1.0, pool_wait_timeout_seconds=1.0) as pair:
+            request = await asyncio.create_task(call())
+            await until(lambda: gc.collect() >= 0 and request() is None)
+            assert await texts(pair.forwarded) == []
 
     async def test_shapes_of_results(self, pair: Pair):
         """Rows have names, a missing row is None, and each type of SQLite comes back as it is."""

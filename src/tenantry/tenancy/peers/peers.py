@@ -1,6 +1,7 @@
 """The connections between a registry and the other processes that have the same data directory open."""
 
 import asyncio
+import contextvars
 import os
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -145,7 +146,9 @@ class Peers:
             return None
         task = self._connecting.get(name)
         if task is None:
-            task = self._connecting[name] = asyncio.create_task(self._connect(name))
+            # The connection stays open, and must not keep the context of the caller that needs it first.
+            task = asyncio.create_task(self._connect(name), context=contextvars.Context())
+            self._connecting[name] = task
             task.add_done_callback(partial(self._connecting_ended, name))
         await asyncio.wait([task])
         if task.cancelled():  # by `close`

@@ -1,6 +1,7 @@
 """The connection of this process to another process, which owns tenants: sends calls and waits for their answers."""
 
 import asyncio
+import contextvars
 import itertools
 import math
 from collections.abc import Callable
@@ -96,6 +97,7 @@ class OwnerConnection(FrameConnection):
         self._log = log
         self._waiting: dict[int, _Waiting] = {}
         self._numbers = itertools.count()
+        self._context = contextvars.Context()  # a new context, because the timer serves all callers
         self._timer: asyncio.TimerHandle | None = None
         self._timer_until_seconds = 0.0
         self._spin = MessageSpin(self._loop, lambda: len(self._waiting) == 1)
@@ -279,7 +281,8 @@ class OwnerConnection(FrameConnection):
         if self._timer is not None:
             self._timer.cancel()
         self._timer_until_seconds = until_seconds
-        self._timer = self._loop.call_later(until_seconds - self._now(), self._expire)
+        delay_seconds = until_seconds - self._now()
+        self._timer = self._loop.call_later(delay_seconds, self._expire, context=self._context)
 
 
 def _error_of(answer: Answer) -> Exception | None:
