@@ -18,8 +18,6 @@ from postgres_servers import PostgresServer
 from tenantry import RegistryConfig
 from tenants import database_path, query, stored_contents
 
-SERVER_SECONDS_MAX = 60.0
-
 
 def config_of(data_dir: Path, **settings: Any) -> RegistryConfig:
     """Return the settings of a registry on a deployment."""

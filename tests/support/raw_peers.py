@@ -5,7 +5,6 @@ Import it by name (``tests/support`` is on pytest's path): ``from raw_peers impo
 
 import asyncio
 import os
-import socket
 import struct
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -201,10 +200,3 @@ async def raw_owner(
         server.close()
         for peer in served:
             peer.close()
-
-
-def connected_socket(path: Path) -> socket.socket:
-    """Return a plain socket that is connected, and that nobody reads."""
-    connected = socket.socket(socket.AF_UNIX)
-    connected.connect(str(path))
-    return connected
