@@ -217,7 +217,7 @@ class Store(Protocol):
 
     @property
     def shared_batch_requests_max(self) -> int:
-        """The largest batch while other tenants are active, which wait for the same disk and the same processors."""
+        """The largest batch while other tenants are active, because they wait for the same disk and processors."""
 
     def claim_connection(self) -> bool:
         """Claim the connection that ran the store's last batch for the next batch, which follows soon; return whether it is free.

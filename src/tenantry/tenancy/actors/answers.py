@@ -1,10 +1,10 @@
-"""The answers of a channel's batches that its callers have not got yet.
+"""The answers that a channel has not passed on to its callers yet.
 
 Theory of operation. The event loop takes tens of microseconds to continue the caller of each answer, and meanwhile it can neither begin nor
 answer a call of another tenant. If a tenant with many callers got the answers of a whole batch in one step of the event loop, every call of
-another tenant would wait for all of these callers, several times. So while other tenants are active, a channel gives at most
-`ANSWERS_PER_STEP` answers in each step. The tenant's next batch does not wait for the last answer: it begins as soon as at least as many
-calls wait for it as answers are left, so that the disk works meanwhile and the batches stay large.
+another tenant would wait for all of these callers, several times. So while other tenants are active, a channel passes on at most
+`ANSWERS_PER_STEP` answers in each step. The tenant's next batch does not wait for the last answer: it begins as soon as the number of
+waiting calls reaches the number of answers that are left. So the disk works in the meantime, and the batches stay large.
 """
 
 from collections import deque

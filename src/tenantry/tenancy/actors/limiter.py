@@ -1,4 +1,4 @@
-"""Limits how many tenants use the disk at the same time; tenants get permits in the order of their requests (FIFO), or nearly.
+"""Limits how many tenants use the disk at the same time; tenants get permits in or nearly in the order of their requests.
 
 `FairLimiter` differs from ``anyio.CapacityLimiter`` in four points. Permits expire. A callback receives the permit, so no waiting
 task must wake up. The limiter tells whether a tenant is alone. A borrower that is not ready can be overtaken.
@@ -40,10 +40,10 @@ ALONE_SECONDS: Final = 0.1
 
 
 LOOK_AHEAD_BORROWERS: Final = 64
-"""The number of waiting borrowers of which the first one that is ready gets the permit."""
+"""The number of borrowers at the front of the queue that are searched for a borrower that is ready."""
 
 OVERTAKES_MAX: Final = 64
-"""The number of permits by which the turn of a borrower that is not ready is delayed at most."""
+"""The largest number of permits that other borrowers get before a borrower that is not ready, although its turn has come."""
 
 
 class Permit:
@@ -94,9 +94,8 @@ class FairLimiter:
         self._free = permits_max
         self._permits: dict[Permit, None] = {}  # the held permits, oldest first
         self._waiting: deque[_Waiting] = deque()
-        self._asked = self._served = (
-            0  # the number of borrowers so far that have asked, and that got a permit
-        )
+        self._asked = 0  # borrowers that have asked so far
+        self._served = 0  # borrowers that have got a permit so far
         self._latest: object = None  # the borrower of the newest permit
         self._latest_since = -ALONE_SECONDS
         self._is_serving = False
@@ -199,7 +198,7 @@ class FairLimiter:
 
 @dataclass(frozen=True, slots=True)
 class Limiters:
-    """The limiters of concurrent batches of all tenants: one for writes, one for reads, which may be the same."""
+    """The limiters of concurrent batches of all tenants: one for writes and one for reads. Both may be the same limiter."""
 
     write: FairLimiter
     read: FairLimiter

@@ -6,7 +6,7 @@ connection that it used last. A tenant whose home is in use takes another connec
 connections at the same time keeps its home.
 
 A caller that is about to take its tenant's home claims it for a moment, so that no other caller that starts in the same step of the
-event loop takes it. A claim is a wish: if all idle connections are claimed, one of them is taken.
+event loop takes it. A claim reserves nothing: if all idle connections are claimed, a caller takes one of them.
 """
 
 from collections.abc import Iterator
@@ -105,7 +105,7 @@ class IdleConnections:
         self._homes.clear()
 
     def _best(self, tenant_uid: str | None, now: float) -> PooledConnection | None:
-        """Return the tenant's home, or else the connection that was used last: first of those that have served the tenant."""
+        """Return the tenant's home if it is idle, otherwise the connection that was used last, preferably one that has served the tenant."""
         home = None if tenant_uid is None else self._homes.get(tenant_uid)
         if home is not None and home in self._idle and home.is_free_for(tenant_uid, now):
             return home

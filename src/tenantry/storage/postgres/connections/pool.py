@@ -172,7 +172,7 @@ class ConnectionPool:
             self._transactions.release()
 
     def claim(self, tenant_uid: str) -> bool:
-        """Claim the tenant's home for the next caller; return whether it is idle. A tenant without a home may come at once.
+        """Claim the tenant's home for the next caller; return whether it is idle. Return true for a tenant without a home.
 
         The home is the connection that the tenant used last; see `idle_connections`.
         """
@@ -319,7 +319,7 @@ class ConnectionPool:
                 self._openers.popleft().set_result(used)
                 return
             self._idle.add(used)
-        # The connections that were used first may not be used again for a long time.
+        # The connection that has been idle the longest may not be used again for a long time.
         while (oldest := next(iter(self._idle), None)) is not None and not self._may_serve(oldest):
             self._idle.remove(oldest)
 

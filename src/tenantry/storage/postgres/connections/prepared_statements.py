@@ -11,7 +11,7 @@ has confirmed it. No name is used twice: a name never means an older statement.
 from typing import Final, NamedTuple
 
 PREPARED_STATEMENTS_MAX: Final = 250
-"""The most statements that are prepared on one connection, because each takes memory of the server's process: about 35 kB with its plan."""
+"""The largest number of prepared statements of one connection. With its plan, each takes about 35 kB in the server's process."""
 
 DEALLOCATE_ALL: Final = b"DEALLOCATE ALL"
 

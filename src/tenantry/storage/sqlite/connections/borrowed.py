@@ -14,7 +14,7 @@ CACHED_STATEMENTS: Final = 128
 
 
 def borrow(database: "NativeDatabase") -> sqlite3.Connection:
-    """Return a connection of Python that uses the engine's connection to a file from now on, and must be closed in its place.
+    """Return a connection of Python that uses the engine's connection to a file. The caller closes this connection instead of the engine's.
 
     Opening the file a second time would take longer, and SQLite would keep the first descriptor open until all connections to the file
     are closed ("Posix Advisory Locking" in SQLite's os_unix.c).

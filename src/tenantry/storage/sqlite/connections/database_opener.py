@@ -68,7 +68,7 @@ class DatabaseOpener:
         return plan
 
     def forget_last(self) -> None:
-        """Forget the file, the log and the plan of the opening before."""
+        """Forget the file, the log and the plan of the previous opening."""
         self.immutable_file = self.new_log = self._plan = None
 
     def open_first(self, *, is_for_write: bool = False) -> sqlite3.Connection:

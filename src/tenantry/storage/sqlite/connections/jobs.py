@@ -47,8 +47,8 @@ class RunsJobs(Protocol):
 class Change(asyncio.Future[None]):
     """The future of a connection's opening or closing, which nobody can cancel: a caller that is cancelled gets `CancelledError` at its end.
 
-    `finish` is called on the event loop with this future and the engine's batch, which has done it. It returns False if it has passed the
-    future on to Python, which does it again.
+    `finish` is called on the event loop with this future and the engine's batch that has opened or closed the connection. It returns False
+    if a job of Python has to do this instead; that job then ends the future.
     """
 
     def __init__(self, finish: "Callable[[Change, NativeBatch], bool]") -> None:

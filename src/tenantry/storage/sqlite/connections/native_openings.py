@@ -1,7 +1,7 @@
 """The engine's openings and closings of one database's files, each without the interpreter's lock.
 
-An opening that the engine cannot finish leaves the file as it was, and Python opens the file and reports what is wrong. So each method
-returns None if only Python can open the file, and only has to be right where all is well.
+An opening that the engine cannot finish leaves the file as it was, and Python opens the file and reports what is wrong. Each method
+returns None if only Python can open the file.
 """
 
 from functools import partial
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 _NO_LOCK: Final = -1
 _UNSEEN: Final = (0, "")
-"""The last owner of a file from which the engine reads the last owner."""
+"""Stands for the last owner if the engine reads the last owner from the file."""
 
 
 class NativeOpenings:

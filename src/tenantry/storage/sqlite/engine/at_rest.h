@@ -4,7 +4,7 @@
 
 #include "engine.h"
 
-/* What an opening for writing needs besides; the batch keeps the objects of the texts. */
+/* The further fields of an opening for writing; the batch keeps the objects of the texts. */
 typedef struct {
     const char *token;     /* the owner's; NULL for an opening for reading */
     const char *uid;       /* the tenant's, which the file must name */

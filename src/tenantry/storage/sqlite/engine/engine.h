@@ -25,7 +25,7 @@
  *
  * A batch is optimistic. Before anything is committed, every surprise (an error but a refused constraint, an owner that must be checked in
  * Python, invalid UTF-8) rolls the batch back, and the batch's Python function runs instead, at the same place of the queue. So Python's
- * store decides what each error means, and the engine only has to be right where all is well.
+ * store decides what each error means.
  *
  * The interpreter's lock protects everything that a comment here does not name.
  *

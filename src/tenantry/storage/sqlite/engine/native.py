@@ -115,7 +115,7 @@ Identity: TypeAlias = tuple[str, int, int, int]
 """See `ImmutableFile.identity`."""
 
 Summary: TypeAlias = tuple[str, int, str, int, str]
-"""What a closed database says of itself: uid, epoch, owner, version, migrations."""
+"""The facts that are read from a closed database: uid, epoch, owner, version, migrations."""
 
 Opened: TypeAlias = tuple[NativeDatabase, Identity | None, Summary | None]
 """A file that the engine has opened: the database, the identity of an immutable file, and the summary of a file that was locked."""

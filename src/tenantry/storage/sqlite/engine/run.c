@@ -6,7 +6,7 @@
  * that fails because the disk failed is not tried again, because a later success of the disk would not prove that the earlier pages are on
  * it. A wait for another process's lock that was too long is not tried again either, because the caller would wait twice.
  *
- * Only the thread that runs the batch uses the connection meanwhile, but `sqlite3_interrupt` may come from any thread. */
+ * While a batch runs, only its thread uses the connection, but `sqlite3_interrupt` may come from any thread. */
 #define _GNU_SOURCE
 #include "engine.h"
 #include <ctype.h>
@@ -53,7 +53,7 @@ static bool is_text(sqlite3_stmt *row, int column, const char *expected)
     return text != NULL && (size_t)sq.column_bytes(row, column) == length && memcmp(text, expected, length) == 0;
 }
 
-/* Replace the last owner, and so keep it from writing. */
+/* Replace the last owner, which can write no more from then on. */
 static bool raise_epoch(Database *database)
 {
     sqlite3_stmt *statement = database_prepared(database, RAISE, (int)sizeof RAISE - 1);

@@ -90,7 +90,7 @@ bool writer_set_up(Rest *rest)
         writer->seen_owner = rest->owner;
     }
     int lock = writer->lock >= 0 ? writer->lock : rest->lock.descriptor;
-    /* Until now the connection has waited for no lock: Python waits. */
+    /* Up to here the connection waits for no lock: if a lock is held, Python opens the file and waits. */
     return is_same_file(rest) && is_writable(rest->handle) && limit_pages(rest->handle, writer->bytes_max) &&
            write_note(lock, &rest->file, writer->seen_epoch) &&
            sq.busy_timeout(rest->handle, writer->busy_milliseconds) == SQLITE_OK;

@@ -21,7 +21,7 @@ from tenantry.storage.sqlite.errors import map_error
 from tenantry.storage.sqlite.statements.own_statements import OnceUnit, OwnStatement
 
 STATEMENTS_MAX: Final = 1000
-"""The largest number of statements of a keyed unit in the engine. Of more, the results could be too large to be stored."""
+"""The largest number of statements of a keyed unit in the engine. The results of more statements could be too large to be stored."""
 
 _NAME: Final = "idempotency"
 CREATE_SQL: Final = (
@@ -64,7 +64,7 @@ def keep_results(request: KeyedRequest, results: Sequence[Result], connection: s
 
 
 def once_unit(request: KeyedRequest) -> OnceUnit | None:
-    """Return the unit for the engine, with what finds and keeps its results; None if its results are not known before it runs."""
+    """Return the unit for the engine, with the statements that find and keep its results; None if its results are not known before it runs."""
     if len(request) > STATEMENTS_MAX or any(statement.fetch is not Fetch.NONE for statement in request):
         return None
     encoded = encode_results(request, [None] * len(request))

@@ -1,4 +1,4 @@
-"""What tenantry adds to the units of callers, in the form that the engine takes; see `tenantry.storage.sqlite.native_batches`."""
+"""The statements that tenantry adds to the units of callers, in the form for the engine; see `tenantry.storage.sqlite.native_batches`."""
 
 from tenantry.sql.statements import Statement
 
@@ -10,4 +10,4 @@ class OwnStatement(Statement):
 
 
 class OnceUnit(tuple[Statement, ...]):  # noqa: SLOT001  # a tuple's subclass can have no slots of its own
-    """A unit that may have run before. Its first statement looks for that: if it returns a row, the others do not run."""
+    """A unit that may have run before. Its first statement looks for stored results: if it returns a row, the others do not run."""

@@ -187,7 +187,7 @@ class OwnerConnection(FrameConnection):
             raise ConnectionEndedError
         is_lone = not self._waiting
         self.send(call, message, is_lone=is_lone)
-        # The owner works from here on.
+        # The future is made after the message is sent, so that the owner can begin in the meantime.
         future = self._loop.create_future()
         until_seconds += ANSWER_GRACE_SECONDS
         self._waiting[call] = _Waiting(future, until_seconds)

@@ -121,7 +121,7 @@ class ForwardedTenant:
             return unit_results(request, results)
 
     async def write_marked(self, request: MarkedRequest, until_seconds: float) -> list[Result]:
-        """Send one unit again, with the owner's answer as for `write`.
+        """Send one unit again, and return its results like `write`.
 
         Raises:
             ConnectionEndedError: The owner was lost, and the unit may have been committed.

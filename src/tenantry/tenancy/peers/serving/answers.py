@@ -14,7 +14,7 @@ from tenantry.tenancy.peers.serving.served_tenants import ServedTenants
 _NOT_OWNER: Final = encode(NotOwner())
 
 _UNITS_PER_MESSAGE: Final = 16
-"""As many as other messages that leave together (`frames`): the other process begins with these while the next units are answered."""
+"""As many as other messages in one system call (`frames`): the other process handles these answers while the next units are answered."""
 
 
 class Answers:

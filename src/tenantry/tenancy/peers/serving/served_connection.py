@@ -213,7 +213,7 @@ class ServedConnection(FrameConnection):
             self._break_off(f"its call could not be answered ({unexpected!r})")
 
     def _answer(self, served: ServedCall, result: Any, error: Exception | None) -> None:
-        # The answer is sent first: from then on the other process works beside this one.
+        # The answer is sent first, so that the other process continues while this process does the rest.
         try:
             if served.cancelled():
                 self._calls.remove(served.number)
