@@ -323,6 +323,16 @@ async def test_calls_of_a_suspended_tenant_stay_refused(registry: TenantRegistry
         await say(registry, "acme", "no")
 
 
+async def test_a_directory_whose_caller_is_cancelled(registry: TenantRegistry, data_dir: Path):
+    """A scratch directory is removed although its caller was cancelled while a thread made the directory."""
+    making = asyncio.ensure_future(registry.scratch_directory().__aenter__())
+    await asyncio.sleep(0)
+    making.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await making
+    assert [path for path in data_dir.glob("scratch/*/*") if path.is_dir()] == []
+
+
 @pytest.mark.parametrize("has_lock", [True, False])
 async def test_what_a_dead_registry_left(data_dir: Path, *, has_lock: bool):
     """A scratch directory whose process has died is removed when a registry next opens, whether its lock outlived it or not."""

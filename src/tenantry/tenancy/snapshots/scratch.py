@@ -54,25 +54,28 @@ class Scratch:
             DataDirectoryError: The directory cannot be made, although the disk is not full.
             RegistryClosedError: The registry is closed.
         """
-        directory = await run_in_thread(self._make)
+        made: list[Path] = []  # a caller that is cancelled gets no result of the thread
         try:
-            yield directory
+            await run_in_thread(self._make, made)
+            yield made[0]
         finally:
-            await run_in_thread(shutil.rmtree, directory, ignore_errors=True)
+            for directory in made:
+                await run_in_thread(shutil.rmtree, directory, ignore_errors=True)
 
     def abandon(self) -> None:
         """Release the lock but keep all files: the next registry that opens empties the directory."""
         if self._lock is not None:
             self._lock.release()
 
-    def _make(self) -> Path:
+    def _make(self, made: list[Path]) -> None:
+        """Make a directory, and add it to the list."""
         try:
             with self._making:
                 if self._is_closed:
                     raise RegistryClosedError("the registry is closed")
                 if self._own is None:
                     self._own = self._begin()
-                return Path(tempfile.mkdtemp(dir=self._own))
+                made.append(Path(tempfile.mkdtemp(dir=self._own)))
         except (OSError, LockHeldError) as error:
             if isinstance(error, OSError) and is_full(error):
                 raise StorageFullError(
