@@ -1,6 +1,11 @@
 """The length of the write-ahead log, which the engine fits to the writes."""
 
+import itertools
+import resource
+import shutil
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -12,6 +17,10 @@ from tenantry.storage.sqlite.engine import native
 PAGES = 4000
 SHORT_PAGES = PAGES // 8
 LONE_WRITES_MIN = 16
+
+HEADER_BYTES = 32
+FRAME_BYTES = 24 + 4096
+ZEROS_MAX = 256 * 1024
 
 WRITE = (run("INSERT INTO t (value) VALUES (?)", "a" * 5000),)
 
@@ -70,3 +79,100 @@ def test_log_without_checkpoints_stays_without(writer: Rig):
     for _ in range(2 * LONE_WRITES_MIN):
         writer.write(WRITE)
     assert pages_of(writer) == 0
+
+
+def lengths_after_each(rig: Rig, log: Path, writes: int) -> list[int]:
+    """Write so many rows, and return the length of the log's file after each."""
+    lengths = []
+    for _ in range(writes):
+        rig.write(WRITE)
+        lengths.append(log.stat().st_size)
+    return lengths
+
+
+def rows_after_crash(path: Path, copy: Path) -> int:
+    """Copy a database and its log, as a crash leaves them, and return how many rows are in the copy."""
+    for suffix in ("", "-wal"):
+        shutil.copy(f"{path}{suffix}", f"{copy}{suffix}")
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        (count,) = connection.execute("SELECT count(*) FROM t").fetchone()
+    return int(count)
+
+
+def test_durable_commits_seldom_make_the_file_longer(writer: Rig, tmp_path: Path):
+    """Zeros are appended to the log, as many bytes as it has and at most 256 KiB, and a crash loses no row."""
+    log = tmp_path / "logged.db-wal"
+    lengths = lengths_after_each(writer, log, 200)
+    assert len(set(lengths)) < len(lengths) / 4
+    steps = [(before, after - before) for before, after in itertools.pairwise(lengths)]
+    assert all(step <= min(before, ZEROS_MAX) + 4 * FRAME_BYTES for before, step in steps)
+    assert rows_after_crash(tmp_path / "logged.db", tmp_path / "copy.db") == len(lengths)
+
+
+@pytest.mark.parametrize("bytes_max", [0, 100_000, 1_000_000])
+def test_zeros_stay_below_the_limit_of_the_log(writer: Rig, tmp_path: Path, bytes_max: int):
+    """A log that only zeros make as long as its limit would be cut back too early; beyond the limit it has its frames alone."""
+    writer.connection.execute(f"PRAGMA journal_size_limit = {bytes_max}")
+    lengths = lengths_after_each(writer, tmp_path / "logged.db-wal", 150)  # no checkpoint yet
+    long = [length for length in lengths if length >= bytes_max]
+    assert len(long) > 50
+    assert all((length - HEADER_BYTES) % FRAME_BYTES == 0 for length in long)
+
+
+def test_commits_that_wait_for_no_disk_append_no_zeros(writer: Rig, tmp_path: Path):
+    """With durability ``normal`` there is nothing to save, and the log has its frames alone."""
+    writer.connection.execute("PRAGMA synchronous = NORMAL")
+    lengths = lengths_after_each(writer, tmp_path / "logged.db-wal", 50)
+    assert len(set(lengths)) == len(lengths)
+    assert all((length - HEADER_BYTES) % FRAME_BYTES == 0 for length in lengths)
+
+
+def test_rollback_journal_gets_no_zeros(tmp_path: Path):
+    """A journal that SQLite keeps after commits, and that becomes longer, is as long as after the same writes without the engine."""
+    path, journal = tmp_path / "journaled.db", tmp_path / "journaled.db-journal"
+    exclusive = (
+        "PRAGMA locking_mode = EXCLUSIVE"  # SQLite has the journal open when the next transaction begins
+    )
+    set_up = (exclusive, "PRAGMA journal_mode = PERSIST", "CREATE TABLE t (id INTEGER PRIMARY KEY, value)")
+    update = run("UPDATE t SET value = value || ?", "b")  # its journal has a page more after each insert
+    rig = Rig(path, *set_up)
+    for _ in range(50):
+        rig.write(WRITE)
+        rig.write((update,))
+    rig.close()
+    length = journal.stat().st_size
+    for file in (path, journal):
+        file.unlink()
+    with closing(sqlite3.connect(path, isolation_level=None)) as plain:
+        for statement in set_up:
+            plain.execute(statement)
+        for _ in range(50):
+            plain.execute(WRITE[0].sql, WRITE[0].parameters)
+            plain.execute(update.sql, update.parameters)
+    assert length == journal.stat().st_size
+
+
+def test_another_connection_writes_between(writer: Rig, tmp_path: Path):
+    """The frames of another writer stay, whoever of the two has made the file longer."""
+    path = tmp_path / "logged.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        for _ in range(100):
+            writer.write(WRITE)
+            other.execute(WRITE[0].sql, WRITE[0].parameters)
+        assert rows_after_crash(path, tmp_path / "copy.db") == 200
+
+
+def test_no_room_for_zeros(writer: Rig, tmp_path: Path):
+    """Zeros that the disk does not take are left out, and the commit is made."""
+    log = tmp_path / "logged.db-wal"
+    lengths_after_each(writer, log, 2)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        # Room for the frames of a few rows. Python ignores SIGXFSZ, so a write beyond the limit fails.
+        resource.setrlimit(resource.RLIMIT_FSIZE, (log.stat().st_size + 12 * FRAME_BYTES, limits[1]))
+        lengths = lengths_after_each(writer, log, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert lengths[-1] == lengths[1] == log.stat().st_size
+    assert rows_after_crash(tmp_path / "logged.db", tmp_path / "copy.db") == 5

@@ -69,6 +69,7 @@
     X(errmsg, const char *, (sqlite3 *))                                                                           \
     X(exec, int, (sqlite3 *, const char *, int (*)(void *, int, char **, char **), void *, char **))               \
     X(extended_errcode, int, (sqlite3 *))                                                                          \
+    X(file_control, int, (sqlite3 *, const char *, int, void *))                                                   \
     X(finalize, int, (sqlite3_stmt *))                                                                             \
     X(get_autocommit, int, (sqlite3 *))                                                                            \
     X(interrupt, void, (sqlite3 *))                                                                                \
@@ -175,6 +176,7 @@ typedef struct {
     Prepared *prepared; /* a hash table by the text's address, at most half full */
     int cache_age;      /* see cache.c */
     int lone_writes, log_pages; /* see log.c */
+    sqlite3_int64 log_bytes;    /* the length of the log's file at the last write; 0 before that */
 } Database;
 
 typedef enum { READ = 0, WRITE = 1, OPEN = 2, CLOSE = 3 } Kind; /* OPEN and CLOSE are jobs of at_rest.c */
@@ -258,6 +260,7 @@ void fit_cache(Database *database);
 
 /* log.c: needs no lock, but the thread that runs the batch. */
 void fit_log(const Batch *batch);
+void lengthen_log(Database *database); /* inside a write transaction, before its first statement */
 
 /* batch.c */
 bool batch_configure(PyObject *known, PyObject *fetches, PyObject *own, PyObject *once);

@@ -261,7 +261,10 @@ static BatchState run_write(Batch *batch)
     int code = RUN(database, BEGIN_WRITE);
     if (code != SQLITE_OK)
         return is_busy(code) ? refused(batch, code) : IN_PYTHON;
-    if (!is_owner(database) || !run_steps(batch) || sq.get_autocommit(database->handle)) {
+    bool is_own = is_owner(database);
+    if (is_own)
+        lengthen_log(database);
+    if (!is_own || !run_steps(batch) || sq.get_autocommit(database->handle)) {
         roll_back(database);
         return IN_PYTHON;
     }
