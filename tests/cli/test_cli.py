@@ -41,7 +41,7 @@ def test_demo_names_its_engine(demo: subprocess.CompletedProcess[str]):
     """The JSON has the engine with the reason, and the percentiles of all writes and of all reads."""
     data = json.loads(demo.stdout)
     choice = choose(default_engine())
-    assert (data["engine"], data["engine_reason"]) == (choice.name, choice.reason)
+    assert (data["backend"], data["engine"], data["engine_reason"]) == ("sqlite", choice.name, choice.reason)
     assert data["writes"]["calls"] == sum(
         data["statements"][name]["calls"] for name in ("messages.save", "cost_records.save", "tasks.save")
     )
@@ -87,7 +87,9 @@ def test_demo_runs_on_a_postgresql_server_of_its_own(tmp_path: Path):
     variables = {"TENANTRY_BACKEND": "postgres", "TENANTRY_DATABASE": "postgresql://nobody@127.0.0.1:1/none"}
     ended = tenantry("demo", *QUICK, "--json", cwd=tmp_path, env=variables)
     assert ended.returncode == 0, ended.stderr
-    assert json.loads(ended.stdout)["check"]["is_whole"]
+    data = json.loads(ended.stdout)
+    assert (data["backend"], data["engine"], data["engine_reason"]) == ("postgres", None, None)
+    assert data["check"]["is_whole"]
     assert list(tmp_path.iterdir()) == []
 
 

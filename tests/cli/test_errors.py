@@ -81,6 +81,11 @@ async def held(registry: TenantRegistry) -> TenantRegistry:
             ["tenant", "create", "acme", "--data-dir", "x", "--snapshot-storage", "ftp://x"],
             "is not a valid storage URL",
         ),
+        (
+            ["tenant", "update", "acme", "--data-dir", "x"],
+            "give --display-name, --protect, --no-protect or --limit",
+        ),
+        (["tenant", "update", "acme", "--if-revision", "1", "--data-dir", "x"], "nothing is to be changed"),
         (["key", "create", "--expires-in", "soon", "--data-dir", "x"], "is not a duration"),
         (["key", "create", "--scope", "all", "--data-dir", "x"], "Invalid value for '--scope'"),
         (["fleet", "start", "check", "--below", "company", "--data-dir", "x"], "is not SCHEMA=VERSION"),

@@ -22,7 +22,7 @@ async def test_more_companies_than_places(data_dir: Path):
 async def test_the_engine_is_named(data_dir: Path):
     """The result names the engine that was asked for."""
     result = await run_demo(replace(_settings(data_dir), engine="python"), lambda _: None)
-    assert result.engine == "python"
+    assert (result.backend, result.engine) == ("sqlite", "python")
 
 
 async def test_a_process_that_may_open_few_files(data_dir: Path):

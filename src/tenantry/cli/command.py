@@ -3,7 +3,7 @@
 import gc
 import inspect
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -73,6 +73,7 @@ def command(
     needs_service: bool = True,
     is_wrong: Callable[[Document], bool] = lambda _: False,
     note: Callable[[Target, Document], str] = lambda *_: "",
+    check: Callable[[Mapping[str, Any]], None] = lambda _: None,
 ) -> Callable[[Work], Work]:
     """Turn a function into a command. The function's first parameter is the API; its other parameters are the command's own.
 
@@ -87,6 +88,7 @@ def command(
         needs_service: Whether the command needs the service's modules even if its target is a data directory.
         is_wrong: Returns whether the function's result reports a failure; if so, the exit code is 1.
         note: Returns a note for people, which is printed on standard error; an empty string for no note.
+        check: Gets the command's own arguments before anything is opened; raises `typer.BadParameter` if they cannot be used together.
     """
 
     def add(work: Work) -> Work:
@@ -102,6 +104,7 @@ def command(
             **given: Any,
         ) -> None:
             with ending(is_json=is_json):
+                check(given)
                 target = choose_target(url, data_dir, storage, schema)
                 if question is not None and not is_sure:
                     ask(question.format_map(given))

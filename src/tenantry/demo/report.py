@@ -24,6 +24,7 @@ def as_data(result: DemoResult, compared: LoadResult | None = None) -> dict[str,
         compared: The result of the same load on aiosqlite, if it was run.
     """
     data = {
+        "backend": result.backend,
         "engine": result.engine,
         "engine_reason": result.engine_reason,
         "durability": result.durability,
@@ -97,7 +98,9 @@ def _statements_table(data: dict[str, Any]) -> Table:
 def _totals_table(data: dict[str, Any]) -> Table:
     table = Table("total", title="Altogether", title_justify="left")
     table.add_column("value", justify="right")
-    table.add_row("engine", data["engine"])
+    table.add_row("back end", data["backend"])
+    if data["engine"] is not None:
+        table.add_row("engine", data["engine"])
     for name, value in _figures(data).items():
         table.add_row(name, value)
     for channel, mean in data["mean_batch_requests"].items():

@@ -8,7 +8,7 @@ from typing import Final
 import anyio
 from prometheus_client import CollectorRegistry
 
-from tenantry.config import Durability, RegistryConfig
+from tenantry.config import POSTGRES, SQLITE, Durability, RegistryConfig
 from tenantry.demo.check import check_companies
 from tenantry.demo.company import Company, Timings
 from tenantry.demo.load import DemoSettings, LoadResult, Progress, work
@@ -27,7 +27,8 @@ class DemoResult(LoadResult):
     """The result of a demo.
 
     Attributes:
-        engine: What runs the statements: ``native`` or ``python`` for files, see `EngineChoice`; ``postgres`` for a server.
+        backend: Where the companies are: ``sqlite`` for files, ``postgres`` for a server.
+        engine: What runs the statements of files, ``native`` or ``python``, see `EngineChoice`; None for a server.
         engine_reason: Why files have the engine ``python``; else None.
         durability: The time at which a write was acknowledged.
         batches: The number of batches and the number of their calls, by channel.
@@ -36,7 +37,8 @@ class DemoResult(LoadResult):
         metric_families: The names of the exported metric families.
     """
 
-    engine: str
+    backend: str
+    engine: str | None
     engine_reason: str | None
     durability: Durability
     batches: dict[str, tuple[int, int]]
@@ -89,7 +91,8 @@ async def run_demo(settings: DemoSettings, show: Callable[[Progress], None]) -> 
         elapsed_seconds=elapsed_seconds,
         timings=timings,
         check=check,
-        engine=chosen.name if is_in_files else "postgres",
+        backend=SQLITE if is_in_files else POSTGRES,
+        engine=chosen.name if is_in_files else None,
         engine_reason=chosen.reason if is_in_files else None,
         durability=config.durability,
         batches=tally.batches,

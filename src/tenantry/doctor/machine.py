@@ -11,7 +11,7 @@ from typing import Final
 from tenantry.config import RegistryConfig
 from tenantry.doctor.finding import Finding, note, ok, wrong
 from tenantry.environment import variable
-from tenantry.errors import PersistenceConnectionError, SettingsError
+from tenantry.errors import PersistenceConnectionError
 from tenantry.files.disk_space import DISK_BYTES_MIN
 from tenantry.files.durable_files import lstat
 from tenantry.storage.sqlite.database_files.open_files import check_open_files, fit_to_open_files
@@ -118,10 +118,14 @@ def _sqlite() -> Finding:
 
 def _engine(config: RegistryConfig) -> Finding:
     check = "engine"
-    try:
-        choice = choose(config.engine)
-    except SettingsError as error:
-        return wrong(check, str(error), f"do what the reason says, or set {variable('engine')}=auto")
+    is_required = config.engine == "native"
+    choice = choose("auto" if is_required else config.engine)
+    if choice.reason is not None and is_required:
+        return wrong(
+            check,
+            f"the setting engine is 'native', but the engine in C cannot be used: {choice.reason}",
+            f"do that, or set {variable('engine')}=auto, and Python's sqlite3 runs the statements",
+        )
     if choice.reason is None:
         library = "" if choice.sqlite_library is None else f" in {choice.sqlite_library}"
         return ok(check, f"native, with SQLite {choice.sqlite_version}{library}")

@@ -1,5 +1,6 @@
 """``tenantry tenant``: creates, lists and changes tenants, and runs their lifecycle operations."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -110,7 +111,14 @@ async def get(api: Api, tenant_id: TenantArgument) -> Document:
     return await api.get(tenant_path(tenant_id))
 
 
-@command(group)
+def _check_changes(given: Mapping[str, Any]) -> None:
+    if given["display_name"] is None and given["is_protected"] is None and not given["limit"]:
+        raise typer.BadParameter(
+            "nothing is to be changed: give --display-name, --protect, --no-protect or --limit"
+        )
+
+
+@command(group, check=_check_changes)
 async def update(
     api: Api,
     tenant_id: TenantArgument,

@@ -143,6 +143,7 @@ def test_native_is_refused_with_the_reason(installed: Path, tmp_path: Path):
         assert finding["level"] == level
         expected = "setting engine is 'python'" if engine == "python" else "there is no C compiler"
         assert expected in finding["found"]
+        assert "TENANTRY_ENGINE=auto" not in finding["found"]  # that is what to do
 
 
 def test_the_engine_is_taken_where_it_was_built(built: Path):
